@@ -35,7 +35,9 @@ def test_a_counter_counts_all_that_ran_on_the_processor() -> None:
 
 
 def test_the_energy_of_a_gpu_is_called_measured() -> None:
-    assert "with everything that ran on 1 x A GPU; measured: GPU (driver); estimated: processor" in text("cpu_load", gpu="1 x A GPU")
+    assert "with everything that ran on 1 x A GPU; measured: GPU (driver); estimated: processor" in text(
+        "cpu_load", gpu="1 x A GPU"
+    )
 
 
 def test_given_emissions_per_kilowatt_hour_are_named() -> None:

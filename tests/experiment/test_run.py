@@ -1,0 +1,175 @@
+"""Runs of an experiment keep finished records, and repeat those whose inputs have changed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blocks import PATIENT, labelled
+from fake_segmenters import FakeSegmenter
+from medsam2_atlas.base.errors import InputError, StorageError
+from medsam2_atlas.experiment import Record, Variant
+from medsam2_atlas.experiment import run as run_module
+from medsam2_atlas.experiment.cases import EvaluationCase, find_cases
+from medsam2_atlas.experiment.run import Session, Task, open_tasks, run_tasks
+from medsam2_atlas.experiment.setting import Setting, locked
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.segmenters.base import Options, Report, Segmentation
+from medsam2_atlas.studies.models import Models
+
+UNET = Variant(segmenter="unet_3d")
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[EvaluationCase]:
+    labelled(tmp_path / "data", "a", PATIENT)
+    labelled(tmp_path / "data", "b", PATIENT, z_from=2)
+    return find_cases(tmp_path / "data" / "images", tmp_path / "data" / "labels")
+
+
+class FakeSession(Session):
+    """A session whose models have one fake U-Net, which finds what is brighter than 100 HU and calls it liver."""
+
+    def __init__(self, setting: Setting, weights: str = "a") -> None:
+        super().__init__(setting)
+        self.ran: list[str] = []
+        self.after: Callable[[], None] = lambda: None
+        self._segmenter = FakeSegmenter("unet_3d", {"weights": weights}, self._segment)
+
+    def models(self, variant: Variant) -> Models:
+        models = Models({"device": "cpu"})
+        models._segmenters["unet_3d"] = self._segmenter
+        return models
+
+    def _segment(self, volume: Volume, options: Options) -> Segmentation:
+        assert options.truth is None, "a segmenter that is no reference strategy never gets the ground truth"
+        self.ran.append(Path(volume.source).name)
+        self.after()
+        labels = np.where((volume.array > 100) & (volume.array < 200), 6, 0).astype(np.uint8)
+        report = Report(segmenter="unet_3d", organs=["liver", "bladder"], seconds={"total": 0.1})
+        return Segmentation(volume.with_array(labels), report)
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(tmp_path / "out", (UNET,), tuple(organ_table().indices), energy=False)
+
+
+def test_finished_records_are_kept(cases: list[EvaluationCase], setting: Setting) -> None:
+    session = FakeSession(setting)
+    outcome = run_tasks(open_tasks(cases, session, {}), session)
+    assert (outcome.done, outcome.problems) == (2, {})
+    assert session.ran == ["a.nii.gz", "b.nii.gz"]
+    assert open_tasks(cases, FakeSession(setting), {}) == []
+
+
+def test_a_record_contains_raw_scores_of_the_organs_that_the_segmenter_has(
+    cases: list[EvaluationCase], setting: Setting
+) -> None:
+    session = FakeSession(setting)
+    run_tasks(open_tasks(cases, session, {}), session)
+    record = Record.read(setting.record_file("a", UNET))
+    assert record.counted == (6, 14)
+    liver, bladder = record.organ(6), record.organ(14)
+    assert liver is not None
+    assert bladder is not None
+    one_block, all_blocks = 8 * 8 * 8, 8 * 8 * 8 + 2 * 6 * 5 * 5 + 5 * 6 * 7
+    assert liver.dice == pytest.approx(2 * one_block / (one_block + all_blocks))
+    assert liver.truth_ml == pytest.approx(one_block * 0.216)
+    assert (bladder.dice, bladder.nsd, bladder.hd95_mm, bladder.predicted_ml) == (0, 0, None, 0)
+    assert record.organ(2) is None, "the segmenter has no kidneys"
+    assert record.diagonal_mm == pytest.approx(6 * np.sqrt(30**2 + 30**2 + 40**2))
+    # Kidneys are no organs of this segmenter, so they count as background.
+    assert record.confusion == ((0, 6, 300), (6, 6, 512), (14, 6, 210))
+    assert record.total.seconds is not None
+    assert "side by side" in record.energy_how
+    assert not record.prompted
+
+
+@pytest.mark.parametrize("what", ["weights", "label", "image", "organs", "record", "label map", "damage"])
+def test_a_record_is_made_again_if_something_that_it_depends_on_has_changed(
+    cases: list[EvaluationCase], setting: Setting, what: str
+) -> None:
+    session = FakeSession(setting)
+    run_tasks(open_tasks(cases, session, {}), session)
+    again = FakeSession(setting, "b" if what == "weights" else "a")
+    if what in ("label", "image"):
+        cases = [replace(cases[0], **{f"{what}_sha256": "0"}), cases[1]]
+    elif what == "organs":
+        again = FakeSession(replace(setting, organs=(6,)))
+    elif what == "record":
+        setting.record_file("a", UNET).unlink()
+    elif what == "label map":
+        setting.label_file("a", UNET).unlink()
+    elif what == "damage":
+        setting.record_file("a", UNET).write_text('{"case": "a"', encoding="utf-8")
+    names = [task.case.name for task in open_tasks(cases, again, {})]
+    assert names == (["a", "b"] if what in ("weights", "organs") else ["a"])
+
+
+def test_a_case_that_fails_is_listed_and_the_others_are_run(cases: list[EvaluationCase], setting: Setting) -> None:
+    session = FakeSession(setting)
+    cases[0].label.write_bytes(b"no label map")
+    outcome = run_tasks(open_tasks(cases, session, {}), session)
+    assert outcome.done == 1
+    assert list(outcome.problems) == ["a, unet_3d"]
+    assert "a.nii.gz" in outcome.problems["a, unet_3d"]
+    with pytest.raises(InputError):
+        run_tasks(open_tasks(cases, session, {}), session, strict=True)
+
+
+def test_files_that_change_while_a_case_runs_give_no_record(cases: list[EvaluationCase], setting: Setting) -> None:
+    session = FakeSession(setting)
+    session.after = lambda: cases[0].image.write_bytes(b"another file")
+    outcome = run_tasks([Task(cases[0], (UNET,))], session)
+    assert "changed while the experiment ran" in outcome.problems["a, unet_3d"]
+    assert not setting.record_file("a", UNET).exists()
+
+
+def test_a_segmenter_that_cannot_run_is_a_problem_of_its_own(cases: list[EvaluationCase], setting: Setting) -> None:
+    session = FakeSession(setting)
+    session._segmenter.check = _missing  # type: ignore[method-assign]
+    problems: dict[str, str] = {}
+    assert open_tasks(cases, session, problems) == []
+    assert problems == {"unet_3d": "unet_3d: has no weights. Train it."}
+
+
+def _missing() -> None:
+    raise InputError("unet_3d", "has no weights.", "Train it.")
+
+
+def test_one_command_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
+    with locked(tmp_path / "out"), pytest.raises(StorageError, match="in use by another"), locked(tmp_path / "out"):
+        pass
+    with locked(tmp_path / "out"):
+        pass
+
+
+class _Dying(Session):
+    """A session of a worker process: it is killed by case `a`, and finishes case `b`."""
+
+    def _run_one(self, case: EvaluationCase, variant: Variant) -> None:
+        if case.name == "a":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _start_dying_worker(setting: Setting) -> None:
+    run_module._session = _Dying(setting)
+
+
+def test_a_task_that_kills_its_process_is_listed_and_the_others_are_run(
+    cases: list[EvaluationCase], setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "_start_worker", _start_dying_worker)
+    session = FakeSession(setting)
+    outcome = run_tasks([Task(case, (UNET,)) for case in cases], session, jobs=2)
+    assert outcome.done == 1
+    assert list(outcome.problems) == ["a, unet_3d"]
+    assert "too little memory" in outcome.problems["a, unet_3d"]
