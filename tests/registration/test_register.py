@@ -70,6 +70,21 @@ def test_a_scan_of_the_upper_half_is_registered_to_the_upper_half(target: Volume
     assert (found(middle) - middle).abs().max() < 6.0
 
 
+def test_voxels_without_a_scan_do_not_change_the_pre_alignment(target: Volume) -> None:
+    # In an atlas of few references, the grid of the mean image may be much larger than their scans.
+    config = registration_config()
+    whole = WorkImage.of(target, config.spacing)
+    upper = whole.cropped((slice(len(whole.hu) // 2, len(whole.hu)), slice(0, whole.shape[1]), slice(0, whole.shape[2])))
+    below = torch.full((50, *upper.shape[1:]), -1000.0)
+    origin = upper.origin - torch.tensor([0.0, 0.0, 50 * upper.spacing])
+    larger = WorkImage(torch.cat([below, upper.hu]), torch.cat([below > 0, upper.valid]), origin, upper.spacing)
+    pairs = ((whole, upper), (whole, larger)), ((upper, whole), (larger, whole))
+    for exact, with_margin in pairs:
+        expected, found = prealign(*exact, config), prealign(*with_margin, config)
+        assert torch.equal(found.matrix, expected.matrix)
+        assert torch.allclose(found.shift, expected.shift, atol=1e-3)
+
+
 def test_registration_is_deterministic(target: Volume, references: list[ReferenceFiles]) -> None:
     config = registration_config().model_copy(update={"spacing": 8.0, "adam_steps": 5, "affine_steps": (5, 5)})
     images = [WorkImage.of(v, config.spacing) for v in (target, read_volume(references[0].image))]

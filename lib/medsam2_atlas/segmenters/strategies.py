@@ -199,7 +199,7 @@ class Strategy(Segmenter):
         found |= foundation_settings(network=self.uses_network, unet=prompter is not None)
         if not self.uses_network:
             return found
-        changed = {
+        changed: Provenance = {
             key: value
             for key, value in (("loop", options.loop), ("thresholds", options.thresholds), ("fill_holes", options.fill_holes))
             if value != getattr(DEFAULTS, key)  # defaults are omitted, so that predictions of earlier releases are found
