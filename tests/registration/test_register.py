@@ -70,6 +70,23 @@ def test_a_scan_of_the_upper_half_is_registered_to_the_upper_half(target: Volume
     assert (found(middle) - middle).abs().max() < 6.0
 
 
+def test_voxels_without_a_scan_do_not_change_the_pre_alignment(target: Volume) -> None:
+    # In an atlas of few references, the grid of the mean image may be much larger than their scans.
+    config = registration_config()
+    whole = WorkImage.of(target, 8.0)
+    depth, rows, columns = whole.shape
+    lower = whole.cropped((slice(0, depth // 2), slice(0, rows), slice(0, columns)))
+    upper = whole.cropped((slice(depth // 3, depth), slice(0, rows), slice(0, columns)))
+    below = torch.full((40, rows, columns), -1000.0)
+    origin = upper.origin - torch.tensor([0.0, 0.0, 40 * upper.spacing])
+    larger = WorkImage(torch.cat([below, upper.hu]), torch.cat([below > 0, upper.valid]), origin, upper.spacing)
+    pairs = ((lower, upper), (lower, larger)), ((upper, lower), (larger, lower))
+    for exact, with_margin in pairs:
+        expected, found = prealign(*exact, config), prealign(*with_margin, config)
+        assert torch.equal(found.matrix, expected.matrix)
+        assert torch.allclose(found.shift, expected.shift, atol=1e-3)
+
+
 def test_registration_is_deterministic(target: Volume, references: list[ReferenceFiles]) -> None:
     config = registration_config().model_copy(update={"spacing": 8.0, "adam_steps": 5, "affine_steps": (5, 5)})
     images = [WorkImage.of(v, config.spacing) for v in (target, read_volume(references[0].image))]

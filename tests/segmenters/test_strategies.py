@@ -17,6 +17,7 @@ from medsam2_atlas.cli import app
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.volume import Geometry, Volume, read_labels, read_volume
 from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
+from medsam2_atlas.prompting import Jitter
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case
@@ -103,6 +104,17 @@ def test_true_boxes_are_better_than_registered_ones(case: Case, short_truth: Vol
     case.options = Options()
     assert score(three.labels, short_truth) > 0.75
     assert score(one.labels, short_truth) > 0.6
+
+
+def test_boxes_that_are_off_give_worse_results(case: Case, short_truth: Volume) -> None:
+    organs = (2,)
+    dice = []
+    for jitter in (None, Jitter("shift", 8), Jitter("shift", 30)):
+        case.options = Options(organs=organs, truth=short_truth, jitter=jitter)
+        labels = segment(case, "reference-3").labels
+        dice.append(mean_dice(dice_per_organ(labels.array, short_truth.array, organs)))
+    case.options = Options()
+    assert dice[0] > dice[1] > dice[2] + 0.1
 
 
 def test_only_reference_strategies_read_the_ground_truth(trapped: Case) -> None:

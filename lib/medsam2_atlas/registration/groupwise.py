@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from medsam2_atlas.base.progress import Progress, silent
-from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.prealign import prealign
@@ -93,7 +92,7 @@ def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], gri
     grid = _enlarged(grid, images, transforms)
     points = grid.points()
     warped = (image.warped(transform(points)) for image, transform in zip(images, transforms, strict=True))
-    return _cropped(mean_of_warped(warped, grid, min_coverage))
+    return mean_of_warped(warped, grid, min_coverage).around_scan()
 
 
 def mean_of_warped(images: Iterable[tuple[torch.Tensor, torch.Tensor]], grid: WorkImage, min_coverage: float) -> WorkImage:
@@ -147,10 +146,3 @@ def _enlarged(grid: WorkImage, images: Sequence[WorkImage], transforms: Sequence
     origin, end = torch.stack(lower).amin(0), torch.stack(upper).amax(0)
     shape = [max(2, int(n)) for n in ((end - origin) / grid.spacing + 1).flip(0)]
     return WorkImage(torch.full(shape, AIR), torch.ones(shape, dtype=torch.bool), origin, grid.spacing, config=grid.config)
-
-
-def _cropped(image: WorkImage) -> WorkImage:
-    """Returns the image cropped to the smallest box that contains all valid voxels."""
-    box = occupied(image.valid.numpy())
-    assert box is not None, "at least one image covers each mean"
-    return image.cropped(box)

@@ -79,7 +79,9 @@ def prealign(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) ->
         moving: the moving image.
         config: the registration parameters.
     """
-    f, m = (ClassMaps.of(image, config.coarse_spacing, config.tissue) for image in (fixed, moving))
+    # Both scans overlap enough only if their voxels do: the grid of a mean image may be larger than its images.
+    scans = (image.around_scan() for image in (fixed, moving))
+    f, m = (ClassMaps.of(scan, config.coarse_spacing, config.tissue) for scan in scans)
     starts = [_best_start(f, m, config, turn) for turn in (1.0, -1.0)]
     upright, turned = (cost for cost, _ in starts)
     return starts[int(turned < config.prealign.turned * upright)][1]

@@ -128,6 +128,11 @@ class WorkImage:
         box = occupied(self.body.numpy(), margin=round(self.config.body_margin / self.spacing))
         return self if box is None else self.cropped(box)
 
+    def around_scan(self) -> WorkImage:
+        """Returns the image cropped to the box of its valid voxels."""
+        box = occupied(self.valid.numpy())
+        return self if box is None else self.cropped(box)
+
     def cropped(self, box: tuple[slice, ...]) -> WorkImage:
         """Returns a copy of the part in a box, given in voxels as one slice per axis (z, y, x)."""
         z, y, x = box
