@@ -49,7 +49,9 @@ def test_memory_that_was_freed_before_the_block_does_not_count() -> None:
     assert first["mib"] - second["mib"] > 100
 
 
-@pytest.mark.parametrize(("file", "content"), [("_RESET", None), ("_STATUS", None), ("_STATUS", "Name: x\n"), ("_STATUS", "VmHWM: ?")])
+@pytest.mark.parametrize(
+    ("file", "content"), [("_RESET", None), ("_STATUS", None), ("_STATUS", "Name: x\n"), ("_STATUS", "VmHWM: ?")]
+)
 def test_a_peak_that_cannot_be_read_is_unknown_with_the_reason(
     file: str, content: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
