@@ -24,13 +24,15 @@ def text(*modes: str, gpu: str = "", **settings: Any) -> str:
 
 def test_energy_without_a_counter_is_called_estimated() -> None:
     assert text("cpu_load") == (
-        "CodeCarbon, this process on a CPU; estimated: processor (rated power and load), memory (size); CO2e: electricity in DEU"
+        "CodeCarbon, this process on a CPU; estimated: processor (rated power and load), memory (size); "
+        "CO2e: electricity in DEU"
     )
 
 
 def test_a_counter_counts_all_that_ran_on_the_processor() -> None:
     assert text("intel_rapl", country="FRA") == (
-        "CodeCarbon, everything that ran on a CPU; measured: processor (RAPL); estimated: memory (size); CO2e: electricity in FRA"
+        "CodeCarbon, everything that ran on a CPU; measured: processor (RAPL); estimated: memory (size); "
+        "CO2e: electricity in FRA"
     )
 
 

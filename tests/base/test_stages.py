@@ -7,17 +7,7 @@ import threading
 import pytest
 
 from medsam2_atlas.base.stages import Observer, observing, stage
-
-
-class Record(Observer):
-    """Records each change as `before > after`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.changes: list[str] = []
-
-    def switch(self, before: str) -> None:
-        self.changes.append(f"{before} > {self.running}")
+from stage_record import StageRecord
 
 
 class Broken(Observer):
@@ -28,21 +18,21 @@ class Broken(Observer):
 
 
 def test_a_nested_stage_pauses_the_outer_one() -> None:
-    record = Record()
+    record = StageRecord()
     with observing(record), stage("outer"), stage("inner"):
         pass
     assert record.changes == ["other > outer", "outer > inner", "inner > outer", "outer > other"]
 
 
 def test_a_stage_within_a_stage_of_the_same_name_changes_nothing() -> None:
-    record = Record()
+    record = StageRecord()
     with observing(record), stage("network"), stage("network"):
         pass
     assert record.changes == ["other > network", "network > other"]
 
 
 def test_the_stages_in_a_whole_stage_are_parts_of_it() -> None:
-    record = Record()
+    record = StageRecord()
     with observing(record):
         with stage("U-Net", whole=True), stage("network"):
             pass
@@ -52,7 +42,7 @@ def test_the_stages_in_a_whole_stage_are_parts_of_it() -> None:
 
 
 def test_an_error_ends_its_stages() -> None:
-    record = Record()
+    record = StageRecord()
     with observing(record):
         with pytest.raises(ZeroDivisionError), stage("outer"), stage("inner"):
             _ = 1 / 0
@@ -60,7 +50,7 @@ def test_an_error_ends_its_stages() -> None:
 
 
 def test_an_observer_within_a_stage_begins_outside_of_all_stages() -> None:
-    outer, inner = Record(), Record()
+    outer, inner = StageRecord(), StageRecord()
     with observing(outer), stage("case"), observing(inner), stage("network"):
         pass
     assert inner.changes == ["other > network", "network > other"]
@@ -68,7 +58,7 @@ def test_an_observer_within_a_stage_begins_outside_of_all_stages() -> None:
 
 
 def test_nobody_is_notified_after_the_block_or_from_another_thread() -> None:
-    record = Record()
+    record = StageRecord()
 
     def work() -> None:
         with stage("network"):
@@ -83,7 +73,7 @@ def test_nobody_is_notified_after_the_block_or_from_another_thread() -> None:
 
 
 def test_an_observer_that_fails_affects_neither_the_work_nor_other_observers() -> None:
-    record = Record()
+    record = StageRecord()
     with observing(Broken()), observing(record), stage("network"):
         done = "the result"
     assert done

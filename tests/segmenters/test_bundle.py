@@ -21,11 +21,13 @@ from mask_dice import mask_dice
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.job import CancelledError
 from medsam2_atlas.base.progress import reporting
+from medsam2_atlas.base.stages import observing
 from medsam2_atlas.imaging.volume import Volume, from_sitk, read_labels, read_volume
 from medsam2_atlas.segmenters.base import Options, Segmenter
 from medsam2_atlas.segmenters.bundle import bundle_labels
 from medsam2_atlas.segmenters.bundle_folder import load_bundle
 from medsam2_atlas.studies.models import Models
+from stage_record import NETWORK, StageRecord
 
 LIVER = 6
 TURNED = {
@@ -133,6 +135,13 @@ def test_an_inferer_and_a_postprocessing_may_be_missing(
     config = inference_config()
     del config[missing]
     assert np.array_equal(segmenter(config=config).segment(patient).labels.array == LIVER, liver_of(patient))
+
+
+def test_the_network_is_a_stage(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:
+    record = StageRecord()
+    with observing(record):
+        segmenter().segment(patient)
+    assert record.changes == NETWORK
 
 
 def test_windows_may_be_as_large_as_the_image(patient: Volume, segmenter: Callable[..., Segmenter]) -> None:

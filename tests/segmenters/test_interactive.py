@@ -13,12 +13,15 @@ from scipy import ndimage
 from mask_dice import mask_dice
 from medsam2_atlas.base.jobs import CancelledError
 from medsam2_atlas.base.resource import resource
+from medsam2_atlas.base.stages import observing
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights, load_weights
 from medsam2_atlas.prompting import marked_organ
-from medsam2_atlas.segmenters.base import Segmentation
-from medsam2_atlas.segmenters.marked import segment_marked
+from medsam2_atlas.segmenters.base import Options, Segmentation
+from medsam2_atlas.segmenters.marked import Marked, segment_marked
+from medsam2_atlas.segmenters.resources import LoadedResources
+from stage_record import NETWORK, StageRecord
 
 LIVER, RIGHT_KIDNEY, DUODENUM = 6, 2, 13
 
@@ -141,6 +144,15 @@ def test_slices_are_encoded_once_for_all_corrections(target: Volume, target_trut
     finally:
         weights.network.forward_image = encode
     assert sum(seen) <= organ.z_max - organ.z_min + 1
+
+
+def test_encoding_and_propagation_are_a_stage(target: Volume, target_truth: Volume, weights: Weights) -> None:
+    record = StageRecord()
+    mask = target_truth.array == LIVER
+    organ = marked_organ(target, LIVER, boxes=[box_on(target, mask, middle(mask))], reach=0)
+    with observing(record):
+        Marked("medsam2", LoadedResources(None, weights)).segment(target, Options(marks=organ))
+    assert record.changes == [*NETWORK, *NETWORK]
 
 
 def test_a_job_can_be_stopped(target: Volume, prepared: MedSAM2Volume, weights: Weights, target_truth: Volume) -> None:

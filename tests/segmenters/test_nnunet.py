@@ -17,9 +17,11 @@ from gpu_results import Gpu
 from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.errors import InputError, WeightsError
 from medsam2_atlas.base.progress import reporting
+from medsam2_atlas.base.stages import observing
 from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk, read_volume, to_sitk, write_volume
 from medsam2_atlas.segmenters.base import Options, Segmenter
 from medsam2_atlas.studies.models import Models
+from stage_record import NETWORK, StageRecord
 
 pytest.importorskip("nnunetv2")
 
@@ -200,6 +202,13 @@ def test_a_run_changes_no_state_of_the_process(thresholds: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert dict(os.environ) == environment
     assert torch.get_num_threads() == threads
+
+
+def test_the_network_is_a_stage(thresholds: Path) -> None:
+    record = StageRecord()
+    with observing(record):
+        segmenter(thresholds).segment(ct())
+    assert record.changes == NETWORK
 
 
 class Stop(Exception):

@@ -9,8 +9,9 @@ import pytest
 import SimpleITK as sitk
 
 from fake_segmenters import FakeSegmenter, plain_models
+from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging import decoding
-from medsam2_atlas.imaging.hounsfield import HuRule
+from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import Options, Report, Segmentation
 from medsam2_atlas.storage import StudyFolder, StudyStore
@@ -54,6 +55,19 @@ def test_a_result_is_computed_once_with_its_energy_and_then_read_from_the_store(
     assert again.segmentation.report.from_cache
     assert np.array_equal(first.segmentation.labels.array, again.segmentation.labels.array)
     assert runner.stored(FakeSegmenter("unet_3d", {"weights": "b"}, run), "patient", image) is None
+
+
+def test_reading_and_each_stage_of_a_segmenter_have_their_energy(runner: Runner, image: Path) -> None:
+    def run(volume: Volume, options: Options) -> Segmentation:
+        with stage("network"):
+            return liver(volume, options)
+
+    segmenter = FakeSegmenter("unet_3d", {"weights": "a"}, run)
+    from_file = runner.once(segmenter, image).report.energy or {}
+    assert set(from_file["stages"]) == {"other", "reading", "network"}
+    assert from_file["stages"]["reading"]["watt_hours"] > 0
+    from_memory = runner.once(segmenter, read_ct(image, HuRule("as-is"))).report.energy or {}
+    assert set(from_memory["stages"]) == {"other", "network"}
 
 
 def test_a_stored_result_is_checked_by_its_grid_without_the_voxels_of_the_ct(

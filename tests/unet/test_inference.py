@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.base.stages import observing
 from medsam2_atlas.evaluation import dice_per_organ, mean_dice
 from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk
 from medsam2_atlas.segmenters.places import find_unet
@@ -21,6 +22,7 @@ from medsam2_atlas.unet.inference import _turned
 from medsam2_atlas.unet.inference_config import UNetInferenceConfig
 from medsam2_atlas.unet.transforms import array_affine
 from pretended_gpu import pretended_gpu
+from stage_record import NETWORK, StageRecord
 
 Gpu = Callable[[], AbstractContextManager[torch.device]]
 
@@ -108,6 +110,18 @@ def test_the_demo_weights_find_organs_in_a_scan_that_is_shorter_than_a_window(
     held = [k for k in range(1, 16) if (truth.array == k).sum() * truth.geometry.voxel_ml > 5]
     assert len(held) >= 4
     assert mean_dice(dice_per_organ(predict(slab, unet).labels, truth.array, held)) > 0.7
+
+
+def test_the_windows_are_a_stage(unet: UNet, tiny: Volume) -> None:
+    record, seen = StageRecord(), list[str]()
+    handle = unet.network.register_forward_pre_hook(lambda *_: seen.append(record.running))
+    try:
+        with observing(record):
+            predict(tiny, unet)
+    finally:
+        handle.remove()
+    assert record.changes == NETWORK
+    assert set(seen) == {"network"}
 
 
 def test_a_two_dimensional_network_gets_single_slices() -> None:

@@ -54,8 +54,9 @@ def new_tracker(config: EnergyConfig) -> Any:
 def grams(data: Any) -> float | None:
     """Returns the CO2e of a task, g; None if CodeCarbon gives no valid value."""
     kilograms = getattr(data, "emissions", None)
-    valid = isinstance(kilograms, (int, float)) and math.isfinite(kilograms) and kilograms >= 0
-    return kilograms * 1000 if valid else None
+    if not isinstance(kilograms, (int, float)) or not math.isfinite(kilograms) or kilograms < 0:
+        return None
+    return kilograms * 1000
 
 
 def described(tracker: Any, data: Any, config: EnergyConfig) -> str:

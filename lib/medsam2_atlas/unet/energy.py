@@ -43,6 +43,9 @@ class _Stats(BaseModel):
     started_from: dict[str, Any] | None = None
 
 
+_UNKNOWN = TrainingEnergy(watt_hours=None, co2_grams=None, how="not measured: an earlier part of the training")
+
+
 class RunEnergy:
     """Adds up the energy of a training run, over all its parts if it was interrupted.
 
@@ -93,7 +96,7 @@ class RunEnergy:
         stats = _read(folder / STATS_FILE)
         if stats is None or stats.energy is None or stats.state == "finished":  # finished: statistics of the run before this
             stats = _checked({"energy": kept}) or _Stats()
-        before = stats.energy or TrainingEnergy(how="not measured: an earlier part of the training")
+        before = stats.energy or _UNKNOWN
         self._complete = self._complete and before.complete and stats.state == "stopped"
         self._hows = [before.how, *(how for how in self._hows if how not in before.how)]
         if before.watt_hours is not None:
