@@ -13,17 +13,20 @@ from hypothesis import strategies as st
 
 from blocks import PATIENT, labelled
 from medsam2_atlas.base.errors import InputError, WeightsError
+from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.unet import (
     TrainingCase,
     UNetConfig,
     UNetTraining,
     build_unet,
     load_unet,
+    predict,
     save_unet,
     split_cases,
     unet_config,
     with_training,
 )
+from medsam2_atlas.unet.data import usable_cases
 from tiny_unets import block_cases, tiny_unet
 
 CPU = torch.device("cpu")
@@ -202,6 +205,9 @@ def test_a_checkpoint_without_a_unet_is_refused(tmp_path: Path) -> None:
         load_unet(tmp_path / "u.pt")
 
 
+WHOLE = "dimensions: 2\nslice_pixels: [64, 64]\nfilters: [8, 16, 32]\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -209,6 +215,8 @@ def test_a_checkpoint_without_a_unet_is_refused(tmp_path: Path) -> None:
         ("dimensions: 2\nspacing: [3, 3, 3]\npatch: [64, 64, 64]\nfilters: [8, 16, 32]", "2 sides"),
         ("dimensions: 3\nspacing: [3, 3, 3]\npatch: [64, 64, 64]\nfilters: [8, 16, 32]\nmirror: true", "mirror"),
         ("dimensions: 3\nspacing: [3, 3, 3]\npatch: [64, 64, 64]\nfilters: [8, 16, 32]\nwindow: [200, 0]", "lower bound"),
+        (f"{WHOLE}spacing: [2, 0, 0]\npatch: [64, 64]", "spacing: x and y must be 0"),
+        (f"{WHOLE}spacing: [0, 0, 3]\npatch: [64, 128]", "not be larger than slice_pixels"),
         ("{", "configuration"),
     ],
 )
@@ -218,12 +226,49 @@ def test_an_invalid_configuration_is_refused(tmp_path: Path, text: str, message:
         unet_config(tmp_path / "c.yaml")
 
 
-@pytest.mark.parametrize("name", ["unet_2d", "unet_3d", "unet_3d_large"])
+@pytest.mark.parametrize("name", ["unet_2d", "unet_3d", "unet_3d_large", "unet_2d_published", "unet_3d_published"])
 def test_the_presets_are_valid_and_fit_their_networks(name: str) -> None:
     config = unet_config(name)
     assert build_unet(config) is not None
     with pytest.raises(InputError, match="epochs"):
         with_training(config, {"epochs": 0})
+
+
+@pytest.mark.parametrize("name", ["unet_2d_published", "unet_3d_published"])
+def test_the_published_presets_resample_whole_slices_to_256_pixels(name: str) -> None:
+    config = unet_config(name)
+    assert config.slice_pixels == (256, 256)
+    assert config.spacing == (0, 0, 0)
+    assert config.dimensions == 3 or config.patch == config.slice_pixels
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_whole_slices_train_a_network_whose_weights_segment_a_ct(
+    dimensions: int, cases: list[TrainingCase], tmp_path: Path
+) -> None:
+    training = {"epochs": 3, "patches_per_case": 8 // dimensions, "validate_every": 3, "learning_rate": 0.01}
+    sizes = {"dimensions": dimensions, "spacing": (0, 0, 0), "slice_pixels": (32, 16), "patch": (32, 16, 16)[:dimensions]}
+    config = UNetConfig.model_validate({**sizes, "filters": (4, 8, 16), "heads": 1, "training": training})
+    stats = UNetTraining(cases, config, tmp_path / "run", CPU).run()
+    assert stats["loss"][-1] < stats["loss"][0]
+    assert stats["validation"]
+    unet, image = load_unet(tmp_path / "run" / "best.pt"), read_volume(cases[0].image)
+    assert unet.config == config
+    assert predict(image, unet).labels.shape == image.array.shape == (30, 30, 40)
+
+
+def test_presets_without_slice_pixels_reuse_the_cache_of_earlier_versions(cases: list[TrainingCase], tmp_path: Path) -> None:
+    for name, folder in (("unet_2d", "5cdce4bf99c3"), ("unet_3d", "5b9bbd5fb582")):  # printed by version 97d9e78
+        usable_cases(cases[:1], unet_config(name), tmp_path)
+        assert (tmp_path / folder).is_dir()
+
+
+def test_weights_that_were_written_before_slice_pixels_existed_are_loaded(tmp_path: Path) -> None:
+    save_unet(tmp_path / "new.pt", build_unet(TINY).state_dict(), TINY, validation={}, cases={})
+    content = torch.load(tmp_path / "new.pt", weights_only=True)
+    assert content["config"].pop("slice_pixels") is None
+    torch.save(content, tmp_path / "old.pt")
+    assert load_unet(tmp_path / "old.pt").config == TINY
 
 
 def test_slices_train_a_two_dimensional_network(cases: list[TrainingCase], tmp_path: Path) -> None:

@@ -24,7 +24,11 @@ def unet_command(
     cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, or a studies folder with labels/final/.")],
     run: Annotated[Path, typer.Argument(help="Folder of the training run; an interrupted run in it resumes.")],
     config: Annotated[
-        str, typer.Option(help="Configuration of network and training: unet_3d, unet_2d, unet_3d_large, or a YAML file.")
+        str,
+        typer.Option(
+            help="Configuration of network and training: unet_3d, unet_2d, unet_3d_large, unet_3d_published, "
+            "unet_2d_published, or a YAML file."
+        ),
     ] = "unet_3d",
     start: Annotated[
         Path | None, typer.Option(help="Weights file (.pt) to start from. Default: randomly initialised weights.")

@@ -82,13 +82,19 @@ class LossConfig(BaseModel):
 
 
 class UNetConfig(BaseModel):
-    """Network, grid and training of a U-Net. The axis order of `spacing` and `patch` is (x, y, z)."""
+    """Network, grid and training of a U-Net. The axis order of `spacing`, `slice_pixels` and `patch` is (x, y, z)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dimensions: int = Field(ge=2, le=3, description="2: axial slices; 3: volumes")
     spacing: tuple[float, float, float] = Field(
         description="spacing (x, y, z) of the network's grid in mm; 0 keeps the image's own spacing"
+    )
+    slice_pixels: tuple[int, int] | None = Field(
+        None,
+        description="number of pixels (x, y) to which each slice is resampled, whatever its spacing. The network's grid then "
+        "spans the CT's whole field of view, and x and y of `spacing` must be 0. By default, `spacing` determines the grid, "
+        "which is cropped to the body",
     )
     patch: tuple[int, ...] = Field(description="size (x, y, z) of the network's input in voxels; (x, y) in two dimensions")
     filters: tuple[int, ...] = Field(min_length=3, description="channels at each resolution, from fine to coarse")
@@ -114,6 +120,11 @@ class UNetConfig(BaseModel):
             raise ValueError(
                 f"patch: each side must be a multiple of {step}, because filters lists {len(self.filters)} resolutions"
             )
+        if self.slice_pixels is not None:
+            if any(self.spacing[:2]):
+                raise ValueError("spacing: x and y must be 0, because slice_pixels determines the size of pixels")
+            if any(side > pixels for side, pixels in zip(self.patch[:2], self.slice_pixels, strict=True)):
+                raise ValueError("patch: x and y must not be larger than slice_pixels")
         if not self.window[0] < self.window[1]:
             raise ValueError("window: the lower bound must come before the upper bound")
         if self.heads > len(self.filters) - 2:
@@ -122,7 +133,7 @@ class UNetConfig(BaseModel):
 
 
 def unet_config(name: str | Path) -> UNetConfig:
-    """Reads a preset of `configs/unet/` by its name (`unet_3d`, `unet_2d`, `unet_3d_large`), or a YAML file by its path.
+    """Reads a preset of `configs/unet/` by its name, such as `unet_3d` or `unet_2d_published`, or a YAML file by its path.
 
     Raises:
         InputError: if the name is neither a preset nor a file, or the file is not valid.

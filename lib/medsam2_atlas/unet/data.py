@@ -162,7 +162,8 @@ class _Cache(PersistentDataset):
 
 
 def _cached(cases: Sequence[TrainingCase], config: UNetConfig, cache: Path) -> PersistentDataset:
-    grid = config.model_dump_json(include={"spacing", "window", "dimensions"}).encode()
+    # Without `slice_pixels`, the name is the same as before this setting existed, so older caches are still used.
+    grid = config.model_dump_json(include={"spacing", "slice_pixels", "window", "dimensions"}, exclude_none=True).encode()
     folder = cache / hashlib.sha256(grid).hexdigest()[:12]
     return _Cache([case.as_item() for case in cases], cached_transforms(config), folder)
 

@@ -125,7 +125,7 @@ def _turned(image: torch.Tensor, degrees: float, scale: float, inverse: bool = F
 
 
 def preprocess(volume: Volume, config: UNetConfig) -> MetaTensor:
-    """Resamples a CT to the network's grid and crops it to the body.
+    """Resamples a CT to the network's grid, which is cropped to the body unless `slice_pixels` is set.
 
     Args:
         volume: the CT, `[z, y, x]` in HU.

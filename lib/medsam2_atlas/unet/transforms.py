@@ -26,25 +26,23 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandShiftIntensityd,
     RandSimulateLowResolutiond,
+    Resized,
     ScaleIntensityRanged,
     Spacingd,
     SpatialPadd,
     SqueezeDimd,
 )
-from scipy import ndimage
 
 from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Geometry, Volume, read_labels
 from medsam2_atlas.unet.config import UNetConfig
+from medsam2_atlas.unet.resampling import ResizeLabeld, Smoothd
 
 _CLASS_SAMPLES = 4000
 """Number of voxels per organ that are stored as possible patch centres: far more than are drawn, but few enough for disk."""
 _PATCH_MARGIN = 1.1
 """Factor by which patches are cut larger than the max scaling needs, so that rotated corners still contain image."""
-_MIN_RATIO, _SIGMA = 0.75, 0.4
-"""Smoothing before resampling. It applies along an axis if old spacing / new spacing is below the first value; the second is
-the standard deviation in new voxels. Weights were trained with these values, so they are not settings."""
 
 
 class ReadCased(MapTransform):
@@ -85,27 +83,6 @@ class ReadCased(MapTransform):
         return result
 
 
-class Smoothd(MapTransform):
-    """Smooths along the axes that resampling makes coarser, to remove detail finer than the new grid."""
-
-    def __init__(self, keys: Any, spacing: tuple[float, ...]) -> None:
-        """Sets the new grid's spacing (z, y, x) in mm; 0 keeps an axis unchanged."""
-        super().__init__(keys)
-        self._spacing = spacing
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns the dictionary with smoothed arrays `[1, z, y, x]` under the same keys."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            image = result[key]
-            array = image[0].numpy()
-            for axis, (new, old) in enumerate(zip(self._spacing, image.pixdim.tolist(), strict=True)):
-                if old < _MIN_RATIO * new:  # one axis at a time needs only one copy of the image
-                    array = ndimage.gaussian_filter1d(array, _SIGMA * new / old, axis, mode="nearest", truncate=3.0)
-            result[key] = MetaTensor(torch.from_numpy(array)[None], affine=image.affine)
-        return result
-
-
 def as_tensor(volume: Volume) -> MetaTensor:
     """Returns a volume as `[1, z, y, x]`, with the affine of `array_affine`."""
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(volume.array))[None], affine=array_affine(volume.geometry))
@@ -120,7 +97,9 @@ def array_affine(geometry: Geometry) -> torch.Tensor:
 
 
 def grid_transforms(config: UNetConfig, *, labels: bool) -> list[Any]:
-    """Returns the transforms that read files, resample to the network's spacing, scale HU to 0..1 and crop to the body.
+    """Returns the transforms that read files, resample to the network's grid and scale HU to 0..1.
+
+    With `slice_pixels`, the grid spans the CT's whole field of view. Otherwise, it is cropped to the body.
 
     Args:
         config: configuration of the network.
@@ -129,13 +108,19 @@ def grid_transforms(config: UNetConfig, *, labels: bool) -> list[Any]:
     keys = ["image", "label"] if labels else ["image"]
     spacing = tuple(reversed(config.spacing))
     modes = ("bilinear", "nearest") if labels else "bilinear"
-    low, high = config.window
+    to_spacing = Spacingd(keys, [s or -1.0 for s in spacing], mode=modes, dtype=torch.float32, ensure_same_shape=labels)
+    scale = ScaleIntensityRanged(["image"], *config.window, 0.0, 1.0, clip=True)
+    if config.slice_pixels is None:
+        crop = CropForegroundd(keys, source_key="image", select_fn=_denser_than_window_floor, allow_smaller=True)
+        return [ReadCased(), Smoothd(["image"], spacing), to_spacing, scale, crop]
+    columns, rows = config.slice_pixels
     return [
         ReadCased(),
-        Smoothd(["image"], spacing),
-        Spacingd(keys, [s or -1.0 for s in spacing], mode=modes, dtype=torch.float32, ensure_same_shape=labels),
-        ScaleIntensityRanged(["image"], low, high, 0.0, 1.0, clip=True),
-        CropForegroundd(keys, source_key="image", select_fn=_denser_than_window_floor, allow_smaller=True),
+        Smoothd(["image"], spacing, (rows, columns)),
+        *([to_spacing] if any(spacing) else []),
+        Resized(["image"], (-1, rows, columns), mode="trilinear", dtype=torch.float32),
+        ResizeLabeld(),
+        scale,
     ]
 
 
@@ -154,7 +139,9 @@ def random_transforms(config: UNetConfig) -> Compose:
     """Returns the transforms that cut random patches, and vary their shape and intensity as patients and scanners do."""
     training, changes = config.training, config.augmentation
     patch = tuple(reversed(config.patch))
-    wider = tuple(int(side * (1 + training.scaling) * _PATCH_MARGIN) for side in patch)
+    # The margin is the same on both sides. With half a voxel more on one, unchanged patches would be cut between voxels.
+    margins = (int(side * (1 + training.scaling) * _PATCH_MARGIN) - side for side in patch)
+    wider = tuple(side + margin + margin % 2 for side, margin in zip(patch, margins, strict=True))
     turn = np.radians(training.rotation)
     flat = config.dimensions == 2
     organs = len(organ_table().organs)
