@@ -64,7 +64,7 @@ def test_the_segmenter_runs_with_the_settings_and_options_of_the_method(
         raise InputError("run", "stops here.", "No remedy.")
 
     monkeypatch.setattr(runner, "run", run)
-    arguments = ["segment", str(short_files.image), "-o", str(tmp_path / "label.nii.gz"), "--segmenter", "A", "--organs", "liver"]
+    arguments = ["segment", str(short_files.image), "-o", str(tmp_path / "label.nii.gz"), "--segmenter", "A", "--organs", "6"]
     for option in ([], ["--as-published"]):
         assert "stops here" in str(CLI.invoke(app, [*arguments, *option]).exception)
     default = Options(organs=(6,))
