@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.overlay import current_overlay
 from medsam2_atlas.cli import app
 from medsam2_atlas.cli import configurations as listed
 from medsam2_atlas.prompting import PromptingConfig
+from medsam2_atlas.scoremaps import fusion_config
+from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.studies import runner
 
 CLI = CliRunner()
 
@@ -49,15 +54,29 @@ def test_changed_settings_that_stay_in_force_are_printed(monkeypatch: pytest.Mon
     assert "min_score" not in message
 
 
-def test_the_report_of_a_segmentation_names_the_published_loop_and_thresholds(
-    short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path
+def test_the_segmenter_runs_with_the_settings_and_options_of_the_method(
+    short_files: ReferenceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: list[tuple[Options, str]] = []
+
+    def run(segmenter: object, image: object, options: Options, models: object) -> None:
+        seen.append((options, fusion_config().vote.label_fusion))
+        raise InputError("run", "stops here.", "No remedy.")
+
+    monkeypatch.setattr(runner, "run", run)
+    arguments = ["segment", str(short_files.image), "-o", str(tmp_path / "label.nii.gz"), "--segmenter", "A", "--organs", "6"]
+    for option in ([], ["--as-published"]):
+        assert "stops here" in str(CLI.invoke(app, [*arguments, *option]).exception)
+    default = Options(organs=(6,))
+    assert seen == [(default, "local"), (replace(default, loop="published", thresholds="published"), "mean")]
+
+
+@pytest.mark.slow
+def test_a_patient_is_segmented_as_published(short_files: ReferenceFiles, atlas_folder: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     arguments = ["segment", str(short_files.image), "-o", str(tmp_path / "label.nii.gz"), "--atlas", str(atlas_folder)]
-    ran = CLI.invoke(
-        app, [*arguments, "--segmenter", "A", "--organs", "left_kidney", "--as-published", "--report", str(report)]
-    )
+    ran = CLI.invoke(app, [*arguments, "--segmenter", "B", "--as-published", "--report", str(report)])
     assert ran.exit_code == 0, ran.output
     content = json.loads(report.read_text())
     assert (content["loop"], content["thresholds"]) == ("published", "published")
-    assert content["volumes_ml"]["left_kidney"] > 20
+    assert content["volumes_ml"]["liver"] > 500

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,18 +9,16 @@ import pytest
 import torch
 import yaml
 
-from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.cli import configurations as listed
 from medsam2_atlas.cli.configurations import changed_settings, configurations
 from medsam2_atlas.evaluation import published
 from medsam2_atlas.imaging import labels
 from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import medsam2_config
 from medsam2_atlas.prompting import prompting_config
-from medsam2_atlas.registration import RegistrationCache, registration_config
-from medsam2_atlas.scoremaps import FusionConfig, fusion_config, score_maps
+from medsam2_atlas.registration import registration_config
+from medsam2_atlas.scoremaps import FusionConfig, fusion_config
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance
 from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import STRATEGIES
@@ -110,32 +107,3 @@ def test_the_user_s_changed_settings_stay_visible_and_those_of_the_method_are_no
     user = FusionConfig.model_validate(method | {"correct": {"enabled": False, "rounds": 2}, "warp": {"pixel": 1.0}})
     monkeypatch.setattr(listed, "configurations", lambda: {"fusion.yaml": lambda: user})
     assert changed_settings() == ["fusion.yaml: warp, correct"]
-
-
-def test_score_maps_are_the_plain_mean_without_the_target_s_intensities(
-    target: Volume, atlas: Atlas, registrations: RegistrationCache
-) -> None:
-    plain = FusionConfig.model_validate({"vote": {"method": "mean"}}).as_registered()
-    expected = score_maps(target, atlas, cache=registrations, fusion=plain)
-    use_published_method()
-    found = score_maps(target, atlas, cache=registrations)
-    liver, mean = found.maps[6], expected.maps[6]
-    assert len(atlas.references) == 3
-    # Where all references have voxels, both means agree; elsewhere the published one is lower.
-    difference = mean.values.astype(int) - liver.part(mean.spans).astype(int)
-    assert difference.min() >= -1
-    assert (abs(difference) <= 1).mean() > 0.5
-
-
-def _label_fusion(queue: Any) -> None:
-    use_published_method()
-    queue.put((fusion_config().vote.label_fusion, organ_table()[1].published_threshold))
-
-
-def test_a_work_process_can_follow_the_published_method_too() -> None:
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_label_fusion, args=(queue,))
-    process.start()
-    assert queue.get(timeout=120) == ("mean", 0.6)
-    process.join()

@@ -34,7 +34,8 @@ def probability_maps(references: Sequence[Reference], template: WorkImage, missi
     maps = {}
     for k in sorted({k for reference in references for k in reference.shares}):
         total, seen = _sums(references, covers, k, shape, missing)
-        values = np.rint(total / np.maximum(seen, 1)).astype(np.uint8)
+        # Shares reach a little beyond their field of view, so the sum may be larger than the references that count.
+        values = np.rint(np.minimum(total / np.maximum(seen, 1), 255)).astype(np.uint8)
         box = occupied(values, margin=1)
         if box is not None:
             shift = np.array(lower_corner(box)[::-1], np.float32) * MAP_SPACING

@@ -115,7 +115,7 @@ def vote_on(
     weights = _weights(hu, valid, references, config)
     covers = [reference.covers(map_shape(atlas.template)) for reference in references]
     missing_is_absent = atlas.options.get("missing") == "absent"
-    if config.unseen == "absent":  # shares are 0 outside a field of view, so it suffices that all references count
+    if config.unseen == "absent":  # shares end with the field of view, so it suffices that all references count everywhere
         covers, missing_is_absent = [np.ones_like(covered) for covered in covers], True
     return {k: _fused(atlas.maps[k], k, atlas.template, references, covers, weights, missing_is_absent) for k in atlas.maps}
 
