@@ -63,9 +63,16 @@ class Results:
         """The names of all cases with a record, sorted."""
         return tuple(sorted({record.case for record in self.records}))
 
+    @cached_property
+    def _by_variant(self) -> dict[Variant, dict[str, Record]]:
+        found: dict[Variant, dict[str, Record]] = {}
+        for record in sorted(self.records, key=lambda record: record.case):
+            found.setdefault(record.variant, {})[record.case] = record
+        return found
+
     def of(self, variant: Variant) -> dict[str, Record]:
         """Returns the records of a variant, by case, sorted."""
-        return dict(sorted((r.case, r) for r in self.records if r.variant == variant))
+        return dict(self._by_variant.get(variant, {}))
 
     def values(self, variant: Variant, metric: Metric, organ: int) -> dict[str, float]:
         """Returns the values of an organ that count, by case.
