@@ -14,10 +14,10 @@ _TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"<?xml": "ima
 
 
 def text(value: object) -> str:
-    """Returns a text for HTML, as content or as an attribute in quotes; invisible characters become escapes.
+    r"""Returns a text for HTML, as content or as an attribute in quotes; invisible characters become escapes.
 
-    >>> text("<b>\\u202e")
-    '&lt;b&gt;\\\\u202e'
+    >>> text("<b>\u202e")
+    '&lt;b&gt;\\u202e'
     """
     return html.escape(printable(str(value)))
 

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib.style
 from matplotlib.artist import Artist
@@ -73,8 +74,8 @@ def grouped_boxes(
 ) -> list[tuple[Artist, str]]:
     """Draws box plots, side by side in groups.
 
-    A box extends from the first to the third quartile, its line is the median, and its whiskers end at the last value within 1.5
-    times the box. Dots are values beyond.
+    A box extends from the first to the third quartile, its line is the median, and its whiskers end at the last value within
+    1.5 times the box. Dots are values beyond.
 
     Args:
         axes: the axes to draw on; the groups lie at x = 0, 1, 2, ….
@@ -127,7 +128,7 @@ def png(figure: Figure) -> bytes:
     return _saved(figure, "png", metadata={"Software": None}, dpi=110, facecolor="white")
 
 
-def _saved(figure: Figure, kind: str, **options: object) -> bytes:
+def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     with styled(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as an empty box

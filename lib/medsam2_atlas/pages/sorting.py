@@ -1,8 +1,8 @@
 """The script of pages: sorts tables by a click on a header, or by Enter or Space.
 
 A table with the class `sortable` is sorted by the attribute `data-value` of the column's cells, or by their text. Numbers are
-compared as numbers, empty cells come last, and rows in `<tfoot>` stay where they are. A header that spans several columns is not
-a button. Without scripts, the tables can be read, but not sorted.
+compared as numbers, empty cells come last, and rows in `<tfoot>` stay where they are. A header that spans several columns is
+not a button. Without scripts, the tables can be read, but not sorted.
 """
 
 SCRIPT = """

@@ -18,7 +18,8 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem } h2 { font-size: 1.
   padding-bottom: .3rem; border-bottom: 1px solid var(--line) } h3 { font-size: 1.05rem; margin: 1.8rem 0 .4rem }
 p { margin: .5rem 0; max-width: 72ch } a { color: var(--accent) } .muted, figcaption, caption { color: var(--muted) }
 .lead { color: var(--muted); margin: 0 0 1rem }
-.contents { position: sticky; top: 0; align-self: start; max-height: 100vh; overflow: auto; padding: 2.2rem 0; font-size: .92rem }
+.contents { position: sticky; top: 0; align-self: start; max-height: 100vh; overflow: auto; padding: 2.2rem 0;
+  font-size: .92rem }
 .contents ul { list-style: none; margin: 0; padding: 0 } .contents li { margin: .15rem 0 }
 .contents a { display: block; padding: .15rem .6rem; border-left: 2px solid var(--line); text-decoration: none; color: inherit }
 .contents a:hover { border-color: var(--accent); color: var(--accent) }
@@ -32,7 +33,8 @@ p { margin: .5rem 0; max-width: 72ch } a { color: var(--accent) } .muted, figcap
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding: .3rem .1rem; font-size: .88rem; caption-side: bottom }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: baseline }
-th:first-child, td:first-child, .l { text-align: left } thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom }
+th:first-child, td:first-child, .l { text-align: left } thead th { border-bottom: 2px solid var(--muted);
+  vertical-align: bottom }
 tbody tr:hover { background: var(--raised) } tfoot { border-top: 2px solid var(--muted) } td.long { white-space: normal }
 td, th { white-space: nowrap } td.code { font-family: ui-monospace, monospace; font-size: .82rem; text-align: left }
 .tall thead th { position: sticky; top: 0; background: var(--paper) }
@@ -58,7 +60,8 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   dl.made { grid-template-columns: 1fr } dl.made dd { margin-bottom: .4rem } th, td { padding: .25rem .5rem } }
 @media print { :root { --paper: #fff; --raised: #fff; --ink: #000; --muted: #444; --line: #bbb; --accent: #000; --warn: #fff;
   --bad: #fff; --best: #e8e8e8 } body { font-size: 10.5pt } .layout { display: block; padding: 0 } .contents, .skip {
-  display: none } .scroll, .tall { overflow: visible; max-height: none; border: 0 } .wide img { min-width: 0 } figure, tr, .mark {
-  break-inside: avoid } h2, h3 { break-after: avoid } thead { display: table-header-group } .tall thead th { position: static }
+  display: none } .scroll, .tall { overflow: visible; max-height: none; border: 0 } .wide img { min-width: 0 } figure, tr,
+  .mark { break-inside: avoid } h2, h3 { break-after: avoid } thead { display: table-header-group }
+  .tall thead th { position: static }
   th[aria-sort] button::after { content: "" } table { font-size: 8pt } td, th { white-space: normal; padding: .15rem .3rem } }
 """

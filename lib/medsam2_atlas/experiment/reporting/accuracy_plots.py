@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
@@ -30,7 +31,7 @@ def dice_plot(results: Results) -> Figure:
     in_row = len(results.organs) if len(variants) <= _MAX_SEGMENTERS_IN_ONE_ROW else _ORGANS_IN_ROW
     rows = [results.organs[start : start + in_row] for start in range(0, len(results.organs), in_row)]
     figure = Figure(figsize=(11, 0.5 + 2.7 * len(rows)))
-    handles = {}
+    handles: dict[str, Artist] = {}
     for axes, organs in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, strict=True):
         series = [(v.name, [[*results.values(v, "dice", organ).values()] for organ in organs]) for v in variants]
         names = [table[organ].display for organ in organs]
@@ -41,7 +42,7 @@ def dice_plot(results: Results) -> Figure:
         axes.set_xlim(-0.5, min(in_row, len(results.organs)) - 0.5)
         axes.set(ylabel="Dice", ylim=(-0.02, 1.02))
     if handles:
-        figure.legend([*handles.values()], [*handles], loc="outside upper left", ncols=min(8, len(handles)))
+        figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=min(8, len(handles)))
     return figure
 
 
@@ -96,7 +97,7 @@ def prompt_plot(results: Results) -> Figure | None:
 
 
 def volume_pairs(results: Results, variant: Variant) -> tuple[np.ndarray, int]:
-    """Returns the organs' volumes in ground truth and prediction `[n, 2]` in ml, and the number of organs that only one contains.
+    """Returns volumes in ground truth and prediction `[n, 2]` in ml, and the number of organs that only one of them contains.
 
     Args:
         results: the experiment.
@@ -149,11 +150,10 @@ def volume_plot(results: Results) -> Figure | None:
         axes.axhline(0, color=GRID, linewidth=1)
         axes.plot(mean, difference, "o", color=colour(number), markersize=3, alpha=0.5, markeredgewidth=0, rasterized=True)
         for name, value in limits.items():
-            axes.axhline(
-                value, color=INK if name == "bias" else MUTED, linestyle="-" if name == "bias" else "--", linewidth=1.2
-            )
-            place = {"x": 0.99, "y": value, "s": f"{value:+.0f} %", "transform": axes.get_yaxis_transform()}
-            axes.text(**place, ha="right", va="bottom", fontsize=8.5)
+            tint, dash = (INK, "-") if name == "bias" else (MUTED, "--")
+            axes.axhline(value, color=tint, linestyle=dash, linewidth=1.2)
+            on_edge = axes.get_yaxis_transform()
+            axes.text(0.99, value, f"{value:+.0f} %", transform=on_edge, ha="right", va="bottom", fontsize=8.5)
         axes.set(title=variant.name, xscale="log")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.grid(visible=False, which="minor")

@@ -20,9 +20,10 @@ _SCALE_END = 0.3
 def confusion_shares(results: Results, variant: Variant) -> np.ndarray:
     """Returns the shares of each organ's true voxels that the prediction gives to each organ, `[organ, organ + 1]`.
 
-    Rows are organs of the ground truth, columns are organs of the prediction in the order of `results.organs`; the last column is
-    the background. A share is the mean over the cases that contain the organ, so that each case counts the same, whatever its
-    spacing. A row is NaN if no case contains the organ. Organs that the experiment does not list count as background.
+    Rows are organs of the ground truth, columns are organs of the prediction, both in the order of `results.organs`; the last
+    column is the background. A share is the mean over the cases that contain the organ, so that each case counts the same,
+    whatever its spacing. A row is NaN if no case contains the organ. Organs that the experiment does not list count as
+    background.
 
     Args:
         results: the experiment.

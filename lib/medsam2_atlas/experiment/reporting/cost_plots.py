@@ -120,9 +120,8 @@ def break_even_plot(panels: Sequence[CostPanel]) -> Figure:
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         end = 1.5 * max((cases for *_, cases in panel.crossings), default=_DEFAULT_CASES / 1.5)
         for number, line in enumerate(panel.lines):
-            axes.plot(
-                [0, end], [line.at(0), line.at(end)], "--" if line.training else "-", color=colour(number), label=line.name
-            )
+            dash = "--" if line.training else "-"
+            axes.plot([0, end], [line.at(0), line.at(end)], dash, color=colour(number), label=line.name)
         for plain, _, cases in panel.crossings:
             axes.plot(cases, plain.at(cases), "o", color=INK, markersize=5)
             note = f"{cases:,.0f} cases".replace(",", "\u202f")

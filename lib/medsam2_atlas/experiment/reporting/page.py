@@ -25,7 +25,8 @@ from medsam2_atlas.experiment.results import Results
 from medsam2_atlas.pages import document, text
 
 _RULES = {
-    "penalise": "An organ that only one of ground truth and prediction contains has Dice 0, NSD 0, and the image's diagonal as HD95.",
+    "penalise": "An organ that only one of ground truth and prediction contains has Dice 0, NSD 0, and an HD95 of the image's "
+    "diagonal.",
     "monai": "An organ that only one of ground truth and prediction contains counts as in MONAI's metrics (ignore_empty).",
 }
 
@@ -34,8 +35,8 @@ _RULES = {
 class ReportParts:
     """Everything that a report shows.
 
-    The fields with HTML are inserted as they are: their makers escape all names. They must not contain `style` attributes, which
-    the page's policy blocks. Empty fields omit their sections.
+    The fields with HTML are inserted as they are: their makers escape all names. They must not contain `style` attributes,
+    which the page's policy blocks. Empty fields omit their sections.
 
     Attributes:
         results: records of the experiment.

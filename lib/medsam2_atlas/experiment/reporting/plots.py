@@ -67,8 +67,8 @@ def accuracy_plots(results: Results, best: Variant | None) -> list[Plot]:
         found += _drawn(
             f"confusion-{variant.folder}", f"Confusion between organs, {variant.name}",
             confusion_plot(results, variant),
-            "Row: organ in the ground truth. Numbers: percentage of its voxels that the prediction gives to each organ or to the "
-            "background, as a mean over cases. Bold: correct. Shares below 0.5 % are omitted.",
+            "Row: organ in the ground truth. Numbers: percentage of its voxels that the prediction gives to each organ or to "
+            "the background, as a mean over cases. Bold: correct. Shares below 0.5 % are omitted.",
             folded=best is not None and variant != best,
         )  # fmt: skip
     return found
@@ -102,7 +102,7 @@ def cost_plots(results: Results, break_even: Sequence[CostPanel] = ()) -> list[P
     ]
     return found + _drawn(
         "break-even", "Cumulated cost and break-even", break_even_plot(panels) if panels else None,
-        "Dashed lines begin with the cost of training. " + (" ".join(sentences) or "No trained network becomes the cheaper one."),
+        "Dashed lines begin with the cost of training. " + (" ".join(sentences) or "No trained network becomes cheaper."),
     )  # fmt: skip
 
 

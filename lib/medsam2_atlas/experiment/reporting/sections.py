@@ -24,13 +24,11 @@ def warnings_of(results: Results, made_with: MadeWith) -> str:
     for segmenter, about in made_with.weights.items():
         if about.get("mark"):
             by_mark.setdefault(str(about["mark"]), []).append(segmenter)
-    found = [f"{text(mark)}{text(f' ({", ".join(names)})') if names else ''}" for mark, names in by_mark.items()]
+    found = [text(f"{mark} ({', '.join(names)})" if names else mark) for mark, names in by_mark.items()]
     reading = [variant.name for variant in results.main if reads_truth(variant)]
     if reading:
         verb = "reads" if len(reading) == 1 else "read"
-        found.append(
-            f"{text(', '.join(reading))} {verb} the ground truth: an upper bound, which no method reaches on a new CT."
-        )
+        found.append(text(f"{', '.join(reading)} {verb} the ground truth, so that the scores are upper bounds."))
     warnings = [f'<p class="mark">{one}</p>' for one in found]
     if results.problems:
         count = len(results.problems)
@@ -155,17 +153,12 @@ def made_with_list(made: MadeWith) -> str:
     if made.weights:
         names = list(dict.fromkeys(name for about in made.weights.values() for name in about))
         rows = (
-            f'<th scope="row">{text(segmenter)}</th>'
-            + "".join(f'<td class="code">{_shown_text(about.get(n))}</td>' for n in names)
+            _codes(segmenter, [_shown(about.get(name, "")) for name in names])
             for segmenter, about in made.weights.items()
         )
         parts += ["<h3>Weights</h3>", sortable(("segmenter", *names), rows)]
     if made.data:
-        rows = (
-            f'<th scope="row">{text(case)}</th>'
-            + "".join(f'<td class="code">{text(sums.get(k, ""))}</td>' for k in ("image", "label"))
-            for case, sums in made.data.items()
-        )
+        rows = (_codes(case, [sums.get(key, "") for key in ("image", "label")]) for case, sums in made.data.items())
         table = sortable(("CT", "SHA-256 of the image", "SHA-256 of the ground truth"), rows, tall=True)
         parts.append(f"<details><summary>Checksums of {len(made.data)} CTs and their ground truth</summary>{table}</details>")
     return "\n".join(parts)
@@ -240,5 +233,5 @@ def _shown(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _shown_text(value: Any) -> str:
-    return "" if value is None else text(_shown(value))
+def _codes(name: str, values: Iterable[str]) -> str:
+    return f'<th scope="row">{text(name)}</th>' + "".join(f'<td class="code">{text(value)}</td>' for value in values)
