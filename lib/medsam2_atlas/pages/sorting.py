@@ -1,8 +1,8 @@
 """The script of pages: sorts tables by a click on a header, or by Enter or Space.
 
 A table with the class `sortable` is sorted by the attribute `data-value` of the column's cells, or by their text. Numbers are
-compared as numbers, empty cells come last, and rows in `<tfoot>` stay where they are. A header that spans several columns is
-not a button. Without scripts, the tables can be read, but not sorted.
+compared as numbers, empty cells and dashes come last, and rows in `<tfoot>` stay where they are. A header that spans several
+columns is not a button. Without scripts, the tables can be read, but not sorted.
 """
 
 SCRIPT = """
@@ -20,7 +20,7 @@ SCRIPT = """
   const valueOf = (row, column) => {
     const cell = cellAt(row, column);
     const raw = cell ? (cell.dataset.value ?? cell.textContent).trim() : "";
-    return raw === "" ? null : raw;
+    return ["", "–", "—"].includes(raw) ? null : raw;
   };
   const sort = (table, header, column) => {
     const sign = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;

@@ -35,10 +35,14 @@ caption { text-align: left; padding: .3rem .1rem; font-size: .88rem; caption-sid
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: baseline }
 th:first-child, td:first-child, .l { text-align: left } thead th { border-bottom: 2px solid var(--muted);
   vertical-align: bottom }
-tbody tr:hover { background: var(--raised) } tfoot { border-top: 2px solid var(--muted) } td.long { white-space: normal }
-td, th { white-space: nowrap } td.code { font-family: ui-monospace, monospace; font-size: .82rem; text-align: left }
+tbody tr:hover { background: var(--raised) } tfoot { border-top: 2px solid var(--muted) }
+td, tbody th, tfoot th { white-space: nowrap } .long, td.code { white-space: normal; overflow-wrap: anywhere; min-width: 14rem }
+td.code { font-family: ui-monospace, monospace; font-size: .82rem; text-align: left }
 .tall thead th { position: sticky; top: 0; background: var(--paper) }
 td.best, th.best { background: var(--best); font-weight: 600 }
+.scroll tbody th, .scroll tfoot th { position: sticky; left: 0; background: var(--paper) }
+.scroll tbody tr:hover th { background: var(--raised) }
+.published { color: var(--muted); font-style: italic } .notes { font-size: .9rem; color: var(--muted) }
 th button { all: unset; cursor: pointer; white-space: inherit } th button:focus-visible { outline: 2px solid var(--accent);
   outline-offset: 2px } th[aria-sort] button::after { content: " \\2195"; color: var(--muted); font-weight: 400 }
 th[aria-sort=ascending] button::after { content: " \\2191"; color: var(--accent) }
@@ -57,7 +61,8 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   padding: 1.2rem 0 0 } .contents ul { display: flex; flex-wrap: wrap; gap: .1rem .9rem } .contents a { border: 0; padding: 0;
   color: var(--accent) } main { padding-top: 1.2rem } }
 @media (max-width: 34rem) { body { font-size: 15px } .layout { padding: 0 .8rem } h1 { font-size: 1.5rem }
-  dl.made { grid-template-columns: 1fr } dl.made dd { margin-bottom: .4rem } th, td { padding: .25rem .5rem } }
+  dl.made { grid-template-columns: 1fr } dl.made dd { margin-bottom: .4rem } th, td { padding: .25rem .5rem }
+  tbody th, tfoot th { white-space: normal; max-width: 9rem } .tag { margin-left: 0; white-space: normal } }
 @media print { :root { --paper: #fff; --raised: #fff; --ink: #000; --muted: #444; --line: #bbb; --accent: #000; --warn: #fff;
   --bad: #fff; --best: #e8e8e8 } body { font-size: 10.5pt } .layout { display: block; padding: 0 } .contents, .skip {
   display: none } .scroll, .tall { overflow: visible; max-height: none; border: 0 } .wide img { min-width: 0 } figure, tr,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from medsam2_atlas.experiment.results import Results
@@ -46,7 +46,7 @@ def confusion_shares(results: Results, variant: Variant) -> np.ndarray:
 
 @styled()
 def confusion_plot(results: Results, variant: Variant) -> Figure:
-    """Draws the shares of `confusion_shares` as a heat map of errors, with percentages; correct shares are only written.
+    """Draws the shares of `confusion_shares` as a heat map of errors, with percentages; correct shares have no colour.
 
     Args:
         results: the experiment.
@@ -57,14 +57,15 @@ def confusion_plot(results: Results, variant: Variant) -> Figure:
     errors = np.ma.masked_invalid(shares.copy())
     errors[np.arange(len(names)), np.arange(len(names))] = np.ma.masked
     errors = np.ma.masked_less(errors, _MIN_SHOWN)
-    colours = LinearSegmentedColormap.from_list("errors", ["#fdeee3", PALETTE[1]])
+    # Transparent for small shares, so that the colours suit light and dark pages.
+    colours = LinearSegmentedColormap.from_list("errors", [(*to_rgb(PALETTE[1]), 0.15), (*to_rgb(PALETTE[1]), 1.0)])
     figure = Figure(figsize=(11, 7.2))
     axes = figure.subplots()
-    picture = axes.pcolormesh(errors, cmap=colours, vmin=0, vmax=_SCALE_END)
+    axes.pcolormesh(errors, cmap=colours, vmin=0, vmax=_SCALE_END)
     for (row, column), share in np.ndenumerate(shares):
         right = row == column
         if np.isfinite(share) and (right or share >= _MIN_SHOWN):
-            ink = INK if right else "#20262c"
+            ink = "#111111" if not right and share > _SCALE_END / 2 else INK
             number = f"{100 * share:.0f}" if right or share >= 0.095 else f"{100 * share:.1f}"
             axes.text(
                 column + 0.5, row + 0.5, number, ha="center", va="center", color=ink, fontsize=8.5,
@@ -79,6 +80,4 @@ def confusion_plot(results: Results, variant: Variant) -> Figure:
         axes.axvline(line, color=GRID, linewidth=0.6)
         axes.axhline(line, color=GRID, linewidth=0.6)
     axes.tick_params(length=0)
-    bar = figure.colorbar(picture, ax=axes, pad=0.01, aspect=40, extend="max", format=lambda share, _: f"{100 * share:.0f}")
-    bar.set_label("share of the organ's voxels (%)")
     return figure

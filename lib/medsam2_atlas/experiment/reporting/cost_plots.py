@@ -47,7 +47,8 @@ def seconds_plot(results: Results) -> Figure | None:
     bars = {variant.name: found for variant in results.main if (found := stage_seconds(results, variant))}
     if not bars:
         return None
-    stages = list(dict.fromkeys(name for found in bars.values() for name in found if name != OTHER))
+    longest = sorted(bars.values(), key=len, reverse=True)  # most complete first: its order is that of the run
+    stages = list(dict.fromkeys(name for found in longest for name in found if name != OTHER))
     stages += [OTHER] if any(OTHER in found for found in bars.values()) else []
     figure = Figure(figsize=(11, 1.3 + 0.42 * len(bars)))
     axes = figure.subplots()
@@ -122,10 +123,11 @@ def break_even_plot(panels: Sequence[CostPanel]) -> Figure:
         for number, line in enumerate(panel.lines):
             dash = "--" if line.training else "-"
             axes.plot([0, end], [line.at(0), line.at(end)], dash, color=colour(number), label=line.name)
-        for plain, _, cases in panel.crossings:
+        for number, (plain, _, cases) in enumerate(panel.crossings):
             axes.plot(cases, plain.at(cases), "o", color=INK, markersize=5)
-            note = f"{cases:,.0f} cases".replace(",", "\u202f")
-            axes.annotate(note, (cases, plain.at(cases)), xytext=(0, 7), textcoords="offset points", ha="right", fontsize=8.5)
+            place, side = ((-4, 8), "right") if number % 2 == 0 else ((6, -14), "left")  # neighbours do not overlap
+            note = f"{cases:.0f} cases"
+            axes.annotate(note, (cases, plain.at(cases)), place, textcoords="offset points", ha=side, fontsize=8.5)
         axes.set(title=panel.title, xlabel="number of cases", ylabel=f"cumulated cost ({panel.unit})", xlim=(0, end))
         axes.set_ylim(bottom=0)
         axes.legend(loc="lower right")

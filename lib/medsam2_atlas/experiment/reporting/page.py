@@ -115,8 +115,8 @@ def _sections(parts: ReportParts) -> list[tuple[str, str, str]]:
         ("plots", "Plots", plot_figures(parts.plots)),
         ("curves", "Sensitivity", plot_figures(parts.curves)),
         ("cost", "Cost and energy", cost and cost + measured),
-        ("cases", "CTs", cases_table(results, parts.pictures) if results.main else ""),
-        ("pictures", "Best, median and worst CTs", picture_gallery(results, parts.pictures) if parts.pictures else ""),
+        ("cases", "All cases", cases_table(results, parts.pictures) if results.main else ""),
+        ("pictures", "Best, median and worst cases", picture_gallery(results, parts.pictures) if parts.pictures else ""),
         ("left-out", "Missing results", left_out(results.problems) if results.problems else ""),
         ("made-with", "Made with", made_with_list(parts.made_with)),
     ]

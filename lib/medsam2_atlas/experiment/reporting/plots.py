@@ -68,7 +68,7 @@ def accuracy_plots(results: Results, best: Variant | None) -> list[Plot]:
             f"confusion-{variant.folder}", f"Confusion between organs, {variant.name}",
             confusion_plot(results, variant),
             "Row: organ in the ground truth. Numbers: percentage of its voxels that the prediction gives to each organ or to "
-            "the background, as a mean over cases. Bold: correct. Shares below 0.5 % are omitted.",
+            "the background, as a mean over cases. Bold: correct. Darker cells: larger errors. Shares below 0.5 % are omitted.",
             folded=best is not None and variant != best,
         )  # fmt: skip
     return found

@@ -44,19 +44,19 @@ def facts(results: Results, best: Variant | None) -> str:
         results: the experiment.
         best: the variant with the highest mean Dice that does not read the ground truth.
     """
-    tiles = [("CTs", str(len(results.cases))), ("organs", str(len(results.organs))), ("segmenters", str(len(results.main)))]
+    tiles = [("cases", str(len(results.cases))), ("organs", str(len(results.organs))), ("segmenters", str(len(results.main)))]
     line = next((line for line in overview(results) if line.variant == best), None)
     if line is not None:
         tiles += [("highest mean Dice", f"{line.means['dice'][0]:.3f}"), ("reached by", line.variant.name)]
-        tiles += [("median time of a CT", _duration(line.seconds))] if line.seconds is not None else []
+        tiles += [("median time of a case", _duration(line.seconds))] if line.seconds is not None else []
     return '<dl class="facts">' + "".join(f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in tiles) + "</dl>"
 
 
 def summary_table(results: Results, best: Variant | None) -> str:
     """Returns the table of the main variants, as HTML; see `facts` for `best`."""
-    heads = ("segmenter", "CTs", "Dice", "NSD", "HD95 (mm)", "organs without prompt", "time (s)", "energy (Wh)", "g CO₂e")
+    heads = ("Segmenter", "Cases", "Dice", "NSD", "HD95 (mm)", "Organs without prompt", "Time (s)", "Energy (Wh)", "g CO₂e")
     caption = (
-        "Mean ± standard deviation over CTs of each CT's mean over organs; median time, mean energy and emissions of a CT. "
+        "A case's value is its mean over organs. Mean ± standard deviation over cases; median time, mean energy and emissions. "
         "Highlighted: the highest mean Dice of the segmenters that do not read the ground truth."
     )
     return sortable(heads, (_summary_row(line, line.variant == best) for line in overview(results)), caption)
@@ -83,7 +83,7 @@ def cases_table(results: Results, pictures: Sequence[CasePictures]) -> str:
         pictures: the cases with pictures, in the order of the page.
     """
     anchors = {shown.case: f"case-{number}" for number, shown in enumerate(pictures)}
-    heads = ("CT", "segmenter", "mean Dice", "mean NSD", "mean HD95 (mm)", "lowest Dice", "organ", "time (s)")
+    heads = ("Case", "Segmenter", "Mean Dice", "Mean NSD", "Mean HD95 (mm)", "Lowest Dice", "Organ", "Time (s)")
     rows = []
     for variant in results.main:
         means = {metric: results.case_means(variant, metric) for metric in ("dice", "nsd", "hd95_mm")}
@@ -102,7 +102,7 @@ def cases_table(results: Results, pictures: Sequence[CasePictures]) -> str:
             ]
             rows.append((case, "".join(cells)))
     rows.sort(key=lambda row: row[0])  # stable: variants keep their order
-    return sortable(heads, (row for _, row in rows), "Click a header to sort.", tall=True)
+    return sortable(heads, (row for _, row in rows), "Click a header to sort.", left=("Segmenter", "Organ"), tall=True)
 
 
 def picture_gallery(results: Results, pictures: Sequence[CasePictures]) -> str:
@@ -122,7 +122,8 @@ def picture_gallery(results: Results, pictures: Sequence[CasePictures]) -> str:
         for v in results.main
     ]
     head = "".join(
-        f'<th scope="col" class="l">{name}</th>' for name in ("segmenter", *(f"{rank} (mean Dice)" for rank in RANKS))
+        f'<th scope="col" class="l">{name}</th>'
+        for name in ("Segmenter", *(f"{rank.capitalize()} (mean Dice)" for rank in RANKS))
     )
     index = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     truth = {variant.name for variant in results.main if reads_truth(variant)}
@@ -132,7 +133,7 @@ def picture_gallery(results: Results, pictures: Sequence[CasePictures]) -> str:
 def left_out(problems: Mapping[str, str]) -> str:
     """Returns the table of cases without a result, with the reasons, as HTML."""
     rows = (f'<th scope="row">{text(name)}</th><td class="l long">{text(why)}</td>' for name, why in sorted(problems.items()))
-    return sortable(("CT, segmenter", "reason"), rows)
+    return sortable(("Case, segmenter", "Reason"), rows, left=("Reason",))
 
 
 def made_with_list(made: MadeWith) -> str:
@@ -152,28 +153,29 @@ def made_with_list(made: MadeWith) -> str:
     parts = [f'<dl class="made">{items}</dl>', f"<h3>Command</h3><pre>{text(' '.join(made.command))}</pre>"]
     if made.weights:
         names = list(dict.fromkeys(name for about in made.weights.values() for name in about))
-        rows = (
-            _codes(segmenter, [_shown(about.get(name, "")) for name in names])
-            for segmenter, about in made.weights.items()
-        )
-        parts += ["<h3>Weights</h3>", sortable(("segmenter", *names), rows)]
+        rows = (_codes(segmenter, [_shown(about.get(name, "")) for name in names]) for segmenter, about in made.weights.items())
+        parts += ["<h3>Weights</h3>", sortable(("Segmenter", *names), rows, left=names)]
     if made.data:
         rows = (_codes(case, [sums.get(key, "") for key in ("image", "label")]) for case, sums in made.data.items())
-        table = sortable(("CT", "SHA-256 of the image", "SHA-256 of the ground truth"), rows, tall=True)
-        parts.append(f"<details><summary>Checksums of {len(made.data)} CTs and their ground truth</summary>{table}</details>")
+        heads = ("SHA-256 of the image", "SHA-256 of the ground truth")
+        table = sortable(("Case", *heads), rows, left=heads, tall=True)
+        parts.append(f"<details><summary>Checksums of {len(made.data)} cases</summary>{table}</details>")
     return "\n".join(parts)
 
 
-def sortable(heads: Sequence[str], rows: Iterable[str], caption: str = "", *, tall: bool = False) -> str:
+def sortable(
+    heads: Sequence[str], rows: Iterable[str], caption: str = "", *, left: Sequence[str] = (), tall: bool = False
+) -> str:
     """Returns a sortable table, as HTML.
 
     Args:
         heads: headers of the columns, not escaped.
         rows: cells of each row, as HTML.
         caption: caption, not escaped; empty for none.
+        left: headers of columns with text, which are aligned to the left.
         tall: whether the table scrolls within the page.
     """
-    head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
+    head = "".join(f'<th scope="col"{" class=l" if name in left else ""}>{text(name)}</th>' for name in heads)
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     below = f"<p class=muted>{text(caption)}</p>" if caption else ""
     kind = "scroll tall" if tall else "scroll"
