@@ -44,9 +44,9 @@ td.best, th.best { background: var(--best); font-weight: 600 }
 .scroll tbody tr:hover th { background: var(--raised) }
 .published { color: var(--muted); font-style: italic } .notes { font-size: .9rem; color: var(--muted) }
 th button { all: unset; cursor: pointer; white-space: inherit } th button:focus-visible { outline: 2px solid var(--accent);
-  outline-offset: 2px } th[aria-sort] button::after { content: " \\2195"; color: var(--muted); font-weight: 400 }
-th[aria-sort=ascending] button::after { content: " \\2191"; color: var(--accent) }
-th[aria-sort=descending] button::after { content: " \\2193"; color: var(--accent) }
+  outline-offset: 2px } th[aria-sort] button::after { content: "\\a0\\2195"; color: var(--muted); font-weight: 400 }
+th[aria-sort=ascending] button::after { content: "\\a0\\2191"; color: var(--accent) }
+th[aria-sort=descending] button::after { content: "\\a0\\2193"; color: var(--accent) }
 .tag { display: inline-block; font-size: .78rem; line-height: 1.4; padding: 0 .4rem; margin-left: .4rem; border-radius: 3px;
   background: var(--warn); border: 1px solid var(--warn-line); white-space: nowrap; font-weight: 400 }
 figure { margin: 1rem 0 1.6rem } figcaption { font-size: .88rem; max-width: 84ch; margin-top: .3rem }
@@ -62,7 +62,7 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   color: var(--accent) } main { padding-top: 1.2rem } }
 @media (max-width: 34rem) { body { font-size: 15px } .layout { padding: 0 .8rem } h1 { font-size: 1.5rem }
   dl.made { grid-template-columns: 1fr } dl.made dd { margin-bottom: .4rem } th, td { padding: .25rem .5rem }
-  tbody th, tfoot th { white-space: normal; max-width: 9rem } .tag { margin-left: 0; white-space: normal } }
+  tbody th, tfoot th { white-space: normal; min-width: 6rem; max-width: 9rem } .tag { margin-left: 0; white-space: normal } }
 @media print { :root { --paper: #fff; --raised: #fff; --ink: #000; --muted: #444; --line: #bbb; --accent: #000; --warn: #fff;
   --bad: #fff; --best: #e8e8e8 } body { font-size: 10.5pt } .layout { display: block; padding: 0 } .contents, .skip {
   display: none } .scroll, .tall { overflow: visible; max-height: none; border: 0 } .wide img { min-width: 0 } figure, tr,

@@ -65,10 +65,9 @@ def confusion_plot(results: Results, variant: Variant) -> Figure:
     for (row, column), share in np.ndenumerate(shares):
         right = row == column
         if np.isfinite(share) and (right or share >= _MIN_SHOWN):
-            ink = "#111111" if not right and share > _SCALE_END / 2 else INK
             number = f"{100 * share:.0f}" if right or share >= 0.095 else f"{100 * share:.1f}"
             axes.text(
-                column + 0.5, row + 0.5, number, ha="center", va="center", color=ink, fontsize=8.5,
+                column + 0.5, row + 0.5, number, ha="center", va="center", color=INK, fontsize=8.5,
                 fontweight="bold" if right else "normal",
             )  # fmt: skip
     axes.set_xticks(np.arange(len(names) + 1) + 0.5, [*names, "background"], rotation=40, ha="right")

@@ -54,7 +54,7 @@ def facts(results: Results, best: Variant | None) -> str:
 
 def summary_table(results: Results, best: Variant | None) -> str:
     """Returns the table of the main variants, as HTML; see `facts` for `best`."""
-    heads = ("Segmenter", "Cases", "Dice", "NSD", "HD95 (mm)", "Organs without prompt", "Time (s)", "Energy (Wh)", "g CO₂e")
+    heads = ("Segmenter", "Cases", "Dice", "NSD", "HD95 (mm)", "Organs without prompt", "Time (s)", "Energy (Wh)", "CO₂e (g)")
     caption = (
         "A case's value is its mean over organs. Mean ± standard deviation over cases; median time, mean energy and emissions. "
         "Highlighted: the highest mean Dice of the segmenters that do not read the ground truth."
