@@ -1,4 +1,4 @@
-"""Runs a real headless Chromium for tests of OHIF."""
+"""Runs a real headless Chromium for tests of OHIF and of reports."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _REPORTS = f"""addEventListener('securitypolicyviolation', event => console.erro
     '{_PREFIX}' + [event.violatedDirective, event.blockedURI, event.sourceFile, event.lineNumber, event.sample].join(' ')))"""
 
 
-def forbidden(page: playwright.Page) -> list[str]:
-    """Returns a list to which the page's policy violations and requests to other hosts are added from now on."""
+def forbidden(page: playwright.Page, own: re.Pattern[str] = _OWN) -> list[str]:
+    """Returns a list to which the page's policy violations, and requests to addresses other than `own`, are added from now on."""
     found: list[str] = []
     page.add_init_script(_REPORTS)
     words = (_PREFIX, "Content Security Policy", "Content-Security-Policy")
     page.on("console", lambda message: found.append(message.text) if any(word in message.text for word in words) else None)
-    page.on("request", lambda request: None if _OWN.match(request.url) else found.append(request.url))
+    page.on("request", lambda request: None if own.match(request.url) else found.append(request.url))
     return found
 
 
 @contextmanager
-def browser_page() -> Iterator[playwright.Page]:
-    """Yields a page that can reach this machine only; otherwise it would wait for unreachable files such as fonts."""
+def browser_page(own: re.Pattern[str] = _OWN) -> Iterator[playwright.Page]:
+    """Yields a page that can reach this machine only, or `own`; otherwise it would wait for unreachable files such as fonts."""
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium_program(), args=FLAGS)
         try:
             page = browser.new_context(viewport={"width": 1600, "height": 900}).new_page()
-            page.route(lambda url: not _OWN.match(url), lambda route: route.abort())
+            page.route(lambda url: not own.match(url), lambda route: route.abort())
             yield page
         finally:
             browser.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import io
 import logging
 from pathlib import Path
@@ -13,24 +11,18 @@ from typing import Any
 from PIL import Image
 
 from medsam2_atlas.base.files import replacing, write_json
-from medsam2_atlas.comparison.plots import agreement_plot, dice_per_organ_plot, png
+from medsam2_atlas.comparison.plots import agreement_plot, dice_per_organ_plot
 from medsam2_atlas.comparison.studies import CaseComparison, Comparison
 from medsam2_atlas.imaging.hounsfield import read_ct
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.preview import draw_preview
 from medsam2_atlas.imaging.volume import read_labels
+from medsam2_atlas.pages import document, embedded, png, svg, text
 from medsam2_atlas.storage import StudyFolder
 
 log = logging.getLogger(__name__)
 
 _Pictures = list[tuple[str, Image.Image]]
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1a202c }
-table { border-collapse: collapse; font-size: 14px } td, th { padding: .2rem .7rem; border-bottom: 1px solid #e2e8f0 }
-th { text-align: left } td.n { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% }
-.mark { background: #fefcbf; padding: .5rem .8rem } .problem { background: #fed7d7; padding: .3rem .8rem }
-"""
 
 
 def write_comparison(result: Comparison, folder: StudyFolder, out: Path, *, worst: int = 5) -> None:
@@ -43,17 +35,17 @@ def write_comparison(result: Comparison, folder: StudyFolder, out: Path, *, wors
         worst: number of cases shown as pictures; the cases with the lowest agreement are shown.
     """
     out.mkdir(parents=True, exist_ok=True)
-    plots = {"dice.png": png(dice_per_organ_plot(result)), "agreement.png": png(agreement_plot(result.history))}
-    for name, content in plots.items():
-        with replacing(out / name) as part:
-            part.write_bytes(content)
+    plots = {"dice": dice_per_organ_plot(result), "agreement": agreement_plot(result.history)}
+    for name, figure in plots.items():
+        with replacing(out / f"{name}.png") as part:
+            part.write_bytes(png(figure))
     with replacing(out / "comparison.csv") as part, part.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows(_rows(result))
     ranked = sorted((case for case in result.cases if case.scores), key=lambda case: case.mean_dice)[:worst]
     pictures = [(case, drawn) for case in ranked if (drawn := _drawn(case, result, folder))]
     write_json(_summary(result), out / "comparison.json")
     with replacing(out / "index.html") as part:
-        part.write_text(_page(result, plots, pictures), encoding="utf-8")
+        part.write_text(_page(result, {name: svg(figure) for name, figure in plots.items()}, pictures), encoding="utf-8")
 
 
 def _rows(result: Comparison) -> list[list[Any]]:
@@ -116,36 +108,33 @@ def _pictures(case: CaseComparison, result: Comparison, folder: StudyFolder) -> 
 def _page(
     result: Comparison, plots: dict[str, bytes], pictures: list[tuple[CaseComparison, list[tuple[str, Image.Image]]]]
 ) -> str:
-    first, second = (html.escape(model) for model in result.models)
-    parts = [f"<!doctype html><meta charset=utf-8><title>{first} and {second}</title><style>{_STYLE}</style>"]
-    parts.append(f"<h1>{first} and {second}, {len(result.cases)} studies</h1>")
-    parts += [f"<p class=mark>{html.escape(mark)}</p>" for mark in result.marks]
+    first, second = (text(model) for model in result.models)
+    title = f"{result.models[0]} and {result.models[1]}, {len(result.cases)} studies"
+    parts = [f"<main class=single><h1>{text(title)}</h1>"]
+    parts += [f"<p class=mark>{text(mark)}</p>" for mark in result.marks]
     parts.append("<p>Research use only; not a medical device.</p>")
-    parts.append("<table><tr><th>organ<th>Dice between the two<th>" + f"{first}, Dice to final<th>{second}, Dice to final")
+    parts.append("<div class=scroll><table class=sortable><thead><tr><th scope=col>organ<th scope=col>Dice between the two")
+    parts.append(f"<th scope=col>{first}, Dice to final<th scope=col>{second}, Dice to final</thead><tbody>")
     for organ in organ_table().organs:
         cells = [result.agreement(organ.index), *(result.against_final(model, organ.index) for model in result.models)]
-        parts.append(f"<tr><td>{html.escape(organ.display)}" + "".join(f"<td class=n>{_number(value)}" for value in cells))
+        parts.append(f"<tr><th scope=row>{text(organ.display)}" + "".join(f"<td>{_number(value)}" for value in cells))
     cells = [result.agreement(), *(result.against_final(model) for model in result.models)]
-    parts.append("<tr><th>mean" + "".join(f"<td class=n>{_number(value)}" for value in cells))
-    parts.append("</table>")
-    parts.append("<p>Median time of a case: " + "; ".join(f"{html.escape(m)} {result.seconds(m):.1f} s" for m in result.models))
-    for title, name in (("Dice per organ", "dice.png"), ("Agreement over labelled cases", "agreement.png")):
-        parts.append(f"<h2>{title}</h2><img alt='{title}' src='{_embedded(plots[name])}'>")
+    parts.append("</tbody><tfoot><tr><th scope=row>mean" + "".join(f"<td>{_number(value)}" for value in cells))
+    parts.append("</tfoot></table></div>")
+    parts.append("<p>Median time of a case: " + "; ".join(f"{text(m)} {result.seconds(m):.1f} s" for m in result.models))
+    for heading, name in (("Dice per organ", "dice"), ("Agreement over labelled cases", "agreement")):
+        parts.append(f"<h2>{heading}</h2><img alt='{heading}' src='{embedded(plots[name])}'>")
     if pictures:
         parts.append("<h2>Cases with the lowest agreement</h2>")
     for case, drawn in pictures:
-        parts.append(f"<h3>{html.escape(case.study)}: mean Dice {case.mean_dice:.2f}</h3>")
+        parts.append(f"<h3>{text(case.study)}: mean Dice {case.mean_dice:.2f}</h3>")
         for name, picture in drawn:
             stream = io.BytesIO()
             picture.save(stream, "PNG")
-            parts.append(f"<p>{html.escape(name)}<br><img alt='{html.escape(name)}' src='{_embedded(stream.getvalue())}'>")
+            parts.append(f"<p>{text(name)}</p><img alt='{text(name)}' src='{embedded(stream.getvalue())}'>")
     for study, problem in result.problems.items():
-        parts.append(f"<p class=problem>{html.escape(study)}: {html.escape(problem)}")
-    return "\n".join(parts) + "\n"
-
-
-def _embedded(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+        parts.append(f"<p class=problem>{text(study)}: {text(problem)}</p>")
+    return document(title, "\n".join([*parts, "</main>"]))
 
 
 def _number(value: float | None) -> str:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
 from medsam2_atlas.comparison.studies import Comparison
 from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.pages import colour, grouped_boxes, styled
 
-COLOURS = ("#2b6cb0", "#c05621", "#2f855a")
 
-
+@styled()
 def dice_per_organ_plot(result: Comparison) -> Figure:
     """Draws box plots of Dice per organ: between the models, and between each model and the signed-off labels, if any."""
     table = organ_table()
@@ -33,52 +28,30 @@ def dice_per_organ_plot(result: Comparison) -> Figure:
         for k, score in case.scores.items():
             between.setdefault(k, []).append(score.dice)
     series.append(("between the models", between))
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2))
     axes = figure.subplots()
-    width = 0.8 / len(series)
-    handles = []
-    for n, (name, values) in enumerate(series):
-        drawn = [k for k in table.indices if values.get(k)]
-        places = [k + (n - (len(series) - 1) / 2) * width for k in drawn]
-        boxes = axes.boxplot(
-            [values[k] for k in drawn],
-            positions=places,
-            widths=0.85 * width,
-            patch_artist=True,
-            manage_ticks=False,
-            medianprops={"color": "black"},
-            flierprops={"markersize": 3},
-        )
-        for box in boxes["boxes"]:
-            box.set_facecolor(COLOURS[n])
-            box.set_alpha(0.75)
-        if boxes["boxes"]:
-            handles.append((boxes["boxes"][0], name))
-    axes.set_xticks(table.indices, [o.display for o in table.organs], rotation=40, ha="right")
-    axes.set(ylabel="Dice", ylim=(0, 1.02), xlim=(0.4, max(table.indices) + 0.6))
-    axes.legend(*zip(*handles, strict=True), loc="lower left", fontsize=8)
-    axes.grid(axis="y", alpha=0.3)
+    organs = [organ.display for organ in table.organs]
+    handles = grouped_boxes(axes, organs, [(name, [values.get(k, []) for k in table.indices]) for name, values in series])
+    axes.tick_params(axis="x", labelrotation=35)
+    for label in axes.get_xticklabels():
+        label.set_horizontalalignment("right")
+    axes.set(ylabel="Dice", ylim=(0, 1.02))
+    if handles:
+        axes.legend(*zip(*handles, strict=True), loc="lower left")
     return figure
 
 
+@styled()
 def agreement_plot(history: list[dict[str, Any]]) -> Figure:
     """Draws the mean Dice between the models over the number of cases with a final label.
 
     Args:
         history: earlier and current results, each with `labelled` (number of cases) and `agreement` (mean Dice or None).
     """
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    figure = Figure(figsize=(6, 3.4))
     axes = figure.subplots()
     points = [(entry["labelled"], entry["agreement"]) for entry in history if entry["agreement"] is not None]
     if points:
-        axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[2])
+        axes.plot(*zip(*points, strict=True), "o-", color=colour(2))
     axes.set(xlabel="cases with a final label", ylabel="mean Dice between the models", ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """Returns a figure as PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
