@@ -84,7 +84,7 @@ def made_with() -> MadeWith:
         python="3.11",
         packages={"torch": "2.13.0"},
         machine={"processor": "test", "cores": 2, "memory_gib": 24.0, "system": "Linux", "device": "cpu"},
-        threads=2,
+        threads="2",
         jobs=1,
         atlas={"folder": "atlas", "version": "0123456789ab", "references": ["a", "b"]},
         weights={"D": {"file": "demo.pt", "sha256": "00", "mark": "demo weights"}},

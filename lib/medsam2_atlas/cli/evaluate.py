@@ -13,6 +13,7 @@ from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, ThresholdRule
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.file_modes import umask_of_user
+from medsam2_atlas.cli.as_published import AsPublishedOption, follow_published_method
 from medsam2_atlas.cli.cases import print_left_out
 from medsam2_atlas.cli.options import (
     SEGMENTERS,
@@ -35,6 +36,7 @@ _DEFAULTS = "atlas,A,B,C,D,E,reference-1,reference-3,unet_2d,unet_3d"
 
 
 def evaluate_command(
+    context: typer.Context,
     images: Annotated[Path, typer.Option("--images", help="Folder of the CTs.")],
     labels: Annotated[Path, typer.Option("--labels", help="Folder of the ground truth, under the names of the CTs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write results to. Finished cases in it are kept.")],
@@ -60,12 +62,7 @@ def evaluate_command(
             "set's dataset.json, else all."
         ),
     ] = "",
-    as_published: Annotated[
-        bool,
-        typer.Option(
-            "--as-published", help="Use the published method: plain mean, no correction, published thresholds and loop."
-        ),
-    ] = False,
+    as_published: AsPublishedOption = False,
     prompts: Annotated[str, typer.Option(help="Source of the first boxes; see `segment`.")] = "atlas",
     loop: Annotated[Loop, typer.Option(help="Propagation loop; see `segment`.")] = "symmetric",
     thresholds: Annotated[
@@ -127,12 +124,12 @@ def evaluate_command(
 
     variants = variants_of(names, counts, jitters)
     if as_published:
-        from medsam2_atlas.studies.as_published import use_published_method
-
-        use_published_method()
+        follow_published_method(context)
     import torch
 
-    from medsam2_atlas.experiment.conduct import Choice, conduct
+    from medsam2_atlas.cli.configurations import changed_settings
+    from medsam2_atlas.experiment.choice import Choice
+    from medsam2_atlas.experiment.conduct import conduct
     from medsam2_atlas.experiment.setting import Setting
     from medsam2_atlas.imaging.labels import organ_table
 
@@ -155,7 +152,7 @@ def evaluate_command(
         energy=jobs == 1,
         threads=threads,
     )
-    choice = Choice(images, labels, counts=tuple(counts), empty=empty, jobs=jobs, seed=seed, strict=strict)
+    choice = Choice(images, labels, tuple(counts), empty, jobs, seed, strict, tuple(changed_settings()))
     with umask_of_user(), bars(time_left=True) as progress:
         results = conduct(setting, choice, progress)
     _print(results)

@@ -18,6 +18,7 @@ from medsam2_atlas.cli import (
     demo,
     dicom,
     doctor,
+    evaluate,
     labels,
     phantoms,
     practice,
@@ -66,6 +67,7 @@ app.command("propagate")(segment.propagate_command)
 app.command("phantoms")(phantoms.phantoms_command)
 app.add_typer(train.app, name="train")
 app.command("compare")(compare.compare_command)
+app.command("evaluate")(evaluate.evaluate_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("serve")(serve.serve_command)
 app.command("demo")(demo.demo_command)

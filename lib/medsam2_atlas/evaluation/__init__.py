@@ -1,6 +1,7 @@
 """Scores label maps against the ground truth and against each other."""
 
 from medsam2_atlas.evaluation.agreement import DISAGREEMENT_LABELS, Agreement, compare_segmentations, comparison_report
+from medsam2_atlas.evaluation.break_even import break_even
 from medsam2_atlas.evaluation.config import EvaluationConfig, evaluation_config
 from medsam2_atlas.evaluation.metrics import OrganScore, compare_labels
 from medsam2_atlas.evaluation.prompt_error import PromptError, prompt_errors
@@ -15,6 +16,7 @@ __all__ = [
     "OrganScore",
     "PromptError",
     "Published",
+    "break_even",
     "compare_labels",
     "compare_segmentations",
     "comparison_report",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.datasets import read_dataset
 from medsam2_atlas.experiment.cases import EvaluationCase, find_cases, independent_cases, same_names
+from medsam2_atlas.experiment.choice import Choice
 from medsam2_atlas.experiment.plan import smaller_atlases
 from medsam2_atlas.experiment.record import Record
 from medsam2_atlas.experiment.results import EmptyRule, Results
@@ -21,29 +21,6 @@ from medsam2_atlas.segmenters.registry import family_of
 from medsam2_atlas.unet import training_cases_of
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A user's choices that no result depends on, except for which cases are run.
-
-    Attributes:
-        images: folder of the CTs.
-        labels: folder of the ground truth.
-        counts: numbers of references for the curve over smaller atlases.
-        empty: rule for empty masks in tables and tests.
-        jobs: number of processes.
-        seed: seed of bootstrap intervals and of the choice of references.
-        strict: stop at the first case that cannot be used.
-    """
-
-    images: Path
-    labels: Path
-    counts: tuple[int, ...] = ()
-    empty: EmptyRule = "penalise"
-    jobs: int = 1
-    seed: int = 0
-    strict: bool = False
 
 
 def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Results:
@@ -83,7 +60,7 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Re
         if not results.records:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(problems.items()))
             raise InputError(setting.out, f"gets no results: {reasons[:2000]}", "Correct these problems.")
-        write_outputs(results, setting, choice, cases, session, warnings)
+        write_outputs(results, cases, session, choice, warnings)
     return results
 
 

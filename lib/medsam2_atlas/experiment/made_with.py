@@ -28,7 +28,7 @@ class MadeWith(BaseModel):
     python: str = Field(description="version of Python")
     packages: dict[str, str] = Field(description="versions of other packages")
     machine: dict[str, Any] = Field(description="processor, cores, memory, system, GPU")
-    threads: int = Field(description="threads of PyTorch in each process")
+    threads: str = Field(description="threads of PyTorch in each process; several numbers if records differ")
     jobs: int = Field(description="number of processes that ran cases side by side")
     atlas: dict[str, Any] = Field(description="folder, version and references of the atlas; empty without one")
     weights: dict[str, dict[str, Any]] = Field(description="file, checksum and mark of the weights, by segmenter")
@@ -53,7 +53,7 @@ def machine(device: str) -> dict[str, Any]:
     """Returns processor, cores, memory and system, and the GPU if the device is one.
 
     Args:
-        device: device of the networks, such as `cpu` or `cuda:0`.
+        device: devices of the networks, such as `cpu` or `cuda:0`.
     """
     found: dict[str, Any] = {
         "processor": _processor(),
@@ -62,10 +62,11 @@ def machine(device: str) -> dict[str, Any]:
         "system": platform.platform(),
         "device": device,
     }
-    if device.startswith("cuda"):
+    if "cuda" in device:
         import torch
 
-        found["gpu"] = torch.cuda.get_device_name(torch.device(device))
+        cards = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+        found["gpu"] = ", ".join(torch.cuda.get_device_name(number) for number in cards)
     return found
 
 

@@ -56,17 +56,16 @@ def smaller_atlases(atlas: Atlas, counts: Sequence[int], folder: Path, seed: int
 
     Args:
         atlas: the whole atlas.
-        counts: numbers of references, each smaller than the atlas'.
+        counts: numbers of references.
         folder: folder to write to; created if missing.
         seed: seed of the choice.
 
     Raises:
-        InputError: if a number is not smaller than the atlas' number of references.
+        InputError: if a number is larger than the atlas' number of references.
     """
     total, found = len(atlas.references), {}
-    if too_many := [count for count in counts if not 1 <= count < total]:
-        known = f"The atlas has {total} references, and the curve ends with all of them."
-        raise InputError("--references", f"contains {too_many[0]}.", f"{known} Name smaller numbers.")
+    if max(counts, default=0) > total:
+        raise InputError("--references", f"contains {max(counts)}.", f"The atlas has {total} references; name smaller numbers.")
     chosen = nested_subsets([r.name for r in atlas.references], counts, np.random.default_rng(seed))
     for count, names in chosen.items():
         smaller, place = subset(atlas, names), folder / f"{count}-references"

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 from matplotlib.figure import Figure
 
+from medsam2_atlas.evaluation import break_even
 from medsam2_atlas.experiment.results import Results
 from medsam2_atlas.experiment.variant import Variant
 from medsam2_atlas.pages import INK, MUTED, colour, styled
@@ -106,8 +107,9 @@ class CostPanel:
         """Segmenter without training, trained segmenter, and the number of cases from which the trained one costs less."""
         plain = [line for line in self.lines if line.training == 0]
         trained = [line for line in self.lines if line.training > 0]
-        pairs = [(a, b) for a, b in product(plain, trained) if a.per_case > b.per_case]
-        return [(a, b, b.training / (a.per_case - b.per_case)) for a, b in pairs]
+        pairs = product(plain, trained)
+        cases = ((a, b, break_even(b.training, a.per_case, b.per_case)) for a, b in pairs)
+        return [(a, b, number) for a, b, number in cases if number is not None]
 
 
 @styled()
