@@ -15,6 +15,7 @@ from medsam2_atlas.cli import (
     atlas,
     check,
     compare,
+    data,
     demo,
     dicom,
     doctor,
@@ -58,6 +59,7 @@ app.add_typer(atlas.app, name="atlas")
 app.add_typer(weights.app, name="weights")
 app.add_typer(labels.app, name="labels")
 app.add_typer(studies.app, name="studies")
+app.add_typer(data.app, name="data")
 app.add_typer(dicom.app, name="dicom")
 app.add_typer(tokens.app, name="tokens")
 app.command("check")(check.check_command)
