@@ -2,9 +2,9 @@
 
 Everything that the stored references determine is computed anew: probability maps, counts, agreements, the mean image and the
 mean descriptors. No CT is read and no reference is registered again. The common space itself remains that of all references:
-its grid, and the transforms between it and the references, which were registered to a mean image of all of them. An atlas
-built from the few references alone would align them slightly worse, so curves over the number of references are slightly too
-good at small numbers.
+its grid, and the transforms between it and the references, which were registered to a mean image of all of them. The other
+references therefore still help to align the chosen ones, and curves over the number of references may be slightly too good at
+small numbers.
 """
 
 from __future__ import annotations
