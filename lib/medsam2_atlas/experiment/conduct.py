@@ -46,7 +46,7 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Re
     with locked(setting.out):
         if not setting.organs:
             dataset = read_dataset(choice.labels)
-            annotated = tuple(organ_table().indices) if dataset is None else tuple(dataset.annotated)
+            annotated = tuple(organ_table().indices) if dataset is None else dataset.annotated_organs
             setting = replace(setting, organs=annotated)
         cases = find_cases(choice.images, choice.labels, None if choice.strict else problems, progress)
         cases, setting, warnings = _prepared(cases, setting, choice, problems)
