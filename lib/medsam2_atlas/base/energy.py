@@ -1,8 +1,10 @@
 """Measures the energy of a block of work with CodeCarbon, also by stage.
 
-CodeCarbon measures one task at a time, and its tasks cannot be nested. So each change of the stage ends a task and begins the
-next one, and the tasks of a stage are added up. A change took 7 ms on a machine with two CPU cores and 80 processes; its time
-and energy are not counted. `codecarbon_tracker` states which energy is measured and which is estimated.
+CodeCarbon measures one task at a time, and its tasks cannot be nested. So a change of the stage ends a task and begins the next
+one, and the tasks of a stage are added up. The change itself is not counted. It took 7 ms on a machine with 80 processes, and
+takes longer with more, because CodeCarbon searches the list of processes for children. A stage that is short compared with the
+change therefore shares a task with the next stage, and the energy is divided by their times.
+`codecarbon_tracker` states which energy is measured and which is estimated.
 
 Nothing here affects the work: if a counter, a driver or CodeCarbon fails, the result names the reason.
 """
@@ -28,6 +30,8 @@ from medsam2_atlas.base.stages import Observer, observing
 log = logging.getLogger(__name__)
 
 _lock = threading.Lock()
+_MAX_CHANGING = 0.1
+"""Max duration of a change of the task, as a fraction of the task that it ends."""
 
 
 @cache
@@ -88,6 +92,8 @@ class Meter(Observer):
         super().__init__()
         self._spent: dict[str, Spent] = {}
         self._own, self._task, self._began, self._off = False, "", 0.0, off
+        self._times: dict[str, float] = {}  # of the stages in the current task, s
+        self._change = 0.0  # shortest duration of a change of the task, s
         self._how, self._problem = "", off or "other work ran beside it"
 
     def start(self) -> None:
@@ -98,19 +104,28 @@ class Meter(Observer):
         self._begin()
 
     def switch(self, before: str) -> None:
-        """Ends the task of a stage, and begins one for the next stage."""
-        self._end(before)
+        """Ends the current task, and begins one for the next stage, unless the task is too short."""
+        self._pass(before)
+        if sum(self._times.values()) * _MAX_CHANGING < self._change:
+            return
+        began = self._began
+        self._end()
         self._begin()
+        change = self._began - began
+        self._change = min(change, self._change or change)
 
     def lap(self) -> None:
         """Ends the current task and begins the next one, so that `reading` contains all work until now."""
-        self.switch(self.running)
+        self._pass(self.running)
+        self._end()
+        self._begin()
 
     def stop(self) -> None:
         """Ends the measurement; may be called twice."""
         try:
             if self._began:
-                self._end(self.running)
+                self._pass(self.running)
+                self._end()
         finally:
             self._began = 0.0
             if self._own:
@@ -142,16 +157,23 @@ class Meter(Observer):
                 _tracker().start_task(self._task)
             except Exception as error:  # noqa: BLE001 - drivers raise many types of errors, and none may discard a result
                 self._fail(problem_of(error))
-        self._began = time.perf_counter()
+        self._times, self._began = {}, time.perf_counter()
 
-    def _end(self, stage: str) -> None:
-        """Ends the task, and adds its time and energy to a stage."""
-        spent = self._spent.setdefault(stage, Spent())
-        spent.seconds += time.perf_counter() - self._began
+    def _pass(self, stage: str) -> None:
+        """Adds the time since the last change to a stage of the current task."""
+        now = time.perf_counter()
+        self._times[stage] = self._times.get(stage, 0.0) + now - self._began
+        self._began = now
+
+    def _end(self) -> None:
+        """Ends the task, and adds its time and energy to its stages."""
+        for stage, seconds in self._times.items():
+            self._spent.setdefault(stage, Spent()).seconds += seconds
         if self._problem:
             return
         try:
             data = _tracker().stop_task(self._task)
+            getattr(_tracker(), "_tasks", {}).pop(self._task, None)  # CodeCarbon would keep all tasks of a server
             if data is None:
                 self._fail("CodeCarbon lost the task")
                 return
@@ -159,7 +181,10 @@ class Meter(Observer):
             if not (math.isfinite(energy) and energy >= 0):  # a counter was reset, or a GPU has failed
                 self._fail(f"CodeCarbon measured {energy} Wh")
                 return
-            spent.add(energy, grams(data))
+            emitted, total = grams(data), sum(self._times.values())
+            for stage, seconds in self._times.items():
+                share = seconds / total if total > 0 else 1 / len(self._times)
+                self._spent[stage].add(energy * share, None if emitted is None else emitted * share)
             self._how = described(_tracker(), data, energy_config())
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(problem_of(error))

@@ -32,7 +32,7 @@ class EnergyConfig(Settings):
         ge=0.2,
         le=60,
         description="time between two readings of load and power, s. The load of a child process that is shorter than the "
-        "interval is missed. One reading takes about 3 ms",
+        "interval is missed. One reading takes 3 to 10 ms of one core, more with many processes on the machine",
     )
 
 
