@@ -53,8 +53,8 @@ class PublishedDice(Protocol):
 def accuracy_table(results: Results, metric: Metric, published: PublishedDice | None = None) -> Table:
     """Returns the table of a metric: a row an organ, a column a main variant, published Dice beside it.
 
-    Variants without prompts are omitted from the tables of prompt errors. The best values of a group in a row are marked; values
-    that are equal as printed are marked together.
+    Variants without prompts are omitted from the tables of prompt errors. The best value of a group in a row is marked; if
+    several values are equal as printed, all of them are.
 
     Args:
         results: the records.
