@@ -29,7 +29,7 @@ _REPORTS = f"""addEventListener('securitypolicyviolation', event => console.erro
 
 
 def forbidden(page: playwright.Page, own: re.Pattern[str] = _OWN) -> list[str]:
-    """Returns a list to which the page's policy violations, and requests to addresses other than `own`, are added from now on."""
+    """Returns a list to which the page's policy violations, and requests other than `own`, are added from now on."""
     found: list[str] = []
     page.add_init_script(_REPORTS)
     words = (_PREFIX, "Content Security Policy", "Content-Security-Policy")

@@ -113,8 +113,10 @@ def _page(
     parts = [f"<main class=single><h1>{text(title)}</h1>"]
     parts += [f"<p class=mark>{text(mark)}</p>" for mark in result.marks]
     parts.append("<p>Research use only; not a medical device.</p>")
-    parts.append("<div class=scroll><table class=sortable><thead><tr><th scope=col>organ<th scope=col>Dice between the two")
-    parts.append(f"<th scope=col>{first}, Dice to final<th scope=col>{second}, Dice to final</thead><tbody>")
+    parts.append(
+        "<div class=scroll><table class=sortable><thead><tr><th scope=col>organ</th><th scope=col>Dice between the two</th>"
+    )
+    parts.append(f"<th scope=col>{first}, Dice to final</th><th scope=col>{second}, Dice to final</th></tr></thead><tbody>")
     for organ in organ_table().organs:
         cells = [result.agreement(organ.index), *(result.against_final(model, organ.index) for model in result.models)]
         parts.append(f"<tr><th scope=row>{text(organ.display)}" + "".join(f"<td>{_number(value)}" for value in cells))

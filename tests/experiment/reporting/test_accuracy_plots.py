@@ -45,6 +45,13 @@ def test_prompts_without_errors_are_not_drawn() -> None:
     assert axes.lines[0].get_xdata().tolist() == [60.0]  # type: ignore[union-attr]
 
 
+def test_all_panels_show_the_largest_error_of_any_variant() -> None:
+    far, near = (record("a", Variant(segmenter=name), [organ(6, 0.5, centre_mm=mm)]) for name, mm in (("A", 40.0), ("D", 3.0)))
+    figure = prompt_plot(Results((far, near), (6,)))
+    assert figure is not None
+    assert [axes.get_xlim()[1] for axes in figure.axes] == [41.0, 41.0]
+
+
 def test_volumes_that_only_one_label_map_contains_are_counted_instead_of_drawn() -> None:
     found = of(organ(4, 0, truth_ml=0, predicted_ml=7), organ(6, 0.9, truth_ml=100, predicted_ml=110), organ(9, 0.9))
     pairs, alone = volume_pairs(found, D)

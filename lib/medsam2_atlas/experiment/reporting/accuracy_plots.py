@@ -85,12 +85,13 @@ def prompt_plot(results: Results) -> Figure | None:
     if not shown:
         return None
     figure, panels = _panels(len(shown))
+    end = min(MAX_ERROR_MM, max(float(pairs[:, 0].max()) for pairs in shown.values()))
     for axes, ((number, variant), pairs) in zip(panels, shown.items(), strict=True):
         drawn = np.minimum(pairs, (MAX_ERROR_MM, 1))
         axes.plot(*drawn.T, "o", color=colour(number), markersize=3, alpha=0.45, markeredgewidth=0, rasterized=True)
         medians = np.minimum(binned_medians(pairs), (MAX_ERROR_MM, 1))
         axes.plot(*medians.T, "o-", color=INK, markersize=4, linewidth=1.5)
-        axes.set(title=variant.name, xlim=(-1, min(MAX_ERROR_MM, float(drawn[:, 0].max())) + 1), ylim=(-0.02, 1.02))
+        axes.set(title=variant.name, xlim=(-1, end + 1), ylim=(-0.02, 1.02))
     figure.supxlabel("centre error of the prompt (mm)", color=INK, fontsize=10)
     figure.supylabel("Dice", color=INK, fontsize=10)
     return figure
@@ -117,7 +118,7 @@ def volume_pairs(results: Results, variant: Variant) -> tuple[np.ndarray, int]:
 def limits_of_agreement(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, Mapping[str, float]]:
     """Returns mean volumes `[n]` in ml, relative differences `[n]` in percent, and bias and limits of agreement in percent.
 
-    The difference is prediction minus ground truth, relative to the mean of both (Bland and Altman 1999, section 3.2): the
+    The difference is prediction minus ground truth, relative to the mean of both (Bland and Altman 1999): the
     volumes of organs differ by a factor of several hundred, and differences grow with the volume. The limits of agreement are
     bias ± 1.96 standard deviations; they are omitted for fewer than two rows.
 
@@ -153,7 +154,8 @@ def volume_plot(results: Results) -> Figure | None:
             tint, dash = (INK, "-") if name == "bias" else (MUTED, "--")
             axes.axhline(value, color=tint, linestyle=dash, linewidth=1.2)
             on_edge = axes.get_yaxis_transform()
-            axes.text(0.99, value, f"{value:+.0f} %", transform=on_edge, ha="right", va="bottom", fontsize=8.5)
+            words = f"{value:+.0f} %".replace("-", "−")
+            axes.text(0.99, value, words, transform=on_edge, ha="right", va="bottom", fontsize=8.5)
         axes.set(title=variant.name, xscale="log")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.grid(visible=False, which="minor")

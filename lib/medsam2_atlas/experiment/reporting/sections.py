@@ -10,11 +10,13 @@ from medsam2_atlas.experiment.made_with import MadeWith
 from medsam2_atlas.experiment.reporting.overview import Line, overview, reads_truth
 from medsam2_atlas.experiment.reporting.pictures import RANKS, CasePictures
 from medsam2_atlas.experiment.reporting.plots import Plot
-from medsam2_atlas.experiment.results import Results
+from medsam2_atlas.experiment.results import Metric, Results
 from medsam2_atlas.experiment.variant import Variant
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.pages import embedded, text
 
+_SHOWN: tuple[tuple[Metric, int], ...] = (("dice", 3), ("nsd", 3), ("hd95_mm", 1))
+"""Metrics of tables, and their decimal places."""
 _TRUTH_TAG = "<span class=tag>reads the ground truth</span>"
 
 
@@ -86,7 +88,7 @@ def cases_table(results: Results, pictures: Sequence[CasePictures]) -> str:
     heads = ("Case", "Segmenter", "Mean Dice", "Mean NSD", "Mean HD95 (mm)", "Lowest Dice", "Organ", "Time (s)")
     rows = []
     for variant in results.main:
-        means = {metric: results.case_means(variant, metric) for metric in ("dice", "nsd", "hd95_mm")}
+        means = {metric: results.case_means(variant, metric) for metric, _ in _SHOWN}
         by_organ = {organ: results.values(variant, "dice", organ) for organ in results.organs}
         for case, record in results.of(variant).items():
             lowest = min(((values[case], organ) for organ, values in by_organ.items() if case in values), default=None)
@@ -95,7 +97,7 @@ def cases_table(results: Results, pictures: Sequence[CasePictures]) -> str:
             cells = [
                 f'<th scope="row" data-value="{name}">{link}</th>',
                 f'<td class="l">{text(variant.name)}</td>',
-                *(number(means[metric].get(case), digits) for metric, digits in (("dice", 3), ("nsd", 3), ("hd95_mm", 1))),
+                *(number(means[metric].get(case), digits) for metric, digits in _SHOWN),
                 number(lowest[0] if lowest else None, 3),
                 f'<td class="l">{text(organ_table()[lowest[1]].display) if lowest else ""}</td>',
                 number(record.total.seconds, 1),
@@ -194,8 +196,8 @@ def number(value: float | None, digits: int) -> str:
 def _summary_row(line: Line, best: bool) -> str:
     name = f'<th scope="row" data-value="{text(line.variant.name)}">{text(line.variant.name)}'
     cells = [f"{name}{_TRUTH_TAG if line.reads_truth else ''}</th>", f'<td data-value="{line.cases}">{line.cases}</td>']
-    for metric, digits in (("dice", 3), ("nsd", 3), ("hd95_mm", 1)):
-        mean, deviation = line.means.get(metric, (math.nan, math.nan))  # type: ignore[call-overload]
+    for metric, digits in _SHOWN:
+        mean, deviation = line.means.get(metric, (math.nan, math.nan))
         spread = "" if math.isnan(deviation) else f" ± {deviation:.{digits}f}"
         marked = " class=best" if best and metric == "dice" else ""
         shown = "–" if math.isnan(mean) else f"{mean:.{digits}f}{spread}"
