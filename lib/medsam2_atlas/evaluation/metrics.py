@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -86,6 +87,8 @@ def _surface_scores(first: np.ndarray, second: np.ndarray, spacing: tuple[float,
     # Padding closes the surfaces of masks that touch the edge of the box.
     pair = [torch.from_numpy(np.pad(mask, 1))[None, None] for mask in (first, second)]
     tolerance = evaluation_config().nsd_tolerance_mm
-    nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True, spacing=spacing)
-    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
+    with warnings.catch_warnings():  # MONAI 1.6 passes one of its own deprecated arguments
+        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+        nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True, spacing=spacing)
+        hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
     return float(nsd), float(hd95)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from medsam2_atlas.base.errors import MedSAM2AtlasError
@@ -45,8 +46,8 @@ _JITTER = (
     "negative. Band: deviation over the cases."
 )
 _REFERENCES = (
-    "Nested random subsets of the atlas' references. The common space is that of all references, so small numbers are slightly "
-    "too good. Band: deviation over the cases."
+    "Nested random subsets of the atlas' references. The common space is that of all references, so small numbers may be "
+    "slightly too good. Band: deviation over the cases."
 )
 
 
@@ -99,7 +100,7 @@ def write_outputs(
             for metric in METRICS
             if metric != "dice" and (table := accuracy_table(results, metric)).columns
         },
-        tests="\n".join(html_table(table) for table in tests),
+        tests="\n".join(f"<h3>{escape(table.title)}</h3>{html_table(table)}" for table in tests),
         plots=tuple(plots),
         curves=tuple(curves),
         cost_table=html_table(cost_table(results)),
