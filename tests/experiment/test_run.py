@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from blocks import PATIENT, labelled
-from fake_segmenters import FakeSegmenter
+from fake_session import FakeSession
 from medsam2_atlas.base.errors import InputError, StorageError
 from medsam2_atlas.experiment import Record, Variant
 from medsam2_atlas.experiment import run as run_module
@@ -20,9 +20,6 @@ from medsam2_atlas.experiment.cases import EvaluationCase, find_cases
 from medsam2_atlas.experiment.run import Session, Task, open_tasks, run_tasks
 from medsam2_atlas.experiment.setting import Setting, locked
 from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.segmenters.base import Options, Report, Segmentation
-from medsam2_atlas.studies.models import Models
 
 UNET = Variant(segmenter="unet_3d")
 
@@ -32,29 +29,6 @@ def cases(tmp_path: Path) -> list[EvaluationCase]:
     labelled(tmp_path / "data", "a", PATIENT)
     labelled(tmp_path / "data", "b", PATIENT, z_from=2)
     return find_cases(tmp_path / "data" / "images", tmp_path / "data" / "labels")
-
-
-class FakeSession(Session):
-    """A session whose models have one fake U-Net, which finds what is brighter than 100 HU and calls it liver."""
-
-    def __init__(self, setting: Setting, weights: str = "a") -> None:
-        super().__init__(setting)
-        self.ran: list[str] = []
-        self.after: Callable[[], None] = lambda: None
-        self._segmenter = FakeSegmenter("unet_3d", {"weights": weights}, self._segment)
-
-    def models(self, variant: Variant) -> Models:
-        models = Models({"device": "cpu"})
-        models._segmenters["unet_3d"] = self._segmenter
-        return models
-
-    def _segment(self, volume: Volume, options: Options) -> Segmentation:
-        assert options.truth is None, "a segmenter that is no reference strategy never gets the ground truth"
-        self.ran.append(Path(volume.source).name)
-        self.after()
-        labels = np.where((volume.array > 100) & (volume.array < 200), 6, 0).astype(np.uint8)
-        report = Report(segmenter="unet_3d", organs=["liver", "bladder"], seconds={"total": 0.1})
-        return Segmentation(volume.with_array(labels), report)
 
 
 @pytest.fixture
@@ -135,7 +109,7 @@ def test_files_that_change_while_a_case_runs_give_no_record(cases: list[Evaluati
 
 def test_a_segmenter_that_cannot_run_is_a_problem_of_its_own(cases: list[EvaluationCase], setting: Setting) -> None:
     session = FakeSession(setting)
-    session._segmenter.check = _missing  # type: ignore[method-assign]
+    session.segmenter.check = _missing  # type: ignore[method-assign]
     problems: dict[str, str] = {}
     assert open_tasks(cases, session, problems) == []
     assert problems == {"unet_3d": "unet_3d: has no weights. Train it."}
@@ -164,10 +138,12 @@ def _start_dying_worker(setting: Setting) -> None:
     run_module._session = _Dying(setting)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_task_that_kills_its_process_is_listed_and_the_others_are_run(
     cases: list[EvaluationCase], setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "_start_worker", _start_dying_worker)
+    monkeypatch.setattr(run_module, "get_context", lambda _: get_context("fork"))  # starts at once; spawn takes seconds
     session = FakeSession(setting)
     outcome = run_tasks([Task(case, (UNET,)) for case in cases], session, jobs=2)
     assert outcome.done == 1

@@ -32,6 +32,7 @@ from medsam2_atlas.segmenters.registry import family_of, trainable
 if TYPE_CHECKING:
     from medsam2_atlas.experiment import Results
 
+_UNETS = ", ".join(trainable())
 _DEFAULTS = "atlas,A,B,C,D,E,reference-1,reference-3,unet_2d,unet_3d"
 
 
@@ -172,14 +173,20 @@ def _print(results: Results) -> None:
 
 
 def _unet_weights(given: list[str] | None) -> dict[str, str]:
-    """Returns the weights files of `--unet-weights`, by U-Net."""
+    """Returns the weights files of `--unet-weights`, by U-Net.
+
+    Raises:
+        InputError: a text names no U-Net, or no file.
+    """
     found: dict[str, str] = {}
     for text in given or []:
         name, separator, file = text.partition("=")
-        if separator and name in trainable() and file:
-            found[name] = file
-        elif text:
-            found |= dict.fromkeys((unet for unet in trainable() if unet not in found), text)
+        named = bool(separator) and not Path(text).is_file()
+        if named and name not in trainable():
+            raise InputError(repr(text), "does not name a U-Net and its weights.", f"Write NAME=FILE, NAME one of {_UNETS}.")
+        if not Path(file if named else text).is_file():
+            raise InputError(file if named else text, "is not a file.", "Name the weights of a U-Net (.pt).")
+        found |= {name: file} if named else {unet: text for unet in trainable() if unet not in found}
     return found
 
 
