@@ -189,6 +189,12 @@ def test_curves_are_written_as_csv(tmp_path: Path) -> None:
     assert float(rows(tmp_path / "references.csv")[0]["dice"]) == references_curves(found, 15)[0].points[0].dice.mean
 
 
-def test_a_perturbation_that_is_no_amount_is_refused() -> None:
+def test_curves_without_cases_in_common_are_omitted() -> None:
+    assert jitter_curves(joined(one(0.5, TRUE_BOXES), one(0.5, CHANGED[0], "b"))) == []
+    assert references_curves(joined(one(0.5), one(0.5, CHANGED[-1], "b")), 15) == []
+
+
+@pytest.mark.parametrize("jitter", ["shift=far", "shift=nan", "shift"])
+def test_a_perturbation_that_is_no_amount_is_refused(jitter: str) -> None:
     with pytest.raises(InputError, match="KIND=AMOUNT"):
-        jitter_curves(one(0.5, Variant(segmenter="reference-3", jitter="shift=far")))
+        jitter_curves(one(0.5, Variant(segmenter="reference-3", jitter=jitter)))
