@@ -151,9 +151,10 @@ def test_a_curve_uses_only_cases_that_all_its_variants_have() -> None:
     (curve,) = jitter_curves(found)
     assert [(p.amount, p.dice.mean, p.dice.count) for p in curve.points] == [(0.0, 0.9, 1), (10.0, 0.6, 1)]
     few = Variant(segmenter="D", references=2)
-    found = joined(one(0.9), one(0.1, D, "b"), one(0.6, few))
+    found = joined(one(0.9), one(0.1, D, "b", centre_mm=None), one(0.6, few))
     (references,) = references_curves(found, 15)
     assert [(p.references, p.dice.mean, p.dice.count) for p in references.points] == [(2, 0.6, 1), (15, 0.9, 1)]
+    assert [p.without_prompt for p in references.points] == [0, 0]
 
 
 def test_curves_without_the_unchanged_segmenter_have_no_point_for_it() -> None:
@@ -188,6 +189,12 @@ def test_curves_are_written_as_csv(tmp_path: Path) -> None:
     assert float(rows(tmp_path / "references.csv")[0]["dice"]) == references_curves(found, 15)[0].points[0].dice.mean
 
 
-def test_a_perturbation_that_is_no_amount_is_refused() -> None:
+def test_curves_without_cases_in_common_are_omitted() -> None:
+    assert jitter_curves(joined(one(0.5, TRUE_BOXES), one(0.5, CHANGED[0], "b"))) == []
+    assert references_curves(joined(one(0.5), one(0.5, CHANGED[-1], "b")), 15) == []
+
+
+@pytest.mark.parametrize("jitter", ["shift=far", "shift=nan", "shift"])
+def test_a_perturbation_that_is_no_amount_is_refused(jitter: str) -> None:
     with pytest.raises(InputError, match="KIND=AMOUNT"):
-        jitter_curves(one(0.5, Variant(segmenter="reference-3", jitter="shift=far")))
+        jitter_curves(one(0.5, Variant(segmenter="reference-3", jitter=jitter)))

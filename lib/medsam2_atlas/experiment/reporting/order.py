@@ -38,11 +38,11 @@ def ordered(variants: Iterable[Variant]) -> list[Variant]:
     def key(variant: Variant) -> tuple[int, bool, str, int, str, float, str]:
         kind, _, amount = (variant.jitter or "").partition("=")
         try:
-            sorted_by = float(amount)
+            distance = float(amount)
         except ValueError:
-            sorted_by = 0.0
+            distance = 0.0
         name = variant.segmenter
         place = GROUPS.index(group_of(name))
-        return place, name.isupper(), name, variant.references or 0, kind, sorted_by, variant.jitter or ""
+        return place, name.isupper(), name, variant.references or 0, kind, distance, variant.jitter or ""
 
     return sorted(variants, key=key)

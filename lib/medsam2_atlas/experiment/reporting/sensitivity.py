@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def jitter_curves(results: Results) -> list[JitterCurve]:
     """Returns Dice over the displacement of prompts, for each segmenter and kind of perturbation in the records.
 
     The segmenter without perturbation gives the point at 0. Only cases that all variants of a curve have count, because a case
-    that is missing at one amount would bend the curve.
+    that is missing at one amount would bend the curve. A curve without such cases is omitted.
 
     Args:
         results: the records.
@@ -106,14 +107,15 @@ def jitter_curves(results: Results) -> list[JitterCurve]:
             spread = _spread(results, variant, "dice", cases)
             if spread is not None:
                 points.append(JitterPoint(amount, spread, _by_organ(results, variant, cases)))
-        curves.append(JitterCurve(segmenter, kind, tuple(points)))
+        if points:
+            curves.append(JitterCurve(segmenter, kind, tuple(points)))
     return curves
 
 
 def references_curves(results: Results, all_references: int | None) -> list[ReferencesCurve]:
     """Returns accuracy over the number of references, for each segmenter that ran with fewer references than the atlas has.
 
-    Only cases that all variants of a curve have count.
+    Only cases that all variants of a curve have count. A curve without such cases is omitted.
 
     Args:
         results: the records.
@@ -137,7 +139,8 @@ def references_curves(results: Results, all_references: int | None) -> list[Refe
                 centre = _spread(results, variant, "centre_mm", cases)
                 iou = _spread(results, variant, "box_iou", cases)
                 points.append(ReferencesPoint(count, spread, centre, iou, _without_prompt(results, variant, cases)))
-        curves.append(ReferencesCurve(segmenter, tuple(points)))
+        if points:
+            curves.append(ReferencesCurve(segmenter, tuple(points)))
     return curves
 
 
@@ -187,12 +190,13 @@ def _parsed(variant: Variant) -> tuple[str, float]:
     """Returns kind and amount (mm) of a variant's perturbation."""
     kind, _, amount = str(variant.jitter).partition("=")
     try:
-        return kind, float(amount)
-    except ValueError as error:
+        found = float(amount)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
         problem = f"has the perturbation {variant.jitter!r}, which is not of the form KIND=AMOUNT."
-        raise InputError(
-            variant.segmenter, problem, "Remove the records of this variant; its cases are then run again."
-        ) from error
+        raise InputError(variant.segmenter, problem, "Remove the records of this variant; its cases are then run again.")
+    return kind, found
 
 
 def _unchanged(results: Results, segmenter: str) -> Variant | None:

@@ -140,7 +140,7 @@ def wilcoxon(differences: np.ndarray) -> tuple[float, Method]:
     """Returns the two-sided p-value of the signed-rank test, and how it was computed; see the module.
 
     Args:
-        differences: differences of the pairs `[case]`, not all of them zero.
+        differences: differences of n pairs, `[n]`, not all of them zero.
     """
     from scipy import stats
 
@@ -178,7 +178,7 @@ def interval(values: Sequence[float] | np.ndarray, random: np.random.Generator) 
     """Returns the bootstrap interval of the mean of some values; None with fewer than two values.
 
     Args:
-        values: the values, a sequence or an array `[case]`.
+        values: n values, a sequence or an array `[n]`.
         random: generator of the resamples.
     """
     from scipy import stats
