@@ -34,8 +34,8 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 caption { text-align: left; padding: .3rem .1rem; font-size: .88rem; caption-side: bottom;
   max-width: min(84ch, calc(100vw - 3rem)) } th[scope=colgroup] { text-align: left }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: baseline }
-th[scope=row], td:first-child, thead tr:first-child th:first-child, .l { text-align: left } thead th { border-bottom: 2px solid var(--muted);
-  vertical-align: bottom }
+th[scope=row], td:first-child, thead tr:first-child th:first-child, .l { text-align: left }
+thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom }
 tbody tr:hover { background: var(--raised) } tfoot { border-top: 2px solid var(--muted) }
 td, tbody th, tfoot th { white-space: nowrap } .long, td.code { white-space: normal; overflow-wrap: anywhere; min-width: 14rem }
 td.code { font-family: ui-monospace, monospace; font-size: .82rem; text-align: left }
