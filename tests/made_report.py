@@ -63,9 +63,10 @@ def report_parts() -> ReportParts:
     curves = curve_plots("jitter", "Shifted prompts", "Mean.", [Panel("shift (mm)", "Dice", (Curve("D", (0, 5), (0.8, 0.6)),))])
     drawn = PredictionPicture("D", ("best",), 0.8, jpeg())
     hostile = PredictionPicture(f"bundle:{HOSTILE}", ("worst",), 0.1, jpeg())
+    gone = PredictionPicture(f"bundle:{HOSTILE}", ("best",), 0.2, None, "The prediction was not kept.")
     lost = PredictionPicture("unet_3d", ("worst",), 0.3, None, f"The prediction cannot be drawn. {HOSTILE}")
     pictures = (
-        CasePictures("case_00", jpeg(), (drawn, lost)),
+        CasePictures("case_00", jpeg(), (drawn, gone, lost)),
         CasePictures(HOSTILE, jpeg(), (hostile, lost), f"unreadable {HOSTILE}"),
     )
     return ReportParts(
