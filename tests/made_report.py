@@ -35,8 +35,10 @@ def jpeg() -> bytes:
 
 
 def hostile_results() -> Results:
-    """Returns results with names of a case, a problem and a measurement that would run code if they were not escaped."""
-    found = results(("unet_3d", "reference-3", "D"), cases=3, problems={f"left out {HOSTILE}": f"why {HOSTILE}"})
+    """Returns results with names of segmenters, cases and problems that would run code if they were not escaped."""
+    found = results(
+        ("unet_3d", "reference-3", f"bundle:{HOSTILE}", "D"), cases=3, problems={f"left out {HOSTILE}": f"why {HOSTILE}"}
+    )
     records = tuple(
         one.model_copy(update={"case": HOSTILE, "energy_how": f"estimated {HOSTILE}"}) if one.case == "case_02" else one
         for one in found.records
@@ -49,13 +51,24 @@ def report_parts() -> ReportParts:
     """Returns a report with all sections and hostile names."""
     found = hostile_results()
     made = made_with().model_copy(
-        update={"settings": [f"fusion.yaml: {HOSTILE}"], "data": {HOSTILE: {"image": "aa", "label": "bb"}}}
+        update={
+            "command": ["medsam2-atlas", "evaluate", HOSTILE],
+            "settings": [f"fusion.yaml: {HOSTILE}"],
+            "machine": {HOSTILE: HOSTILE},
+            "weights": {"D": {"file": HOSTILE, "mark": "demo weights"}, HOSTILE: {HOSTILE: HOSTILE, "mark": HOSTILE}},
+            "data": {HOSTILE: {"image": HOSTILE, "label": HOSTILE}},
+        }
     )
     own = CostPanel("This experiment", "Wh", (CostLine("D", 0, 0.2), CostLine("unet_3d", 30, 0.1)))
     curves = curve_plots("jitter", "Shifted prompts", "Mean.", [Panel("shift (mm)", "Dice", (Curve("D", (0, 5), (0.8, 0.6)),))])
     drawn = PredictionPicture("D", ("best",), 0.8, jpeg())
+    hostile = PredictionPicture(f"bundle:{HOSTILE}", ("worst",), 0.1, jpeg())
+    gone = PredictionPicture(f"bundle:{HOSTILE}", ("best",), 0.2, None, "The prediction was not kept.")
     lost = PredictionPicture("unet_3d", ("worst",), 0.3, None, f"The prediction cannot be drawn. {HOSTILE}")
-    pictures = (CasePictures("case_00", jpeg(), (drawn, lost)), CasePictures(HOSTILE, None, (lost,), f"unreadable {HOSTILE}"))
+    pictures = (
+        CasePictures("case_00", jpeg(), (drawn, gone, lost)),
+        CasePictures(HOSTILE, jpeg(), (hostile, lost), f"unreadable {HOSTILE}"),
+    )
     return ReportParts(
         found,
         made,

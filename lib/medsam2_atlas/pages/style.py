@@ -31,10 +31,11 @@ p { margin: .5rem 0; max-width: 72ch } a { color: var(--accent) } .muted, figcap
 .facts dt { color: var(--muted); font-size: .82rem } .facts dd { margin: 0; font-size: 1.25rem; font-weight: 600 }
 .scroll { overflow: auto; max-width: 100%; margin: .8rem 0 } .tall { max-height: 34rem; border: 1px solid var(--line) }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-caption { text-align: left; padding: .3rem .1rem; font-size: .88rem; caption-side: bottom }
+caption { text-align: left; padding: .3rem .1rem; font-size: .88rem; caption-side: bottom;
+  max-width: min(84ch, calc(100vw - 3rem)) } th[scope=colgroup] { text-align: left }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: baseline }
-th:first-child, td:first-child, .l { text-align: left } thead th { border-bottom: 2px solid var(--muted);
-  vertical-align: bottom }
+th[scope=row], td:first-child, thead tr:first-child th:first-child, .l { text-align: left }
+thead th { border-bottom: 2px solid var(--muted); vertical-align: bottom }
 tbody tr:hover { background: var(--raised) } tfoot { border-top: 2px solid var(--muted) }
 td, tbody th, tfoot th { white-space: nowrap } .long, td.code { white-space: normal; overflow-wrap: anywhere; min-width: 14rem }
 td.code { font-family: ui-monospace, monospace; font-size: .82rem; text-align: left }

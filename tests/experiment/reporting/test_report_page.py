@@ -13,6 +13,12 @@ from made_results import made_with, results
 from medsam2_atlas.experiment import Results
 from medsam2_atlas.experiment.reporting.page import ReportParts, report_page, write_report
 
+ATTRIBUTES = {
+    *("alt", "aria-label", "charset", "class", "colspan", "content", "data-value", "href", "http-equiv", "id", "lang", "name"),
+    *("rowspan", "scope", "src", "tabindex"),
+}
+"""All attributes of a report."""
+
 
 class Reader(HTMLParser):
     """Collects tags, anchors, links, attributes and visible text of a page."""
@@ -49,6 +55,7 @@ def page() -> str:
 def test_a_name_from_outside_is_text_wherever_it_appears(page: str) -> None:
     reader = Reader(page)
     assert reader.tags.count("script") == 1
+    assert reader.attributes <= ATTRIBUTES  # a quotation mark in a name would start new ones
     assert "\u202e" not in page
     shown = HOSTILE.replace("\u202e", "\\u202e")
     for start in ("left out ", "why ", "note ", "unreadable ", "fusion.yaml: ", "estimated ", "cannot be drawn. ", "Report "):
