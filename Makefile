@@ -9,13 +9,15 @@ CHECKPOINT ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DEVICE ?= cpu
+EVALUATION ?= evaluation
+SEGMENTERS ?= atlas,B,D,reference-3,unet_3d
 # Number of test processes. The tests of a file run in the same process, because they share servers and other fixtures.
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools figures prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools evaluate prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
 
 help:  ## list these targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -104,8 +106,14 @@ e2e-tools:  ## install Orthanc, Chromium and Caddy from Debian if they are missi
 		$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 			orthanc orthanc-dicomweb chromium caddy; }
 
-figures: $(VENV)/.installed  ## compute the README's Dice figures on generated targets
-	$(BIN)/python bench/phantom_dice.py
+# The phantoms are rendered and the atlas is built once; `evaluate` itself runs only what is missing.
+evaluate: $(VENV)/.installed  ## evaluate segmenters on generated targets: make evaluate [SEGMENTERS=atlas,D] [EVALUATION=folder]
+	mkdir -p "$(EVALUATION)"
+	test -e "$(EVALUATION)/.targets" || { $(BIN)/medsam2-atlas phantoms "$(EVALUATION)/targets" --count 6 --seed 99 && \
+		touch "$(EVALUATION)/.targets"; }
+	test -e "$(EVALUATION)/atlas/atlas.json" || $(BIN)/medsam2-atlas atlas build sample-data/references "$(EVALUATION)/atlas"
+	$(BIN)/medsam2-atlas evaluate --images "$(EVALUATION)/targets/images" --labels "$(EVALUATION)/targets/labels" \
+		--atlas "$(EVALUATION)/atlas" --segmenters $(SEGMENTERS) --out "$(EVALUATION)/results"
 
 prompts: $(VENV)/.installed  ## measure prompt accuracy, by registration and label fusion
 	$(BIN)/python bench/prompts.py

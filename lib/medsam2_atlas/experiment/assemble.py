@@ -68,7 +68,7 @@ def write_outputs(
     write_cases(results, out / "cases.csv")
     write_costs(results, out / "costs.csv")
     write_summary(results, out / "summary.json", seed=seed)
-    write_cost_summary(results, out / "cost_summary.json")
+    write_cost_summary(results, out / "costs.json")
     write_json(made.model_dump(mode="json"), out / "made_with.json")
     figures = published()
     write_tables(accuracy_tables(results, figures, seed=seed), out)
