@@ -200,12 +200,14 @@ def test_the_output_must_not_mix_with_the_download(source: Path, tmp_path: Path)
     assert not (source / "out").exists()
 
 
-def test_other_files_in_the_output_are_neither_mixed_in_nor_removed(source: Path, out: Path) -> None:
-    foreign = out / "targets" / "images" / "mine.nii.gz"
+@pytest.mark.parametrize("name", ["mine.nii.gz", "amos_0002.nii.gz"])
+def test_other_files_in_the_output_are_neither_mixed_in_nor_removed(source: Path, out: Path, name: str) -> None:
+    foreign = out / "targets" / "images" / name
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"mine")
-    with pytest.raises(StorageError, match=r"contains targets/images/mine\.nii\.gz"):
+    with pytest.raises(StorageError, match=f"contains targets/images/{name}"):
         run(source, out)
+    assert foreign.read_bytes() == b"mine"
     shutil.rmtree(out)
     out.mkdir()
     (out / "dataset.json").write_text('{"labels": {"background": 0}}')  # nnU-Net's
