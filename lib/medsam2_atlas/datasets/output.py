@@ -48,13 +48,13 @@ def opened(out: Path, plan: Plan, base: Dataset) -> dict[tuple[Role, str], CaseR
         raise StorageError(out, f"contains the data set {earlier.layout}, not {base.layout}.", "Name another folder.")
     old = {(case.role, case.name): case for case in earlier.cases} if earlier is not None else {}
     planned = {(role, case.name) for role, case in plan.cases}
-    for folder in (out, *(out / name / kind for name in FOLDERS.values() for kind in _KINDS)):
-        sweep_leftovers(folder)
     if earlier is None and os.path.lexists(out / RECORD):
         raise StorageError(out / RECORD, "is a file of another program.", "Name a new folder.")
-    if strange := _strangers(out, {*old, *planned}):
+    if strange := _strangers(out, {*old, *planned} if earlier is not None else set()):
         raise StorageError(out, f"contains {strange}, which is not part of this data set.", "Name a new folder.")
     out.mkdir(parents=True, exist_ok=True)
+    for folder in (out, *(out / name / kind for name in FOLDERS.values() for kind in _KINDS)):
+        sweep_leftovers(folder)
     for role, name in old.keys() - planned:
         remove_case(out, role, name)
     if earlier is None or any(getattr(earlier, key) != getattr(base, key) for key in ("version", "layout_sha256", "hu")):

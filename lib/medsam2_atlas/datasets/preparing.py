@@ -121,6 +121,7 @@ def prepare(
     )
     run = _Run(source, out, layout, options.hu, opened(out, plan, base))
     left_out = {case: _relative(reason, source) for case, reason in plan.left_out.items()}
+    _recorded(base, run.known, left_out).write(out)  # from now on, files in the folder are known to be this program's
     for number, (role, files) in enumerate(plan.cases):
         key = (role, files.name)
         try:
