@@ -1,7 +1,7 @@
 """Prepares public data sets for experiments, and tells which organs a prepared data set annotates."""
 
 from medsam2_atlas.datasets.layout import Layout, Numbers, Split, layout_names, read_layout
-from medsam2_atlas.datasets.prepare import Prepared, PrepareOptions, prepare
+from medsam2_atlas.datasets.preparing import Prepared, PrepareOptions, prepare
 from medsam2_atlas.datasets.record import FOLDERS, RECORD, CaseRecord, Dataset, SourceFile, read_dataset
 from medsam2_atlas.datasets.roles import Choice, Role
 
