@@ -10,6 +10,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DEVICE ?= cpu
 EVALUATION ?= evaluation
+OPTIONS ?=
 SEGMENTERS ?= atlas,B,D,reference-3,unet_3d
 # Number of test processes. The tests of a file run in the same process, because they share servers and other fixtures.
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
@@ -107,13 +108,13 @@ e2e-tools:  ## install Orthanc, Chromium and Caddy from Debian if they are missi
 			orthanc orthanc-dicomweb chromium caddy; }
 
 # The phantoms are rendered and the atlas is built once; `evaluate` itself runs only what is missing.
-evaluate: $(VENV)/.installed  ## evaluate segmenters on generated targets: make evaluate [SEGMENTERS=atlas,D] [EVALUATION=folder]
+evaluate: $(VENV)/.installed  ## evaluate segmenters on generated targets: make evaluate [SEGMENTERS=…] [OPTIONS=…] [EVALUATION=folder]
 	mkdir -p "$(EVALUATION)"
 	test -e "$(EVALUATION)/.targets" || { $(BIN)/medsam2-atlas phantoms "$(EVALUATION)/targets" --count 6 --seed 99 && \
 		touch "$(EVALUATION)/.targets"; }
 	test -e "$(EVALUATION)/atlas/atlas.json" || $(BIN)/medsam2-atlas atlas build sample-data/references "$(EVALUATION)/atlas"
 	$(BIN)/medsam2-atlas evaluate --images "$(EVALUATION)/targets/images" --labels "$(EVALUATION)/targets/labels" \
-		--atlas "$(EVALUATION)/atlas" --segmenters $(SEGMENTERS) --out "$(EVALUATION)/results"
+		--atlas "$(EVALUATION)/atlas" --segmenters $(SEGMENTERS) --out "$(EVALUATION)/results" $(OPTIONS)
 
 prompts: $(VENV)/.installed  ## measure prompt accuracy, by registration and label fusion
 	$(BIN)/python bench/prompts.py

@@ -150,6 +150,7 @@ def test_a_case_is_segmented_signed_off_and_learnt_from(client: MONAILabelClient
     curves = client.info()["train_stats"]["unet_3d"]
     assert curves["resumed_from"] >= 10
     assert curves["state"] == "finished"
+    assert curves["energy"]["watt_hours"] > 0
     assert len(curves["loss"]) == curves["epoch"]
     assert np.mean(curves["loss"][-5:]) < 0.7 * curves["loss"][0]
     assert set(curves["validation"][-1]["organs"]) >= {"liver", "spleen", "aorta"}

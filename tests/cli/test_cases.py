@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_training_leaves_out_pairs_that_cannot_be_used(pairs: Path, tmp_path: Pa
     assert done.exit_code == 0, done.output
     assert_listed(done.output)
     assert (tmp_path / "run" / "best.pt").is_file()
+    assert re.search(r"Energy: [\d.e-]+ Wh, [\d.e-]+ g CO2e \(CodeCarbon", done.output)
     stopped = ran("train", "unet", "--strict", pairs, tmp_path / "other", *options)
     assert "lonely" in str(stopped.exception)
     (pairs / "images" / "lonely.nii.gz").unlink()

@@ -77,7 +77,7 @@ def test_a_download_of_amos22_goes_through_the_published_experiment(tmp_path: Pa
     """The strategies run with the demo weights, and with a jitter and smaller atlases."""
     download, prepared, out = tmp_path / "amos22", tmp_path / "prepared", tmp_path / "out"
     for n, name in enumerate((*REFERENCES, *TARGETS, "amos_0507")):
-        labelled(tmp_path / "made", name, PATIENT, z_from=n % 3)
+        labelled(tmp_path / "made", name, PATIENT, z_from=n)
     for kind, folder in (("images", "imagesTr"), ("labels", "labelsTr")):
         download.mkdir(exist_ok=True)
         (tmp_path / "made" / kind).rename(download / folder)
@@ -87,7 +87,7 @@ def test_a_download_of_amos22_goes_through_the_published_experiment(tmp_path: Pa
     build_atlas(find_references(prepared / "references"), BuildOptions(registration=QUICK)).save(tmp_path / "atlas")
     images, labels = (prepared / "targets" / kind for kind in ("images", "labels"))
     given = ["--images", images, "--labels", labels, "--atlas", tmp_path / "atlas", "--out", out, "--as-published"]
-    more = ["--segmenters", "atlas,B,reference-3", "--references", "1,2", "--jitter", "shift=12"]
+    more = ["--segmenters", "atlas,B,reference-3", "--references", "1", "--jitter", "shift=12"]
     assert f"{out / 'report.html'} written" in evaluate(*given, *more)
     with (out / "cases.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -98,8 +98,6 @@ def test_a_download_of_amos22_goes_through_the_published_experiment(tmp_path: Pa
         ("reference-3", "", ""),
         ("atlas", "1", ""),
         ("B", "1", ""),
-        ("atlas", "2", ""),
-        ("B", "2", ""),
         ("reference-3", "", "shift=12"),
     }
     liver = {row["segmenter"]: float(row["dice"]) for row in rows if row["organ_name"] == "liver" and row["case"] == TARGETS[0]}
@@ -113,5 +111,3 @@ def test_a_download_of_amos22_goes_through_the_published_experiment(tmp_path: Pa
     page = (out / "report.html").read_text(encoding="utf-8")
     for words in ("published", "Perturbed prompts", "Number of references", "as published: unet_2d costs less than"):
         assert words in page
-    again = evaluate(*given, *more)
-    assert "evaluation" not in again.split("report.html written")[0].replace("evaluate", ""), "nothing is run again"
