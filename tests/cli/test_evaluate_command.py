@@ -109,5 +109,5 @@ def test_a_download_of_amos22_goes_through_the_published_experiment(tmp_path: Pa
     assert (record["report"]["loop"], record["report"]["thresholds"]) == ("published", "published")
     assert record["key"]["segmenter"]["fusion"]["method"] == "mean"
     page = (out / "report.html").read_text(encoding="utf-8")
-    for words in ("published", "Perturbed prompts", "Number of references", "as published: unet_2d costs less than"):
+    for words in ("published", "Jittered prompts", "Number of references", "as published: unet_2d costs less than"):
         assert words in page

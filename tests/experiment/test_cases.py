@@ -58,7 +58,7 @@ def test_references_of_the_atlas_are_left_out_by_image_or_label(folders: tuple[P
 def test_equal_names_give_a_warning_only(folders: tuple[Path, Path]) -> None:
     cases = find_cases(*folders)
     assert same_names(cases, ["b", "x"], "a reference of the atlas") == [
-        "b has the name of a reference of the atlas: check that they differ."
+        "b has the name of a reference of the atlas: check that they are not the same patient."
     ]
 
 

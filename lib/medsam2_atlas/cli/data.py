@@ -40,13 +40,16 @@ def prepare_command(
         ),
     ] = None,
     all_cases: Annotated[
-        bool, typer.Option("--all", help="Make targets of all annotated CTs but the --references; no published split is used.")
+        bool,
+        typer.Option("--all", help="All annotated CTs except the --references become targets; no published split is used."),
     ] = False,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Go on without the named cases that DIR lacks, and list them. Default: an error.")
+        bool,
+        typer.Option("--partial", help="Continue without requested cases that DIR lacks, and list them. Default: an error."),
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first case that cannot be used. Default: leave it out and list it.")
+        bool,
+        typer.Option("--strict", help="Stop at the first case that cannot be used. Default: skip such cases and list them."),
     ] = False,
     hu: HuOption = "check",
 ) -> None:

@@ -40,7 +40,9 @@ def evaluate_command(
     context: typer.Context,
     images: Annotated[Path, typer.Option("--images", help="Folder of the CTs.")],
     labels: Annotated[Path, typer.Option("--labels", help="Folder of the ground truth, under the names of the CTs.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write results to. Finished cases in it are kept.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write results to. Only results that it lacks are computed.")
+    ],
     segmenters: Annotated[
         str, typer.Option("--segmenters", help=f"Comma-separated names of segmenters. Choices: {SEGMENTERS}.")
     ] = _DEFAULTS,
@@ -74,32 +76,33 @@ def evaluate_command(
         list[str] | None,
         typer.Option(
             "--jitter",
-            help="Perturb the true prompts of reference-3: shift=5,10,20 or scale=-5,5,10, in mm. Repeatable. Default: none.",
+            help="Also run reference-3 with true prompts displaced by these distances in mm: shift=5,10,20 or scale=-5,5,10. "
+            "Repeatable. Default: none.",
         ),
     ] = None,
     references: Annotated[
         str,
         typer.Option(
-            help="Comma-separated numbers of references with which segmenters that use the atlas also run, such as 1,3,5. "
-            "Default: none."
+            help="Also run segmenters that use the atlas with smaller atlases: comma-separated numbers of references, such as "
+            "1,3,5. Default: none."
         ),
     ] = "",
     empty: Annotated[
         Literal["penalise", "monai"],
         typer.Option(
-            help="Organs with an empty mask in ground truth or prediction: Dice 0 and HD95 the image's diagonal (penalise), or "
-            "as in MONAI's metrics (monai)."
+            help="Scores of an organ in only one of ground truth and prediction: Dice 0, NSD 0, the image's diagonal as HD95 "
+            "(penalise), or as in MONAI's metrics (monai)."
         ),
     ] = "penalise",
     jobs: Annotated[
-        int, typer.Option(min=1, max=256, help="Number of processes. Energy is measured with one process only.")
+        int, typer.Option(min=1, max=256, help="Number of cases that run side by side. Energy is measured only with 1.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap intervals and of the choice of references.")] = 0,
     hu: HuOption = "check",
     strict: StrictOption = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Score segmenters on annotated CTs; write tables, tests, plots and a report. A killed run resumes."""
+    """Score segmenters on annotated CTs; write tables, tests, plots and a report. Finished results are kept."""
     names = [name.strip() for name in segmenters.split(",") if name.strip()]
     if not names:
         raise InputError("--segmenters", "names no segmenter.", f"Choose from: {SEGMENTERS}.")
@@ -111,12 +114,12 @@ def evaluate_command(
     for place in (images, labels):
         if not place.is_dir():
             raise InputError(
-                place, "is not a folder.", "Name the folder of the CTs by --images, of their label maps by --labels."
+                place, "is not a folder.", "Give the folder of the CTs as --images, and that of their label maps as --labels."
             )
     if images.resolve() == labels.resolve():
-        raise InputError(images, "is given for images and for labels.", "Name two folders.")
+        raise InputError(images, "is given as --images and as --labels.", "Give two different folders.")
     if out.resolve() in (images.resolve(), labels.resolve()):
-        raise InputError(out, "is a folder of the data.", "Choose another folder for the results.")
+        raise InputError(out, "contains the CTs or the ground truth.", "Choose another folder for the results.")
     check_folder(out)
     from medsam2_atlas.prompting import Jitter
 

@@ -41,13 +41,13 @@ from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.imaging.labels import organ_table
 
 _JITTER = (
-    "reference-3 with true boxes and ranges that are perturbed by a known distance: the accuracy of MedSAM2 if registration "
-    "were off by that much. Shift: the prompt moves in a random direction; scale: all its borders move outward, or inward if "
-    "negative. Band: deviation over the cases."
+    "reference-3 with true boxes and ranges that are displaced by a known distance: the accuracy of MedSAM2 if its prompts "
+    "were off by that much. Shift: each organ's prompt moves in a random direction; scale: all its borders move outward, or "
+    "inward if negative. Band: standard deviation between cases."
 )
 _REFERENCES = (
-    "Nested random subsets of the atlas' references. The common space is that of all references, so small numbers may be "
-    "slightly too good. Band: deviation over the cases."
+    "Atlases of random subsets of the references, each of which contains the smaller ones. The common space is that of all "
+    "references, so the accuracy at small numbers may be slightly too high. Band: standard deviation between cases."
 )
 
 
@@ -119,7 +119,7 @@ def _tests(results: Results, metric: Any, seed: int) -> Iterable[Table]:
 
 
 def _jitter_plots(curves: Sequence[JitterCurve]) -> list[Plot]:
-    """Returns one plot: a panel for each kind of perturbation, over all organs and for each organ."""
+    """Returns one plot: a panel for each kind of jitter, over all organs and for each organ."""
     table, panels = organ_table(), []
     for curve in curves:
         x = [point.amount for point in curve.points]
@@ -131,7 +131,7 @@ def _jitter_plots(curves: Sequence[JitterCurve]) -> list[Plot]:
         ]
         panels.append(Panel(f"{curve.kind} (mm)", "Dice", (mean,), f"{curve.segmenter}, all organs", (0, 1.02)))
         panels.append(Panel(f"{curve.kind} (mm)", "Dice", tuple(organs), f"{curve.segmenter}, each organ", (0, 1.02)))
-    return curve_plots("jitter", "Perturbed prompts", _JITTER, panels)
+    return curve_plots("jitter", "Jittered prompts", _JITTER, panels)
 
 
 def _references_plots(curves: Sequence[ReferencesCurve]) -> list[Plot]:

@@ -63,7 +63,7 @@ def _own_panel(results: Results, trained: dict[Variant, TrainingEnergy]) -> Cost
                 lines.append(CostLine(name, training, per_case))
         prompted = _prompted_lines(results, quantity)
         if lines and prompted:
-            return CostPanel("this experiment", _UNITS[quantity], (*prompted, *lines))
+            return CostPanel("this evaluation", _UNITS[quantity], (*prompted, *lines))
     return None
 
 

@@ -39,7 +39,7 @@ class EvaluationCase:
         """
         for file, expected in ((self.image, self.image_sha256), (self.label, self.label_sha256)):
             if sha256(file) != expected:
-                raise InputError(file, "changed while the experiment ran.", "Run the command again.")
+                raise InputError(file, "changed while the evaluation ran.", "Run the command again.")
 
 
 def find_cases(
@@ -131,4 +131,6 @@ def same_names(cases: Iterable[EvaluationCase], names: Iterable[str], what: str)
         what: describes the names, such as "a reference of the atlas".
     """
     known = set(names)
-    return [f"{case.name} has the name of {what}: check that they differ." for case in cases if case.name in known]
+    return [
+        f"{case.name} has the name of {what}: check that they are not the same patient." for case in cases if case.name in known
+    ]

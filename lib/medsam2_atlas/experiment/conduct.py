@@ -51,7 +51,9 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Re
         cases = find_cases(choice.images, choice.labels, None if choice.strict else problems, progress)
         cases, setting, warnings = _prepared(cases, setting, choice, problems)
         if not cases:
-            raise InputError(choice.images, "has no case that can be used.", "Add annotated CTs that are not references.")
+            raise InputError(
+                choice.images, "contains no case that can be used.", "Add annotated CTs that are not references of the atlas."
+            )
         session = Session(setting)
         tasks = open_tasks(cases, session, problems)
         outcome = run_tasks(tasks, session, choice.jobs, strict=choice.strict, progress=progress)
@@ -59,7 +61,9 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Re
         results = _results(cases, session, problems, choice.empty)
         if not results.records:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(problems.items()))
-            raise InputError(setting.out, f"gets no results: {reasons[:2000]}", "Correct these problems.")
+            raise InputError(
+                setting.out, f"gets no results: {reasons[:2000]}", "Correct these problems and run the command again."
+            )
         write_outputs(results, cases, session, choice, warnings)
     return results
 
@@ -102,5 +106,5 @@ def _records(cases: Sequence[EvaluationCase], session: Session, problems: dict[s
                 yield record
             else:
                 problems.setdefault(
-                    f"{case.name}, {variant.name}", "its record was removed or changed while the experiment ran."
+                    f"{case.name}, {variant.name}", "its record was removed or changed while the evaluation ran."
                 )

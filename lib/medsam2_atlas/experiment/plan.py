@@ -15,7 +15,7 @@ from medsam2_atlas.prompting import Jitter
 from medsam2_atlas.segmenters.registry import family_of, models
 
 JITTERED = "reference-3"
-"""The segmenter whose prompts are perturbed: three boxes from the ground truth."""
+"""The segmenter whose prompts are jittered: three boxes from the ground truth."""
 
 
 def variants_of(
@@ -26,7 +26,7 @@ def variants_of(
     Args:
         segmenters: names of segmenters.
         references: numbers of references with which each prompted segmenter also runs.
-        jitters: perturbations of the true prompts; each adds a variant of `reference-3`, which is added itself if missing.
+        jitters: displacements of the true prompts; each adds a variant of `reference-3`, which is added itself if missing.
 
     Raises:
         InputError: if a segmenter is named twice, is unknown or interactive, or `references` are given without a prompted

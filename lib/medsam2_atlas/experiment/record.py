@@ -58,7 +58,7 @@ class Record(_Frozen):
     """One variant on one case."""
 
     case: str = Field(description="name of the case")
-    variant: Variant = Field(description="segmenter, number of references and perturbation")
+    variant: Variant = Field(description="segmenter, number of references and jitter")
     key: dict[str, Any] = Field(description="everything that the result depends on; equal keys mean equal scores")
     organs: tuple[OrganResult, ...] = Field(description="organs that ground truth or prediction contains, by organ number")
     counted: tuple[int, ...] = Field(description="numbers of the organs that were scored")
@@ -91,4 +91,6 @@ class Record(_Frozen):
         try:
             return cls.model_validate_json(text_of(file))
         except (OSError, UnicodeDecodeError, ValidationError) as error:
-            raise InputError(file, f"is not the record of a case: {error}", "Remove it; the case is then run again.") from error
+            raise InputError(
+                file, f"is not the record of a result: {error}", "Remove it; the case is then run again."
+            ) from error

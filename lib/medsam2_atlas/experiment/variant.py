@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Variant(BaseModel):
     """A segmenter as one experiment runs it.
 
-    Two kinds of variants are more than a segmenter: a reference strategy with perturbed prompts, and a strategy with fewer
+    Two kinds of variants are more than a segmenter: a reference strategy with jittered prompts, and a strategy with fewer
     references.
     """
 
@@ -18,7 +18,7 @@ class Variant(BaseModel):
 
     segmenter: str = Field(description="name of the segmenter in the registry, such as D or unet_3d")
     references: int | None = Field(default=None, ge=1, description="number of references; None: all references of the atlas")
-    jitter: str | None = Field(default=None, description="perturbation of the true prompts, such as shift=10 (mm); None: none")
+    jitter: str | None = Field(default=None, description="displacement of the true prompts in mm, such as shift=10; None: none")
 
     @property
     def name(self) -> str:

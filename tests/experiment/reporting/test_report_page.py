@@ -87,7 +87,7 @@ def test_all_sections_appear_in_order(page: str) -> None:
         "All cases",
         "Best, median and worst cases",
         "Missing results",
-        "Made with",
+        "Versions and data",
     ]
 
 

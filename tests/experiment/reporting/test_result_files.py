@@ -134,7 +134,7 @@ def test_the_summary_contains_no_costs_and_the_costs_no_scores(tmp_path: Path) -
     assert content["D"]["energy_how"] == ["CodeCarbon, estimated"]
 
 
-def test_a_jitter_curve_begins_with_the_unperturbed_prompts_and_is_sorted_by_amount() -> None:
+def test_a_jitter_curve_begins_with_the_original_prompts_and_is_sorted_by_amount() -> None:
     found = results(("reference-3", "D"), cases=3, extra=CHANGED)
     curves = {curve.kind: curve for curve in jitter_curves(found)}
     assert [p.amount for p in curves["shift"].points] == [-5.0, 0.0, 2.5, 10.0]
@@ -195,6 +195,6 @@ def test_curves_without_cases_in_common_are_omitted() -> None:
 
 
 @pytest.mark.parametrize("jitter", ["shift=far", "shift=nan", "shift"])
-def test_a_perturbation_that_is_no_amount_is_refused(jitter: str) -> None:
+def test_a_jitter_without_a_distance_is_refused(jitter: str) -> None:
     with pytest.raises(InputError, match="KIND=AMOUNT"):
         jitter_curves(one(0.5, Variant(segmenter="reference-3", jitter=jitter)))

@@ -1,4 +1,4 @@
-"""Makes the tables of accuracy, in the layout of the published table: a row an organ, a column a segmenter."""
+"""Makes the tables of accuracy, arranged as the published one: one row per organ, one column per segmenter."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ TITLES: dict[Metric, str] = {
     "nsd": "Normalised surface distance (NSD)",
     "hd95_mm": "HD95, mm",
     "volume_difference_ml": "Volume of the prediction minus volume of the ground truth, ml",
-    "centre_mm": "Error of the prompts' centres, mm",
-    "box_iou": "IoU of the prompts' boxes with the true boxes",
+    "centre_mm": "Centre error of the prompts, mm",
+    "box_iou": "Box IoU: prompts and true boxes",
 }
 _PROMPTS = ("centre_mm", "box_iou")
 _LOWER_IS_BETTER = ("hd95_mm", "centre_mm")
 _PUBLISHED_DIGITS = 2
+_ONE_EMPTY = "An organ in only one of prediction and ground truth counts as {}; an organ in neither does not count."
 _RULES: dict[EmptyRule, dict[Metric, str]] = {
     "penalise": {
-        "dice": "An organ with one empty mask counts as 0; an organ with two empty masks does not count.",
-        "nsd": "An organ with one empty mask counts as 0; an organ with two empty masks does not count.",
-        "hd95_mm": "An organ with one empty mask counts as the diagonal of the image; one with two empty masks does not count.",
+        "dice": _ONE_EMPTY.format("0"),
+        "nsd": _ONE_EMPTY.format("0"),
+        "hd95_mm": _ONE_EMPTY.format("the diagonal of the image"),
     },
     "monai": {
-        "dice": "An organ with an empty prediction counts as 0; an organ that the ground truth lacks does not count.",
-        "nsd": "An organ with one empty mask counts as 0; an organ with two empty masks does not count.",
-        "hd95_mm": "An organ with an empty mask does not count.",
+        "dice": "An organ that the prediction lacks counts as 0; an organ that the ground truth lacks does not count.",
+        "nsd": _ONE_EMPTY.format("0"),
+        "hd95_mm": "An organ counts only if prediction and ground truth contain it.",
     },
 }
 """What the rules for empty masks mean for each metric; see `results`."""
@@ -51,7 +52,7 @@ class PublishedDice(Protocol):
 
 
 def accuracy_table(results: Results, metric: Metric, published: PublishedDice | None = None) -> Table:
-    """Returns the table of a metric: a row an organ, a column a main variant, published Dice beside it.
+    """Returns the table of a metric: one row per organ, one column per main variant, and published Dice beside them.
 
     Variants without prompts are omitted from the tables of prompt errors. The best value of a group in a row is marked; if
     several values are equal as printed, all of them are.
@@ -117,7 +118,7 @@ def _published_cell(figure: tuple[float, float | None] | None) -> Cell:
 
 
 def _marked(cells: Sequence[Cell], columns: Sequence[Column], metric: Metric) -> list[Cell]:
-    """Returns the cells, with the best of each group marked, if the group has at least two values of this experiment."""
+    """Returns the cells, with the best of each group marked, if the group has at least two values of this evaluation."""
     found = list(cells)
     for group in {column.group for column in columns}:
         goodness = {
@@ -154,9 +155,9 @@ def _caption(results: Results, metric: Metric, *, published: bool) -> str:
         parts.append(f"Tolerance: {evaluation_config().nsd_tolerance_mm:g} mm.")
     if metric in _PROMPTS:
         parts.append("An organ counts if the ground truth contains it and it got a prompt.")
-    parts.append("The mean over organs has the deviation between organs. Bold: the best of a group of columns.")
+    parts.append("Mean over organs: ± deviation between organs. Bold: the best of a group of columns.")
     if published:
-        parts.append("Columns with the word published: the figures of the published experiment, on its own cases.")
+        parts.append("Columns titled published: figures of the published experiment, on its own cases.")
     return " ".join(parts)
 
 

@@ -90,7 +90,7 @@ class CostLine:
 
 @dataclass(frozen=True)
 class CostPanel:
-    """Lines with a common source, such as this experiment or a publication.
+    """Lines with a common source, such as this evaluation or a publication.
 
     Attributes:
         title: title of the panel.

@@ -64,8 +64,8 @@ def cost_table(results: Results) -> Table:
     ]
     ways = sorted({record.energy_how for record in results.records if record.variant.is_main})
     return Table(
-        "Cost of a case",
-        "Median over the cases of time, energy and emissions; the largest value over the cases of memory.",
+        "Cost per case",
+        "Time, energy and emissions: median over the cases. Memory: largest value over the cases.",
         "Segmenter",
         (Column("stage"), *(Column(title) for _, title, _, _ in known)),
         tuple(rows),

@@ -1,4 +1,4 @@
-"""Plots of curves, such as Dice over the perturbation of prompts, or over the number of references."""
+"""Plots of curves, such as Dice over the distance of a jitter, or over the number of references."""
 
 from __future__ import annotations
 

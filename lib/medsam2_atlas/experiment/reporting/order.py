@@ -32,7 +32,7 @@ def ordered(variants: Iterable[Variant]) -> list[Variant]:
     """Returns variants in the order of the tables.
 
     Within a group, strategies, whose names are capital letters, follow the others. Variants of a segmenter follow the
-    segmenter: first those with perturbed prompts, by kind and amount, then those with fewer references, by number.
+    segmenter: first those with jittered prompts, by kind and amount, then those with fewer references, by number.
     """
 
     def key(variant: Variant) -> tuple[int, bool, str, int, str, float, str]:

@@ -27,7 +27,8 @@ from medsam2_atlas.pages import document, text
 _RULES = {
     "penalise": "An organ that only one of ground truth and prediction contains has Dice 0, NSD 0, and an HD95 of the image's "
     "diagonal.",
-    "monai": "An organ that only one of ground truth and prediction contains counts as in MONAI's metrics (ignore_empty).",
+    "monai": "An organ that only one of ground truth and prediction contains counts as in MONAI's metrics: Dice 0 if the "
+    "ground truth contains it, else no Dice; NSD 0; no HD95.",
 }
 
 
@@ -47,7 +48,7 @@ class ReportParts:
         more_tables: HTML of the same table for other metrics, by title.
         tests: HTML of the paired tests.
         plots: plots of accuracy.
-        curves: plots of sensitivity: perturbed prompts, number of references.
+        curves: plots of sensitivity: jittered prompts, number of references.
         cost_table: HTML of the cost table.
         cost_plots: plots of cost, with break-even.
         pictures: pictures of chosen cases.
@@ -118,7 +119,7 @@ def _sections(parts: ReportParts) -> list[tuple[str, str, str]]:
         ("cases", "All cases", cases_table(results, parts.pictures) if results.main else ""),
         ("pictures", "Best, median and worst cases", picture_gallery(results, parts.pictures) if parts.pictures else ""),
         ("left-out", "Missing results", left_out(results.problems) if results.problems else ""),
-        ("made-with", "Made with", made_with_list(parts.made_with)),
+        ("made-with", "Versions and data", made_with_list(parts.made_with)),
     ]
 
 

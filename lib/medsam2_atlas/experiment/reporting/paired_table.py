@@ -33,8 +33,9 @@ def paired_table(tests: Sequence[PairedTest], metric: Metric) -> Table:
     if least is not None and least >= _SIGNIFICANT:
         tested = sum(test.p is not None for test in tests)
         notes = (
-            f"With {tested} tests and so few cases, no corrected p-value can be below {number(least, 3)}. "
-            "A large p-value is then no sign that two segmenters are equal.",
+            f"With {tested} test{'' if tested == 1 else 's'} and so few cases, "
+            f"no corrected p-value can be below {number(least, 3)}. "
+            "A large p-value does not show that two segmenters are equal.",
         )
     return Table(f"{TITLES[metric]}: paired comparisons", caption, "Pair", tuple(map(Column, titles)), rows, notes)
 

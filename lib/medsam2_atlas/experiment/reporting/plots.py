@@ -46,10 +46,10 @@ def accuracy_plots(results: Results, best: Variant | None) -> list[Plot]:
     """
     found = _drawn(
         "dice", "Dice per organ", dice_plot(results) if results.main else None,
-        "Box: first to third quartile of the cases; line: median; whiskers: last value within 1.5 times the box; dots: beyond.",
+        "Box: first to third quartile of the cases; line: median; whiskers: up to 1.5 times the box; dots: values beyond.",
     )  # fmt: skip
     found += _drawn(
-        "prompts", "Dice and the error of the prompt", prompt_plot(results),
+        "prompts", "Dice and centre error", prompt_plot(results),
         "One dot per organ and case: distance between the centres of the first prompting region and of the true region. Line: "
         f"medians in bins of the error with at least three dots. Errors above {MAX_ERROR_MM:.0f} mm are drawn at "
         f"{MAX_ERROR_MM:.0f} mm. Organs without a prompt are not drawn.",
@@ -68,7 +68,7 @@ def accuracy_plots(results: Results, best: Variant | None) -> list[Plot]:
             f"confusion-{variant.folder}", f"Confusion between organs, {variant.name}",
             confusion_plot(results, variant),
             "Row: organ in the ground truth. Numbers: percentage of its voxels that the prediction gives to each organ or to "
-            "the background, as a mean over cases. Bold: correct. Darker cells: larger errors. Shares below 0.5 % are omitted.",
+            "the background, as a mean over cases. Bold: correct. Shares below 0.5 % are omitted.",
             folded=best is not None and variant != best,
         )  # fmt: skip
     return found
@@ -91,9 +91,9 @@ def cost_plots(results: Results, break_even: Sequence[CostPanel] = ()) -> list[P
 
     Args:
         results: the experiment.
-        break_even: cumulated costs of this experiment, and of publications; panels without lines are omitted.
+        break_even: cumulated costs of this evaluation, and of publications; panels without lines are omitted.
     """
-    found = _drawn("seconds", "Time of a case", seconds_plot(results), "Mean over the cases, divided into stages.")
+    found = _drawn("seconds", "Time per case", seconds_plot(results), "Mean over the cases, divided into stages.")
     panels = [panel for panel in break_even if panel.lines]
     crossings = [(panel, *crossing) for panel in panels for crossing in panel.crossings]
     sentences = [

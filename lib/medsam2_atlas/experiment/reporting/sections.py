@@ -1,4 +1,4 @@
-"""The sections of a report: summary, plots, cases, pictures, left-out cases, and what the experiment was made with."""
+"""The sections of a report: summary, plots, cases, pictures, missing results, versions and data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def warnings_of(results: Results, made_with: MadeWith) -> str:
     reading = [variant.name for variant in results.main if reads_truth(variant)]
     if reading:
         verb = "reads" if len(reading) == 1 else "read"
-        found.append(text(f"{', '.join(reading)} {verb} the ground truth, so that the scores are upper bounds."))
+        found.append(text(f"{', '.join(reading)} {verb} the ground truth; no such scores are possible without it."))
     warnings = [f'<p class="mark">{one}</p>' for one in found]
     if results.problems:
         count = len(results.problems)
@@ -49,8 +49,8 @@ def facts(results: Results, best: Variant | None) -> str:
     tiles = [("cases", str(len(results.cases))), ("organs", str(len(results.organs))), ("segmenters", str(len(results.main)))]
     line = next((line for line in overview(results) if line.variant == best), None)
     if line is not None:
-        tiles += [("highest mean Dice", f"{line.means['dice'][0]:.3f}"), ("reached by", line.variant.name)]
-        tiles += [("median time of a case", _duration(line.seconds))] if line.seconds is not None else []
+        tiles += [("highest mean Dice", f"{line.means['dice'][0]:.3f}"), ("best segmenter", line.variant.name)]
+        tiles += [("its median time per case", _duration(line.seconds))] if line.seconds is not None else []
     return '<dl class="facts">' + "".join(f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in tiles) + "</dl>"
 
 
@@ -58,7 +58,7 @@ def summary_table(results: Results, best: Variant | None) -> str:
     """Returns the table of the main variants, as HTML; see `facts` for `best`."""
     heads = ("Segmenter", "Cases", "Dice", "NSD", "HD95 (mm)", "Organs without prompt", "Time (s)", "Energy (Wh)", "CO₂e (g)")
     caption = (
-        "A case's value is its mean over organs. Mean ± standard deviation over cases; median time, mean energy and emissions. "
+        "A case's value is its mean over organs. Scores: mean ± standard deviation over cases. Time: median. Energy: mean. "
         "Highlighted: the highest mean Dice of the segmenters that do not read the ground truth."
     )
     return sortable(heads, (_summary_row(line, line.variant == best) for line in overview(results)), caption)
@@ -85,7 +85,7 @@ def cases_table(results: Results, pictures: Sequence[CasePictures]) -> str:
         pictures: the cases with pictures, in the order of the page.
     """
     anchors = {shown.case: f"case-{number}" for number, shown in enumerate(pictures)}
-    heads = ("Case", "Segmenter", "Mean Dice", "Mean NSD", "Mean HD95 (mm)", "Lowest Dice", "Organ", "Time (s)")
+    heads = ("Case", "Segmenter", "Mean Dice", "Mean NSD", "Mean HD95 (mm)", "Lowest Dice", "Organ of lowest Dice", "Time (s)")
     rows = []
     for variant in results.main:
         means = {metric: results.case_means(variant, metric) for metric, _ in _SHOWN}
@@ -104,7 +104,8 @@ def cases_table(results: Results, pictures: Sequence[CasePictures]) -> str:
             ]
             rows.append((case, "".join(cells)))
     rows.sort(key=lambda row: row[0])  # stable: variants keep their order
-    return sortable(heads, (row for _, row in rows), "Click a header to sort.", left=("Segmenter", "Organ"), tall=True)
+    left = ("Segmenter", "Organ of lowest Dice")
+    return sortable(heads, (row for _, row in rows), "Click a header to sort.", left=left, tall=True)
 
 
 def picture_gallery(results: Results, pictures: Sequence[CasePictures]) -> str:

@@ -1,4 +1,4 @@
-"""Curves of an experiment: Dice over the displacement of perturbed prompts, and accuracy over the number of references."""
+"""Curves of an experiment: Dice over the distance of jitters, and accuracy over the number of references."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from medsam2_atlas.imaging.labels import organ_table
 
 @dataclass(frozen=True)
 class JitterPoint:
-    """Dice with prompts that are displaced by one amount.
+    """Dice with one jitter.
 
     Attributes:
-        amount: displacement in mm; 0: unperturbed prompts.
+        amount: the jitter's distance in mm; 0: the original prompts.
         dice: mean over the cases of their means over the organs, and deviation between cases.
         organs: mean Dice by organ number; organs without a value are omitted.
     """
@@ -33,11 +33,11 @@ class JitterPoint:
 
 @dataclass(frozen=True)
 class JitterCurve:
-    """Dice over the displacement, for one segmenter and one kind of perturbation.
+    """Dice over the jitter's distance, for one segmenter and one kind of jitter.
 
     Attributes:
         segmenter: name of the segmenter.
-        kind: kind of perturbation, such as `shift`.
+        kind: kind of jitter, such as `shift`.
         points: the points, by amount. All have the same cases.
     """
 
@@ -79,16 +79,16 @@ class ReferencesCurve:
 
 
 def jitter_curves(results: Results) -> list[JitterCurve]:
-    """Returns Dice over the displacement of prompts, for each segmenter and kind of perturbation in the records.
+    """Returns Dice over the distance of jitters, for each segmenter and kind of jitter in the records.
 
-    The segmenter without perturbation gives the point at 0. Only cases that all variants of a curve have count, because a case
+    The segmenter without a jitter gives the point at 0. Only cases that all variants of a curve have count, because a case
     that is missing at one amount would bend the curve. A curve without such cases is omitted.
 
     Args:
         results: the records.
 
     Raises:
-        InputError: if a variant's perturbation is not of the form KIND=AMOUNT.
+        InputError: if a variant's jitter is not of the form KIND=AMOUNT.
     """
     found: dict[tuple[str, str], dict[float, Variant]] = {}
     for variant in ordered(results.variants):
@@ -187,14 +187,14 @@ def write_references(curves: Sequence[ReferencesCurve], file: Path) -> None:
 
 
 def _parsed(variant: Variant) -> tuple[str, float]:
-    """Returns kind and amount (mm) of a variant's perturbation."""
+    """Returns kind and distance (mm) of a variant's jitter."""
     kind, _, amount = str(variant.jitter).partition("=")
     try:
         found = float(amount)
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        problem = f"has the perturbation {variant.jitter!r}, which is not of the form KIND=AMOUNT."
+        problem = f"has the jitter {variant.jitter!r}, which is not of the form KIND=AMOUNT."
         raise InputError(variant.segmenter, problem, "Remove the records of this variant; its cases are then run again.")
     return kind, found
 
