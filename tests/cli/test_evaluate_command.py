@@ -67,17 +67,16 @@ def test_a_reference_of_the_atlas_is_not_evaluated(data: Path) -> None:
     build_atlas(find_references(data), BuildOptions(registration=QUICK)).save(data.parent / "atlas")
     given = ["--images", data / "images", "--labels", data / "labels", "--atlas", data.parent / "atlas"]
     message = evaluate(*given, "--segmenters", "atlas", "--out", data.parent / "out")
-    assert "has no case that can be used" in message
-    assert "is the reference a of the atlas" in evaluate(
-        *given, "--segmenters", "atlas", "--out", data.parent / "out", "--strict"
-    )
+    assert "has no case that can be used. a: is the reference a of the atlas" in message
+    message = evaluate(*given, "--segmenters", "atlas", "--out", data.parent / "out", "--strict")
+    assert "is the reference a of the atlas" in message
 
 
 def test_a_download_of_amos22_goes_through_the_published_experiment(tmp_path: Path) -> None:
     """The strategies run with the demo weights, and with a jitter and smaller atlases."""
     download, prepared, out = tmp_path / "amos22", tmp_path / "prepared", tmp_path / "out"
     for n, name in enumerate((*REFERENCES, *TARGETS, "amos_0507")):
-        labelled(tmp_path / "made", name, PATIENT, z_from=n % 3)
+        labelled(tmp_path / "made", name, PATIENT, z_from=n)  # no two CTs are equal
     for kind, folder in (("images", "imagesTr"), ("labels", "labelsTr")):
         download.mkdir(exist_ok=True)
         (tmp_path / "made" / kind).rename(download / folder)
@@ -87,7 +86,7 @@ def test_a_download_of_amos22_goes_through_the_published_experiment(tmp_path: Pa
     build_atlas(find_references(prepared / "references"), BuildOptions(registration=QUICK)).save(tmp_path / "atlas")
     images, labels = (prepared / "targets" / kind for kind in ("images", "labels"))
     given = ["--images", images, "--labels", labels, "--atlas", tmp_path / "atlas", "--out", out, "--as-published"]
-    more = ["--segmenters", "atlas,B,reference-3", "--references", "1,2", "--jitter", "shift=12"]
+    more = ["--segmenters", "atlas,B,reference-3", "--references", "1", "--jitter", "shift=12"]
     assert f"{out / 'report.html'} written" in evaluate(*given, *more)
     with (out / "cases.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -98,8 +97,6 @@ def test_a_download_of_amos22_goes_through_the_published_experiment(tmp_path: Pa
         ("reference-3", "", ""),
         ("atlas", "1", ""),
         ("B", "1", ""),
-        ("atlas", "2", ""),
-        ("B", "2", ""),
         ("reference-3", "", "shift=12"),
     }
     liver = {row["segmenter"]: float(row["dice"]) for row in rows if row["organ_name"] == "liver" and row["case"] == TARGETS[0]}

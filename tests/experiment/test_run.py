@@ -16,6 +16,7 @@ from fake_session import FakeSession
 from medsam2_atlas.base.errors import InputError, StorageError
 from medsam2_atlas.experiment import Record, Variant
 from medsam2_atlas.experiment import run as run_module
+from medsam2_atlas.experiment import workers
 from medsam2_atlas.experiment.cases import EvaluationCase, find_cases
 from medsam2_atlas.experiment.run import Session, Task, open_tasks, run_tasks
 from medsam2_atlas.experiment.setting import Setting, locked
@@ -112,7 +113,9 @@ def test_a_segmenter_that_cannot_run_is_a_problem_of_its_own(cases: list[Evaluat
     session.segmenter.check = _missing  # type: ignore[method-assign]
     problems: dict[str, str] = {}
     assert open_tasks(cases, session, problems) == []
-    assert problems == {"unet_3d": "unet_3d: has no weights. Train it."}
+    assert problems == {"unet_3d (all cases)": "unet_3d: has no weights. Train it."}
+    with pytest.raises(InputError, match="has no weights"):
+        open_tasks(cases, session, None)
 
 
 def _missing() -> None:
@@ -143,7 +146,7 @@ def test_a_task_that_kills_its_process_is_listed_and_the_others_are_run(
     cases: list[EvaluationCase], setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "_start_worker", _start_dying_worker)
-    monkeypatch.setattr(run_module, "get_context", lambda _: get_context("fork"))  # starts at once; spawn takes seconds
+    monkeypatch.setattr(workers, "get_context", lambda _: get_context("fork"))  # starts at once; spawn takes seconds
     session = FakeSession(setting)
     outcome = run_tasks([Task(case, (UNET,)) for case in cases], session, jobs=2)
     assert outcome.done == 1
