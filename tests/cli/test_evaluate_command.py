@@ -67,17 +67,16 @@ def test_a_reference_of_the_atlas_is_not_evaluated(data: Path) -> None:
     build_atlas(find_references(data), BuildOptions(registration=QUICK)).save(data.parent / "atlas")
     given = ["--images", data / "images", "--labels", data / "labels", "--atlas", data.parent / "atlas"]
     message = evaluate(*given, "--segmenters", "atlas", "--out", data.parent / "out")
-    assert "has no case that can be used" in message
-    assert "is the reference a of the atlas" in evaluate(
-        *given, "--segmenters", "atlas", "--out", data.parent / "out", "--strict"
-    )
+    assert "has no case that can be used. a: is the reference a of the atlas" in message
+    message = evaluate(*given, "--segmenters", "atlas", "--out", data.parent / "out", "--strict")
+    assert "is the reference a of the atlas" in message
 
 
 def test_a_download_of_amos22_goes_through_the_published_experiment(tmp_path: Path) -> None:
     """The strategies run with the demo weights, and with a jitter and smaller atlases."""
     download, prepared, out = tmp_path / "amos22", tmp_path / "prepared", tmp_path / "out"
     for n, name in enumerate((*REFERENCES, *TARGETS, "amos_0507")):
-        labelled(tmp_path / "made", name, PATIENT, z_from=n)
+        labelled(tmp_path / "made", name, PATIENT, z_from=n)  # no two CTs are equal
     for kind, folder in (("images", "imagesTr"), ("labels", "labelsTr")):
         download.mkdir(exist_ok=True)
         (tmp_path / "made" / kind).rename(download / folder)

@@ -127,3 +127,34 @@ def test_cases_that_are_left_out_are_in_the_report(
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "labels/ has no file of that name." in page
     assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["problems"]["c"]
+
+
+def test_a_left_out_case_with_the_name_of_a_segmenter_hides_no_results(
+    conducted: Callable[..., FakeSession], choice: Choice, tmp_path: Path
+) -> None:
+    labelled(choice.images.parent, "unet_3d", PATIENT, z_from=3)
+    (choice.labels / "unet_3d.nii.gz").unlink()
+    conducted("out")
+    rows = (tmp_path / "out" / "cases.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + 2 * len(NAMES)
+
+
+def test_names_that_are_not_utf_8_are_left_out(conducted: Callable[..., FakeSession], choice: Choice, tmp_path: Path) -> None:
+    for folder in (choice.images, choice.labels):
+        try:
+            (folder / "c.nii.gz").rename(folder / "c\udcff.nii.gz")
+        except OSError:
+            pytest.skip("this disk refuses such names")
+    assert conducted("out").ran == ["a.nii.gz", "b<i>.nii.gz"]
+    problems = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["problems"]
+    assert problems == {"c\\udcff": "has a name that is not UTF-8, which tables cannot contain. Rename image and label map."}
+
+
+def test_files_of_earlier_choices_are_removed(conducted: Callable[..., FakeSession], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "plots").mkdir(parents=True)
+    old = [out / "sensitivity.csv", out / "references.csv", out / "plots" / "confusion-D.svg"]
+    for file in old:
+        file.write_text("", encoding="utf-8")
+    conducted("out")
+    assert not any(file.exists() for file in old)

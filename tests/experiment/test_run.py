@@ -7,19 +7,24 @@ import signal
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 
 from blocks import PATIENT, labelled
 from fake_session import FakeSession
+from medsam2_atlas.base.choices import ThresholdRule
 from medsam2_atlas.base.errors import InputError, StorageError
-from medsam2_atlas.experiment import Record, Variant
+from medsam2_atlas.experiment import Record, Variant, workers
 from medsam2_atlas.experiment import run as run_module
 from medsam2_atlas.experiment.cases import EvaluationCase, find_cases
+from medsam2_atlas.experiment.measure import keys
 from medsam2_atlas.experiment.run import Session, Task, open_tasks, run_tasks
 from medsam2_atlas.experiment.setting import Setting, locked
 from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.studies.models import Models
 
 UNET = Variant(segmenter="unet_3d")
 
@@ -112,7 +117,62 @@ def test_a_segmenter_that_cannot_run_is_a_problem_of_its_own(cases: list[Evaluat
     session.segmenter.check = _missing  # type: ignore[method-assign]
     problems: dict[str, str] = {}
     assert open_tasks(cases, session, problems) == []
-    assert problems == {"unet_3d": "unet_3d: has no weights. Train it."}
+    assert problems == {"unet_3d (all cases)": "unet_3d: has no weights. Train it."}
+    with pytest.raises(InputError, match="has no weights"):
+        open_tasks(cases, session, None)
+
+
+def test_a_record_of_another_variant_or_case_is_not_used(cases: list[EvaluationCase], setting: Setting) -> None:
+    session = FakeSession(setting)
+    run_tasks(open_tasks(cases, session, {}), session)
+    file = setting.record_file("a", UNET)
+    Record.read(file).model_copy(update={"variant": Variant(segmenter="unet_2d")}).write(file)
+    assert session.valid_record(cases[0], UNET) is None
+    setting.record_file("b", UNET).rename(file)
+    assert session.valid_record(cases[0], UNET) is None
+
+
+def test_weights_that_change_while_a_case_runs_give_no_record(cases: list[EvaluationCase], setting: Setting) -> None:
+    session = FakeSession(setting)
+    session.after = lambda: session.segmenter._made_of.update(weights="b")
+    outcome = run_tasks([Task(cases[0], (UNET,))], session)
+    assert "unet_3d: changed while the experiment ran" in outcome.problems["a, unet_3d"]
+    assert not setting.record_file("a", UNET).exists()
+
+
+def test_a_record_of_the_processor_is_valid_on_a_gpu_only_if_its_memory_was_too_small(
+    cases: list[EvaluationCase], setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = FakeSession(setting)
+    run_tasks(open_tasks(cases, session, {}), session)
+    file = setting.record_file("a", UNET)
+    monkeypatch.setattr(session.segmenter, "uses_network", True)
+    monkeypatch.setattr(session.segmenter, "provenance", lambda options: {"device": options.memory})
+    monkeypatch.setattr(Models, "device", torch.device("cuda"))
+    record = Record.read(file)
+    record = record.model_copy(update={"key": record.key | {"segmenter": {"device": "cpu"}}})
+    record.write(file)
+    assert session.valid_record(cases[0], UNET) is None
+    record.model_copy(update={"report": record.report | {"memory": "out of GPU memory; done on the processor"}}).write(file)
+    assert session.valid_record(cases[0], UNET) is not None
+
+
+def test_the_thresholds_are_in_the_key_of_the_atlas_because_its_prompts_are_scored(
+    cases: list[EvaluationCase], setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Models({"device": "cpu"})
+    models._segmenters["atlas"] = FakeSession(setting).segmenter
+    variant = Variant(segmenter="atlas")
+    found = [next(keys(cases[0], variant, replace(setting, thresholds=rule), models)) for rule in get_args(ThresholdRule)]
+    assert all(one != other for number, one in enumerate(found) for other in found[:number])
+
+
+def test_progress_begins_with_the_first_task(cases: list[EvaluationCase], setting: Setting) -> None:
+    session, shares = FakeSession(setting), list[float]()
+    run_tasks(open_tasks(cases, session, {}), session, progress=lambda _, share, __=None: shares.append(share))
+    assert shares == [0, 0.5, 1]
+    run_tasks([], session, progress=lambda _, share, __=None: shares.append(share))
+    assert len(shares) == 3, "nothing is shown if nothing is left to run"
 
 
 def _missing() -> None:
@@ -143,7 +203,7 @@ def test_a_task_that_kills_its_process_is_listed_and_the_others_are_run(
     cases: list[EvaluationCase], setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "_start_worker", _start_dying_worker)
-    monkeypatch.setattr(run_module, "get_context", lambda _: get_context("fork"))  # starts at once; spawn takes seconds
+    monkeypatch.setattr(workers, "get_context", lambda _: get_context("fork"))  # starts at once; spawn takes seconds
     session = FakeSession(setting)
     outcome = run_tasks([Task(case, (UNET,)) for case in cases], session, jobs=2)
     assert outcome.done == 1

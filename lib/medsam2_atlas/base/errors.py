@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class MedSAM2AtlasError(Exception):
@@ -17,6 +18,17 @@ class MedSAM2AtlasError(Exception):
     def __init__(self, subject: str | Path, problem: str, remedy: str = "") -> None:
         self.subject, self.problem, self.remedy = str(subject), problem, remedy
         super().__init__(f"{subject}: {problem}" + (f" {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the error with its attributes, so that a worker process can raise it in the process that started it."""
+        return _unpickled, (type(self), self.args), self.__dict__
+
+
+def _unpickled(kind: type[MedSAM2AtlasError], args: tuple[Any, ...]) -> MedSAM2AtlasError:
+    """Returns an error without calling its `__init__`, whose arguments are not those of `Exception`."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 def problem_of(error: BaseException) -> str:

@@ -118,9 +118,10 @@ def evaluate_command(
             )
     if images.resolve() == labels.resolve():
         raise InputError(images, "is given as --images and as --labels.", "Give two different folders.")
-    if out.resolve() in (images.resolve(), labels.resolve()):
-        raise InputError(out, "contains the CTs or the ground truth.", "Choose another folder for the results.")
     check_folder(out)
+    from medsam2_atlas.experiment.results_folder import check_results_folder
+
+    check_results_folder(out, [images, labels, *([atlas] if atlas else [])])
     from medsam2_atlas.prompting import Jitter
 
     jitters = [Jitter.parse(text) for given in jitter or [] for text in _amounts(given)]

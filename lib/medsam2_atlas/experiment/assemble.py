@@ -36,6 +36,7 @@ from medsam2_atlas.experiment.reporting.summary import TESTED, write_cost_summar
 from medsam2_atlas.experiment.reporting.table import Table
 from medsam2_atlas.experiment.reporting.table_files import accuracy_tables, write_tables
 from medsam2_atlas.experiment.results import METRICS, Results
+from medsam2_atlas.experiment.results_folder import remove_optional
 from medsam2_atlas.experiment.run import Session
 from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.imaging.labels import organ_table
@@ -74,6 +75,7 @@ def write_outputs(
     write_tables(accuracy_tables(results, figures, seed=seed), out)
     jitters = jitter_curves(results)
     counts = references_curves(results, _all_references(session))
+    remove_optional(out)
     if jitters:
         write_jitter(jitters, out / "sensitivity.csv")
     if counts:

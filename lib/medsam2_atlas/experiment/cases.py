@@ -9,6 +9,7 @@ from pathlib import Path
 from medsam2_atlas.atlas import Atlas, find_pairs
 from medsam2_atlas.base.errors import InputError, problem_of
 from medsam2_atlas.base.files import sha256
+from medsam2_atlas.base.printable import printable
 from medsam2_atlas.base.progress import Progress, silent
 
 
@@ -62,6 +63,11 @@ def find_cases(
     found = []
     pairs = find_pairs(images, labels, skipped)
     for number, pair in enumerate(pairs):
+        if not _is_text(pair.name):
+            if skipped is None:
+                raise InputError(pair.image, _NO_TEXT, "Rename image and label map.")
+            skipped[printable(pair.name)] = f"{_NO_TEXT} Rename image and label map."
+            continue
         try:
             hashes = sha256(pair.image), sha256(pair.label)
         except OSError as error:
@@ -72,6 +78,18 @@ def find_cases(
         found.append(EvaluationCase(pair.name, pair.image, pair.label, *hashes))
         progress("reading cases", (number + 1) / len(pairs))
     return _distinct(found, skipped)
+
+
+_NO_TEXT = "has a name that is not UTF-8, which tables cannot contain."
+
+
+def _is_text(name: str) -> bool:
+    """Returns whether all bytes of a file's name could be decoded; Python represents the others by lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _distinct(cases: Sequence[EvaluationCase], skipped: dict[str, str] | None) -> list[EvaluationCase]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.datasets import read_dataset
 from medsam2_atlas.experiment.cases import EvaluationCase, find_cases, independent_cases, same_names
@@ -52,18 +52,18 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Re
         cases, setting, warnings = _prepared(cases, setting, choice, problems)
         if not cases:
             raise InputError(
-                choice.images, "contains no case that can be used.", "Add annotated CTs that are not references of the atlas."
+                choice.images,
+                f"contains no case that can be used. {_listed(problems)}".rstrip(),
+                "Add annotated CTs that are not references of the atlas.",
             )
         session = Session(setting)
-        tasks = open_tasks(cases, session, problems)
+        tasks = open_tasks(cases, session, None if choice.strict else problems)
         outcome = run_tasks(tasks, session, choice.jobs, strict=choice.strict, progress=progress)
         problems |= outcome.problems
         results = _results(cases, session, problems, choice.empty)
         if not results.records:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(problems.items()))
-            raise InputError(
-                setting.out, f"gets no results: {reasons[:2000]}", "Correct these problems and run the command again."
-            )
+            remedy = "Correct these problems and run the command again."
+            raise InputError(setting.out, f"gets no results: {_listed(problems)}", remedy)
         write_outputs(results, cases, session, choice, warnings)
     return results
 
@@ -91,6 +91,11 @@ def _prepared(
     return cases, setting, warnings
 
 
+def _listed(problems: Mapping[str, str]) -> str:
+    """Returns the problems in one line, shortened."""
+    return "; ".join(f"{name}: {reason}" for name, reason in sorted(problems.items()))[:2000]
+
+
 def _results(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str], empty: EmptyRule) -> Results:
     """Reads the valid records of all cases, in the order of the variants."""
     return Results(tuple(_records(cases, session, problems)), session.setting.organs, dict(sorted(problems.items())), empty)
@@ -98,10 +103,14 @@ def _results(cases: Sequence[EvaluationCase], session: Session, problems: dict[s
 
 def _records(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str]) -> Iterable[Record]:
     for variant in session.setting.variants:
-        if variant.name in problems:
+        if variant in session.unusable:
             continue
         for case in cases:
-            record = session.valid_record(case, variant)
+            try:
+                record = session.valid_record(case, variant)
+            except (MedSAM2AtlasError, OSError) as error:
+                problems.setdefault(f"{case.name}, {variant.name}", problem_of(error))
+                continue
             if record is not None:
                 yield record
             else:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medsam2_atlas.base.printable import printable
 from medsam2_atlas.base.version import package_version
 
 _PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "sam2", "codecarbon")
@@ -73,7 +74,7 @@ def machine(device: str) -> dict[str, Any]:
 def basis() -> Mapping[str, Any]:
     """Returns command line and versions: the fields that need neither data nor models."""
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [printable(word) for word in (Path(sys.argv[0]).name, *sys.argv[1:])],
         "version": package_version(),
         "python": platform.python_version(),
         "packages": packages(),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.files import sha256
 from medsam2_atlas.base.memory import STEPS
 from medsam2_atlas.base.peak_memory import peak_memory
 from medsam2_atlas.evaluation import compare_labels, evaluation_config, prompt_errors
@@ -21,6 +25,7 @@ from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume, read_labels
 from medsam2_atlas.prompting import Jitter, Prompts, prompting_config, prompts_from_report, prompts_from_scores
 from medsam2_atlas.segmenters.base import Options, Segmentation, Segmenter
+from medsam2_atlas.segmenters.registry import family_of
 from medsam2_atlas.segmenters.strategies import ATLAS_ALONE
 from medsam2_atlas.studies.as_published import published_options
 from medsam2_atlas.studies.models import Models
@@ -40,8 +45,8 @@ class Measurement:
     labels: Volume
 
 
-def keys(case: EvaluationCase, variant: Variant, setting: Setting, models: Models) -> Iterator[dict[str, Any]]:
-    """Yields the key of each step of the memory ladder; a stored record with any of them is valid.
+def keys(case: EvaluationCase, variant: Variant, setting: Setting, models: Models) -> Iterator[tuple[Memory, dict[str, Any]]]:
+    """Yields each step of the memory ladder with its key; a stored record with any of the keys has the same scores.
 
     A key contains everything that the scores depend on: checksums of image and ground truth, the segmenter's provenance (atlas,
     weights, options, changed settings, version), the settings of the scores, and the scored organs.
@@ -53,7 +58,22 @@ def keys(case: EvaluationCase, variant: Variant, setting: Setting, models: Model
     steps = models.ladder.steps if segmenter.uses_network else ("cpu",)
     for memory in STEPS:
         if memory in steps:
-            yield _key(case, variant, setting, segmenter, replace(options, memory=memory))
+            yield memory, _key(case, variant, setting, segmenter, replace(options, memory=memory))
+
+
+def is_valid(record: Record, case: EvaluationCase, variant: Variant, setting: Setting, models: Models) -> bool:
+    """Returns whether a stored record is what a new run of the variant on the case would give.
+
+    On a GPU, a record of the processor is valid only if the GPU's memory was too small for the case.
+
+    Raises:
+        MedSAM2AtlasError: if the segmenter lacks something, or an option cannot be used.
+    """
+    if (record.case, record.variant) != (case.name, variant):  # a folder whose names differ in case only, on some disks
+        return False
+    on_gpu = models.segmenter(variant.segmenter).uses_network and models.ladder.device.type != "cpu"
+    possible = keys(case, variant, setting, models)
+    return any(record.key == key for memory, key in possible if not on_gpu or memory != "cpu" or record.report.get("memory"))
 
 
 def measure(case: EvaluationCase, variant: Variant, setting: Setting, models: Models) -> Measurement:
@@ -74,10 +94,15 @@ def measure(case: EvaluationCase, variant: Variant, setting: Setting, models: Mo
     organ_table().check(case.label, np.unique(truth.array).tolist())
     options = replace(_options(variant, setting), truth=truth if segmenter.uses_truth else None)
     segmenter.check()  # loads atlas and weights, which a server or batch loads once for all cases
+    on_cpu = replace(options, memory="cpu")
+    before = _key(case, variant, setting, segmenter, on_cpu)
     models.forget_score_maps()  # of the previous variant, so that this one pays for its own registration
     with peak_memory() as peaks:
         ran = run(segmenter, case.image, options, models, no_energy="" if setting.energy else _SIDE_BY_SIDE)
     case.check()
+    # If a model was replaced during the run, it is unknown which version made the result.
+    if _key(case, variant, setting, segmenter, on_cpu) != before:
+        raise InputError(variant.segmenter, "changed while the experiment ran.", "Run the command again.")
     result, report = ran.segmentation, ran.segmentation.report
     energy = report.energy or {}
     counted = [k for k in setting.organs if k in report.organ_numbers]
@@ -137,6 +162,10 @@ def _key(case: EvaluationCase, variant: Variant, setting: Setting, segmenter: Se
         "scores": evaluation_config().model_dump(mode="json"),
         "organs": list(setting.organs),
     }
+    if variant.segmenter == ATLAS_ALONE:  # its provenance covers no prompts, but `_prompts` scores some
+        key["thresholds"] = options.thresholds
+    elif (config := setting.conf.get("config")) and family_of(variant.segmenter).role in ("prompted", "reference"):
+        key["network"] = sha256(Path(config)) if Path(config).is_file() else config
     plain: dict[str, Any] = json.loads(json.dumps(key))
     return plain
 

@@ -7,11 +7,11 @@ variant that it was computing.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.base.progress import Progress, silent
@@ -19,6 +19,7 @@ from medsam2_atlas.experiment.cases import EvaluationCase
 from medsam2_atlas.experiment.record import Record
 from medsam2_atlas.experiment.setting import Setting
 from medsam2_atlas.experiment.variant import Variant
+from medsam2_atlas.experiment.workers import worker_processes
 from medsam2_atlas.studies.models import Models
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class Session:
             setting: the experiment.
         """
         self.setting = setting
+        self.unusable: set[Variant] = set()
+        """The variants that lack something, on all cases."""
         self._models: dict[int | None, Models] = {}
 
     def models(self, variant: Variant) -> Models:
@@ -76,7 +79,7 @@ class Session:
         Raises:
             MedSAM2AtlasError: if the segmenter lacks something, or an option cannot be used.
         """
-        from medsam2_atlas.experiment.measure import keys
+        from medsam2_atlas.experiment.measure import is_valid
 
         file = self.setting.record_file(case.name, variant)
         if not file.is_file() or not self.setting.label_file(case.name, variant).is_file():
@@ -86,7 +89,23 @@ class Session:
         except InputError as error:
             log.warning("%s", error)
             return None
-        return record if any(record.key == key for key in keys(case, variant, self.setting, self.models(variant))) else None
+        return record if is_valid(record, case, variant, self.setting, self.models(variant)) else None
+
+    def check(self, variant: Variant, cases: Sequence[EvaluationCase]) -> None:
+        """Loads what a variant needs, and checks its options.
+
+        Args:
+            variant: the variant.
+            cases: the cases; the first one is used to check the options.
+
+        Raises:
+            MedSAM2AtlasError: if the segmenter lacks something, or an option cannot be used.
+        """
+        from medsam2_atlas.experiment.measure import keys
+
+        self.models(variant).segmenter(variant.segmenter).check()
+        for case in cases[:1]:
+            next(keys(case, variant, self.setting, self.models(variant)))
 
     def run(self, task: Task, strict: bool, after: Callable[[], None] = lambda: None) -> Outcome:
         """Runs the variants of a task. A variant that fails is a problem of the outcome, and the others still run.
@@ -132,27 +151,42 @@ class Session:
         found.record.write(record)
 
 
-def open_tasks(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str]) -> list[Task]:
-    """Returns the tasks without a valid record.
+def open_tasks(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str] | None) -> list[Task]:
+    """Returns the tasks without a valid record. Variants that cannot run have no task; `session.unusable` receives them.
 
     Args:
         cases: the cases.
         session: the models of this process.
-        problems: receives the reason for each variant that cannot run, by its name.
+        problems: receives the reason for each variant that cannot run; None: it raises an error.
+
+    Raises:
+        InputError: if `problems` is None and a variant cannot run.
     """
     variants = []
     for variant in session.setting.variants:
         try:
-            session.models(variant).segmenter(variant.segmenter).check()
+            session.check(variant, cases)
             variants.append(variant)
-        except (MedSAM2AtlasError, OSError) as error:
-            problems[variant.name] = problem_of(error)
+        except Exception as error:
+            if problems is None:
+                raise InputError(variant.name, f"cannot run: {problem_of(error)}", "Leave it out, or correct this.") from error
+            log.info("%s cannot run", variant.name, exc_info=True)
+            session.unusable.add(variant)
+            problems[f"{variant.name} (all cases)"] = problem_of(error)
     tasks = []
     for case in cases:
-        missing = tuple(variant for variant in variants if session.valid_record(case, variant) is None)
+        missing = tuple(variant for variant in variants if not _is_done(case, variant, session))
         if missing:
             tasks.append(Task(case, missing))
     return tasks
+
+
+def _is_done(case: EvaluationCase, variant: Variant, session: Session) -> bool:
+    """Returns whether a variant has a valid record of a case. If that cannot be found out, the run reports the reason."""
+    try:
+        return session.valid_record(case, variant) is not None
+    except (MedSAM2AtlasError, OSError):
+        return False
 
 
 def run_tasks(
@@ -174,6 +208,8 @@ def run_tasks(
         MedSAM2AtlasError: if `strict` and a task fails.
     """
     outcome, total = Outcome(), sum(len(task.variants) for task in tasks)
+    if tasks:
+        progress("evaluation", 0.0)  # the remaining time is estimated from here on
     if jobs == 1:
         done = 0
 
@@ -195,22 +231,14 @@ def run_tasks(
 
 def _side_by_side(tasks: Sequence[Task], setting: Setting, jobs: int, strict: bool) -> Iterator[tuple[Task, Outcome]]:
     """Yields each task with its outcome, in the order in which they end."""
-    interrupted: list[Task] = []
-    with _pool(setting, jobs) as pool:
-        futures: dict[Future[Outcome], Task] = {pool.submit(_run_in_worker, task, strict): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                try:
-                    yield futures[future], future.result()
-                except BrokenProcessPool:
-                    interrupted.append(futures[future])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    waiting, interrupted = deque(tasks), list[Task]()
+    while waiting:  # with new processes after one has died
+        with worker_processes(jobs, _start_worker, setting) as processes:
+            yield from _until_broken(processes, waiting, interrupted, jobs, strict)
     for task in interrupted:
-        with _pool(setting, 1) as pool:
+        with worker_processes(1, _start_worker, setting) as processes:
             try:
-                yield task, pool.submit(_run_in_worker, task, strict).result()
+                yield task, processes.submit(_run_in_worker, task, strict).result()
             except BrokenProcessPool:
                 problem = "the process that ran it was killed; the machine may have too little memory for it."
                 if strict:
@@ -218,8 +246,31 @@ def _side_by_side(tasks: Sequence[Task], setting: Setting, jobs: int, strict: bo
                 yield task, Outcome(problems={f"{task.case.name}, {v.name}": problem for v in task.variants})
 
 
-def _pool(setting: Setting, jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(setting,))
+def _until_broken(
+    processes: ProcessPoolExecutor, waiting: deque[Task], interrupted: list[Task], jobs: int, strict: bool
+) -> Iterator[tuple[Task, Outcome]]:
+    """Runs waiting tasks until none is left, or until a process dies; the tasks that ran then are added to `interrupted`.
+
+    A process gets its next task when it has finished one, so that a dead process interrupts as few tasks as possible.
+    """
+    running: dict[Future[Outcome], Task] = {}
+    broken = False
+    while running or (waiting and not broken):
+        while waiting and not broken and len(running) < jobs:
+            try:
+                running[processes.submit(_run_in_worker, waiting[0], strict)] = waiting[0]
+                waiting.popleft()
+            except BrokenProcessPool:
+                broken = True
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task = running.pop(future)
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                interrupted.append(task)
+                broken = True
+            else:
+                yield task, result
 
 
 _session: Session | None = None
@@ -229,6 +280,7 @@ _session: Session | None = None
 def _start_worker(setting: Setting) -> None:
     """Loads the libraries of a worker process, and sets its threads and method."""
     global _session
+    import SimpleITK as sitk
     import torch
 
     if setting.as_published:
@@ -236,6 +288,8 @@ def _start_worker(setting: Setting) -> None:
 
         use_published_method()
     torch.set_num_threads(setting.threads)
+    itk = sitk.ProcessObject
+    itk.SetGlobalDefaultNumberOfThreads(min(setting.threads, itk.GetGlobalDefaultNumberOfThreads()))
     _session = Session(setting)
 
 
