@@ -52,7 +52,7 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Re
         cases, setting, warnings = _prepared(cases, setting, choice, problems)
         if not cases:
             raise InputError(
-                choice.images, "contains no case that can be used.", "Add annotated CTs that are not references of the atlas."
+                choice.images, "has no case that can be used.", "Add annotated CTs that are not references of the atlas."
             )
         session = Session(setting)
         tasks = open_tasks(cases, session, problems)

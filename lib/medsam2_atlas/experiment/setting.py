@@ -1,4 +1,4 @@
-"""The setting of an experiment: what is run, with which models, and where results are written.
+"""The setting of an experiment: its variants, models, options and results folder.
 
 A setting is a plain value, so that worker processes can receive it.
 """
