@@ -59,7 +59,7 @@ def _row(param: Any) -> str:
         shown = "required"
     elif param.secondary_opts:
         shown = "on" if default else "off"
-    elif default in (None, "", False) or callable(default) or default == () or default == []:
+    elif default is None or default is False or default == "" or callable(default) or default == () or default == []:
         shown = ""
     else:
         shown = f"`{default}`"

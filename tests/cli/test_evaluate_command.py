@@ -59,15 +59,15 @@ def test_wrong_usage_is_refused_before_anything_is_written(data: Path, arguments
 def test_folders_that_cannot_be_used_are_refused(data: Path) -> None:
     images, labels, out = data / "images", data / "labels", data.parent / "out"
     assert "missing: is not a folder." in evaluate("--images", "missing", "--labels", labels, "--out", out)
-    assert "is given for images and for labels" in evaluate("--images", images, "--labels", images, "--out", out)
-    assert "is a folder of the data" in evaluate("--images", images, "--labels", labels, "--out", images)
+    assert "is given as --images and as --labels" in evaluate("--images", images, "--labels", images, "--out", out)
+    assert "contains the CTs or the ground truth" in evaluate("--images", images, "--labels", labels, "--out", images)
 
 
 def test_a_reference_of_the_atlas_is_not_evaluated(data: Path) -> None:
     build_atlas(find_references(data), BuildOptions(registration=QUICK)).save(data.parent / "atlas")
     given = ["--images", data / "images", "--labels", data / "labels", "--atlas", data.parent / "atlas"]
     message = evaluate(*given, "--segmenters", "atlas", "--out", data.parent / "out")
-    assert "has no case that can be used. a: is the reference a of the atlas" in message
+    assert "contains no case that can be used. a: is the reference a of the atlas" in message
     message = evaluate(*given, "--segmenters", "atlas", "--out", data.parent / "out", "--strict")
     assert "is the reference a of the atlas" in message
 

@@ -66,5 +66,5 @@ def test_a_file_that_changes_during_the_experiment_is_noticed(folders: tuple[Pat
     case = find_cases(*folders)[0]
     case.check()
     case.label.write_bytes(b"another")
-    with pytest.raises(InputError, match=r"labels/a\.nii\.gz: changed while the experiment ran"):
+    with pytest.raises(InputError, match=r"labels/a\.nii\.gz: changed while the evaluation ran"):
         case.check()

@@ -108,7 +108,7 @@ def test_files_that_change_while_a_case_runs_give_no_record(cases: list[Evaluati
     session = FakeSession(setting)
     session.after = lambda: cases[0].image.write_bytes(b"another file")
     outcome = run_tasks([Task(cases[0], (UNET,))], session)
-    assert "changed while the experiment ran" in outcome.problems["a, unet_3d"]
+    assert "changed while the evaluation ran" in outcome.problems["a, unet_3d"]
     assert not setting.record_file("a", UNET).exists()
 
 

@@ -3,8 +3,8 @@
 Everything that the stored references determine is computed anew: probability maps, counts, agreements, the mean image and the
 mean descriptors. No CT is read and no reference is registered again. The common space itself remains that of all references:
 its grid, and the transforms between it and the references, which were registered to a mean image of all of them. The other
-references therefore still help to align the chosen ones, and curves over the number of references may be slightly too good at
-small numbers.
+references therefore still help to align the chosen ones, and the accuracy at small numbers may be slightly too
+high.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measures the peak memory of a block of work, also by stage: main memory of this process, and memory of GPUs.
 
-Main memory is the peak resident set size. Linux keeps it per process (`VmHWM` in `/proc/self/status`), and sets it to the
+Main memory is the peak resident set size. Linux records it per process (`VmHWM` in `/proc/self/status`), and sets it to the
 current size when 5 is written to `/proc/self/clear_refs`; see proc(5). It includes all threads of the process and files mapped
 into memory, but no child processes. GPU memory is what PyTorch's allocator handed out, on the GPU that used the most; the
 CUDA context and the allocator's reserve are not included.

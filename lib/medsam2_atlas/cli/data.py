@@ -1,4 +1,4 @@
-"""`medsam2-atlas data …`: prepares public data sets for experiments."""
+"""`medsam2-atlas data …`: prepares public data sets for evaluations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medsam2_atlas.cli.outputs import check_folder
 if TYPE_CHECKING:
     from medsam2_atlas.datasets import Prepared
 
-app = typer.Typer(help="Prepare public data sets for experiments.", no_args_is_help=True)
+app = typer.Typer(help="Prepare public data sets for evaluations.", no_args_is_help=True)
 
 
 @app.command("prepare")

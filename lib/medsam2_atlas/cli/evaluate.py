@@ -117,7 +117,7 @@ def evaluate_command(
                 place, "is not a folder.", "Give the folder of the CTs as --images, and that of their label maps as --labels."
             )
     if images.resolve() == labels.resolve():
-        raise InputError(images, "is given as --images and as --labels.", "Give two different folders.")
+        raise InputError(images, "is given as --images and as --labels.", "Name two different folders.")
     check_folder(out)
     from medsam2_atlas.experiment.results_folder import check_results_folder
 

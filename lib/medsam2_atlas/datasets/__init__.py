@@ -1,4 +1,4 @@
-"""Prepares public data sets for experiments, and tells which organs a prepared data set annotates."""
+"""Prepares public data sets for evaluations, and reads which organs a prepared data set annotates."""
 
 from medsam2_atlas.datasets.layout import Layout, Numbers, Split, layout_names, read_layout
 from medsam2_atlas.datasets.preparing import Prepared, PrepareOptions, prepare

@@ -194,7 +194,7 @@ def _write(out: Path, record: CaseRecord, found: ReadCase) -> None:
 
 
 def _relative(text: str, source: Path) -> str:
-    """Returns a text without the path of the download, which is nobody's business where the record is shared."""
+    """Returns a text without the path of the download, because records are shared with others."""
     for folder in (str(source.absolute()), str(source)):
         text = text.replace(folder.rstrip(os.sep) + os.sep, "")
     return text

@@ -87,7 +87,7 @@ class Published(_Facts):
     energy: PublishedEnergy
     time: PublishedTime
     machine: PublishedMachine
-    not_told: tuple[str, ...] = Field(description="facts that the report does not tell")
+    not_told: tuple[str, ...] = Field(description="facts that the report does not state")
 
     @model_validator(mode="after")
     def _complete(self) -> Published:

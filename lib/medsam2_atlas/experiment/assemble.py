@@ -1,4 +1,4 @@
-"""Writes everything that an experiment shows: CSV, tables, tests, plots and the report."""
+"""Writes the files of an experiment: CSV, tables, tests, plots and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the annotated CTs of an experiment, and leaves out those whose result would say nothing about new patients."""
+"""Finds the annotated CTs of an experiment, and leaves out references and duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment was made with: versions, checksums of atlas, weights and data, machine and threads."""
+"""Records how an experiment was made: versions, checksums of atlas, weights and data, machine and threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "monai", "numpy", "scipy", "SimpleITK", "sam2", "codecarbo
 
 
 class MadeWith(BaseModel):
-    """What an experiment was made with."""
+    """Versions, checksums, machine and settings of an experiment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -27,7 +27,6 @@ from medsam2_atlas.prompting import Jitter, Prompts, prompting_config, prompts_f
 from medsam2_atlas.segmenters.base import Options, Segmentation, Segmenter
 from medsam2_atlas.segmenters.registry import family_of
 from medsam2_atlas.segmenters.strategies import ATLAS_ALONE
-from medsam2_atlas.studies.as_published import published_options
 from medsam2_atlas.studies.models import Models
 from medsam2_atlas.studies.runner import run
 
@@ -148,8 +147,7 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, organs: Sequence[int]) -
 
 def _options(variant: Variant, setting: Setting) -> Options:
     jitter = None if variant.jitter is None else Jitter.parse(variant.jitter)
-    options = replace(setting.options, jitter=jitter)
-    return published_options(options) if setting.as_published else options
+    return replace(setting.options, jitter=jitter)
 
 
 def _key(case: EvaluationCase, variant: Variant, setting: Setting, segmenter: Segmenter, options: Options) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
         done: number of records that were made.
@@ -240,7 +240,7 @@ def _side_by_side(tasks: Sequence[Task], setting: Setting, jobs: int, strict: bo
             try:
                 yield task, processes.submit(_run_in_worker, task, strict).result()
             except BrokenProcessPool:
-                problem = "the process that ran it was killed; the machine may have too little memory for it."
+                problem = "the process that ran it was killed; the machine may have too little memory."
                 if strict:
                     raise InputError(task.case.image, problem, "Use fewer --jobs, or leave it out.") from None
                 yield task, Outcome(problems={f"{task.case.name}, {v.name}": problem for v in task.variants})

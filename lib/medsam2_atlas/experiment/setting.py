@@ -1,4 +1,4 @@
-"""The setting of an experiment: what is run, with which models, and where results are written.
+"""The setting of an experiment: its variants, models, options and results folder.
 
 A setting is a plain value, so that worker processes can receive it.
 """
@@ -17,6 +17,7 @@ from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.experiment.variant import Variant
 from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.studies.as_published import published_options
 from medsam2_atlas.studies.models import Models
 
 
@@ -66,7 +67,8 @@ class Setting:
     @property
     def options(self) -> Options:
         """The options of all variants, without ground truth."""
-        return Options(prompts=self.prompts, loop=self.loop, thresholds=self.thresholds, fill_holes=self.fill_holes)
+        options = Options(prompts=self.prompts, loop=self.loop, thresholds=self.thresholds, fill_holes=self.fill_holes)
+        return published_options(options) if self.as_published else options
 
     def record_file(self, case: str, variant: Variant) -> Path:
         """Returns the file of the record of a variant on a case."""

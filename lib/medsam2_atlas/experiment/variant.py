@@ -36,7 +36,7 @@ class Variant(BaseModel):
 
     @property
     def is_main(self) -> bool:
-        """Whether the variant is a segmenter without changes: it belongs into the main table."""
+        """Whether the variant is a segmenter without changes: it belongs in the main table."""
         return self.references is None and self.jitter is None
 
     @property
