@@ -17,9 +17,8 @@ from blocks import PATIENT, labelled
 from fake_session import FakeSession
 from medsam2_atlas.base.choices import ThresholdRule
 from medsam2_atlas.base.errors import InputError, StorageError
-from medsam2_atlas.experiment import Record, Variant
+from medsam2_atlas.experiment import Record, Variant, workers
 from medsam2_atlas.experiment import run as run_module
-from medsam2_atlas.experiment import workers
 from medsam2_atlas.experiment.cases import EvaluationCase, find_cases
 from medsam2_atlas.experiment.measure import keys
 from medsam2_atlas.experiment.run import Session, Task, open_tasks, run_tasks

@@ -73,9 +73,7 @@ def is_valid(record: Record, case: EvaluationCase, variant: Variant, setting: Se
         return False
     on_gpu = models.segmenter(variant.segmenter).uses_network and models.ladder.device.type != "cpu"
     possible = keys(case, variant, setting, models)
-    return any(
-        record.key == key for memory, key in possible if not on_gpu or memory != "cpu" or record.report.get("memory")
-    )
+    return any(record.key == key for memory, key in possible if not on_gpu or memory != "cpu" or record.report.get("memory"))
 
 
 def measure(case: EvaluationCase, variant: Variant, setting: Setting, models: Models) -> Measurement:

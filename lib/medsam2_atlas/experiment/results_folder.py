@@ -7,7 +7,15 @@ from pathlib import Path
 
 from medsam2_atlas.base.errors import InputError
 
-_FILES = ("cases.csv", "costs.csv", "costs.json", "references.csv", "report.html", "sensitivity.csv", "summary.json")
+_FILES: tuple[str, ...] = (
+    "cases.csv",
+    "costs.csv",
+    "costs.json",
+    "references.csv",
+    "report.html",
+    "sensitivity.csv",
+    "summary.json",
+)
 _FILES += ("tables.md", "tables.tex")
 """The files at the top of a results folder, except `made_with.json`, which every finished run writes."""
 _FOLDERS = ("atlases", "labels", "plots", "records")
