@@ -15,8 +15,9 @@ _FILES: tuple[str, ...] = (
     "report.html",
     "sensitivity.csv",
     "summary.json",
+    "tables.md",
+    "tables.tex",
 )
-_FILES += ("tables.md", "tables.tex")
 """The files at the top of a results folder, except `made_with.json`, which every finished run writes."""
 _FOLDERS = ("atlases", "labels", "plots", "records")
 _OPTIONAL = ("references.csv", "sensitivity.csv")
