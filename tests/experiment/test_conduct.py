@@ -158,3 +158,14 @@ def test_files_of_earlier_choices_are_removed(conducted: Callable[..., FakeSessi
         file.write_text("", encoding="utf-8")
     conducted("out")
     assert not any(file.exists() for file in old)
+
+
+def test_problems_in_the_report_do_not_name_the_home_of_the_user(
+    conducted: Callable[..., FakeSession], choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (choice.labels / "c.nii.gz").write_bytes(b"damaged")
+    conducted("out")
+    summary = (tmp_path / "out" / "summary.json").read_text(encoding="utf-8")
+    assert "~/data/labels/c.nii.gz" in summary
+    assert str(tmp_path) not in summary

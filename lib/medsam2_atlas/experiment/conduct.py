@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -98,7 +99,15 @@ def _listed(problems: Mapping[str, str]) -> str:
 
 def _results(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str], empty: EmptyRule) -> Results:
     """Reads the valid records of all cases, in the order of the variants."""
-    return Results(tuple(_records(cases, session, problems)), session.setting.organs, dict(sorted(problems.items())), empty)
+    records = tuple(_records(cases, session, problems))
+    shown = {name: _without_home(problem) for name, problem in sorted(problems.items())}
+    return Results(records, session.setting.organs, shown, empty)
+
+
+def _without_home(text: str) -> str:
+    """Returns a text for the report, which people pass on: `~` replaces the user's home folder, whose name is a person's."""
+    home = os.path.expanduser("~")  # noqa: PTH111 Path.home raises an error without a home
+    return text.replace(f"{home}/", "~/") if len(home) > 1 else text
 
 
 def _records(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str]) -> Iterable[Record]:
