@@ -15,14 +15,9 @@ _FILES: tuple[str, ...] = (
     "report.html",
     "sensitivity.csv",
     "summary.json",
-<<<<<<< HEAD
-)
-_FILES += ("tables.md", "tables.tex")
-=======
     "tables.md",
     "tables.tex",
 )
->>>>>>> w25-r1
 """The files at the top of a results folder, except `made_with.json`, which every finished run writes."""
 _FOLDERS = ("atlases", "labels", "plots", "records")
 _OPTIONAL = ("references.csv", "sensitivity.csv")
