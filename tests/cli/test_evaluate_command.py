@@ -60,7 +60,7 @@ def test_folders_that_cannot_be_used_are_refused(data: Path) -> None:
     images, labels, out = data / "images", data / "labels", data.parent / "out"
     assert "missing: is not a folder." in evaluate("--images", "missing", "--labels", labels, "--out", out)
     assert "is given as --images and as --labels" in evaluate("--images", images, "--labels", images, "--out", out)
-    assert "contains the CTs or the ground truth" in evaluate("--images", images, "--labels", labels, "--out", images)
+    assert "is a folder of the data" in evaluate("--images", images, "--labels", labels, "--out", images)
 
 
 def test_a_reference_of_the_atlas_is_not_evaluated(data: Path) -> None:
