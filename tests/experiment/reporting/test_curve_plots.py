@@ -24,3 +24,9 @@ def test_curves_of_one_name_have_one_colour_in_all_panels_and_one_legend() -> No
     assert (left.get_xlabel(), right.get_ylabel()) == ("shift (mm)", "centre error (mm)")
     assert len(left.collections) == 1  # one band
     assert all(float(place).is_integer() for place in right.get_xticks())
+
+
+def test_fifteen_curves_can_be_told_apart() -> None:
+    curves = tuple(Curve(f"organ {number}", (0, 1), (0.5, 0.4)) for number in range(16))
+    lines = curve_plot([Panel("shift (mm)", "Dice", curves)]).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == 16

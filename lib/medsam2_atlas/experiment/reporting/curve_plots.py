@@ -10,7 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medsam2_atlas.pages import colour, styled
+from medsam2_atlas.pages import PALETTE, colour, styled
+
+_LINES = ("o-", "s--", "^:")
+"""Marks and lines of the curves, one for each turn through all colours."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,12 @@ class Panel:
 
 @styled()
 def curve_plot(panels: Sequence[Panel]) -> Figure:
-    """Draws panels of curves, at most three in a row, with one legend.
+    """Draws panels of curves, at most three in a row, with one legend. Curves of one colour differ in line and mark.
 
     Args:
         panels: the panels; at least one.
     """
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = ceil(len(panels) / columns)
     figure = Figure(figsize=((6, 9, 11)[columns - 1], 0.5 + 3.1 * rows))
     places = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -73,8 +76,9 @@ def curve_plot(panels: Sequence[Panel]) -> Figure:
     handles = {}
     for axes, panel in zip(places, panels, strict=False):
         for curve in panel.curves:
-            tint = colour(names.index(curve.name))
-            (handles[curve.name],) = axes.plot(curve.x, curve.y, "o-", color=tint, markersize=4, linewidth=1.6)
+            number = names.index(curve.name)
+            tint, line = colour(number), _LINES[number // len(PALETTE) % len(_LINES)]
+            (handles[curve.name],) = axes.plot(curve.x, curve.y, line, color=tint, markersize=4, linewidth=1.6)
             if len(curve.deviation):
                 y, spread = np.asarray(curve.y, float), np.asarray(curve.deviation, float)
                 axes.fill_between(curve.x, y - spread, y + spread, color=tint, alpha=0.15, linewidth=0)
