@@ -36,3 +36,9 @@ def test_the_app_imports_no_library_of_arrays(room: str) -> None:
     files = [APP / room] if room.endswith(".py") else sorted((APP / room).rglob("*.py"))
     assert files
     assert {str(file): found for file in files if (found := ARRAYS & {*imported(file)})} == {}
+
+
+def test_test_files_have_different_names() -> None:
+    # Pytest imports them by their names alone, so the second of two equal names cannot be collected.
+    names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

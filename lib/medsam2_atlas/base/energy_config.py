@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 from pydantic import Field
 
 from medsam2_atlas.base.configuration import Settings, read_config
+from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
 
@@ -36,7 +36,7 @@ class EnergyConfig(Settings):
     )
 
 
-@cache
+@read_once
 def energy_config(file: Path | None = None) -> EnergyConfig:
     """Reads the settings from a file, by default `configs/energy.yaml`.
 
