@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -13,14 +13,13 @@ from medsam2_atlas.experiment.break_even import break_even_panels
 from medsam2_atlas.experiment.cases import EvaluationCase
 from medsam2_atlas.experiment.choice import Choice
 from medsam2_atlas.experiment.made_with import MadeWith, basis, machine
-from medsam2_atlas.experiment.reporting.accuracy import accuracy_table
+from medsam2_atlas.experiment.reporting.accuracy import TITLES
 from medsam2_atlas.experiment.reporting.cost_table import cost_table
 from medsam2_atlas.experiment.reporting.csv_files import write_cases, write_costs
 from medsam2_atlas.experiment.reporting.curve_plots import Curve, Panel
 from medsam2_atlas.experiment.reporting.html_table import html_table
 from medsam2_atlas.experiment.reporting.overview import best_variant
 from medsam2_atlas.experiment.reporting.page import ReportParts, write_report
-from medsam2_atlas.experiment.reporting.paired_table import interval_table, paired_table
 from medsam2_atlas.experiment.reporting.pictures import CaseFiles, draw_cases
 from medsam2_atlas.experiment.reporting.plots import Plot, accuracy_plots, cost_plots, curve_plots, write_plots
 from medsam2_atlas.experiment.reporting.sensitivity import (
@@ -31,11 +30,9 @@ from medsam2_atlas.experiment.reporting.sensitivity import (
     write_jitter,
     write_references,
 )
-from medsam2_atlas.experiment.reporting.statistics import estimates, paired_tests
-from medsam2_atlas.experiment.reporting.summary import TESTED, write_cost_summary, write_summary
-from medsam2_atlas.experiment.reporting.table import Table
+from medsam2_atlas.experiment.reporting.summary import write_cost_summary, write_summary
 from medsam2_atlas.experiment.reporting.table_files import accuracy_tables, write_tables
-from medsam2_atlas.experiment.results import METRICS, Results
+from medsam2_atlas.experiment.results import Results
 from medsam2_atlas.experiment.results_folder import remove_optional
 from medsam2_atlas.experiment.run import Session
 from medsam2_atlas.imaging.hounsfield import HuRule
@@ -72,7 +69,8 @@ def write_outputs(
     write_cost_summary(results, out / "costs.json")
     write_json(made.model_dump(mode="json"), out / "made_with.json")
     figures = published()
-    write_tables(accuracy_tables(results, figures, seed=seed), out)
+    tables = accuracy_tables(results, figures, seed=seed)
+    write_tables(tables, out)
     jitters = jitter_curves(results)
     counts = references_curves(results, _all_references(session))
     remove_optional(out)
@@ -92,16 +90,13 @@ def write_outputs(
         prediction_of=lambda case, variant: setting.label_file(case, variant),
         hu=HuRule.parse(setting.hu),
     )
-    tests = [table for metric in TESTED for table in _tests(results, metric, seed)]
+    by_metric = {table.title: html_table(table) for table in tables if table.title in TITLES.values()}
+    tests = [table for table in tables if table.title not in by_metric]
     parts = ReportParts(
         results,
         made,
-        main_table=html_table(accuracy_table(results, "dice", figures)),
-        more_tables={
-            table.title: html_table(table)
-            for metric in METRICS
-            if metric != "dice" and (table := accuracy_table(results, metric)).columns
-        },
+        main_table=by_metric.pop(TITLES["dice"], ""),
+        more_tables=by_metric,
         tests="\n".join(f"<h3>{escape(table.title)}</h3>{html_table(table)}" for table in tests),
         plots=tuple(plots),
         curves=tuple(curves),
@@ -110,14 +105,6 @@ def write_outputs(
         pictures=draw_cases(results, files),
     )
     write_report(parts, out / "report.html")
-
-
-def _tests(results: Results, metric: Any, seed: int) -> Iterable[Table]:
-    """Yields the tables of intervals and of paired tests that are not empty."""
-    main = [found for found in estimates(results, metric, seed=seed) if found.variant.is_main]
-    for table in (interval_table(main, metric), paired_table(paired_tests(results, metric, seed=seed), metric)):
-        if table.body:
-            yield table
 
 
 def _jitter_plots(curves: Sequence[JitterCurve]) -> list[Plot]:
