@@ -25,6 +25,9 @@ DEFAULT_THRESHOLDS: ThresholdRule = "atlas"
 Loop = Literal["symmetric", "published"]
 """How boxes condition the propagation through slices; see `medsam2.propagation`."""
 
+Mode = Literal["exact", "fast"]
+"""How MedSAM2 computes: as the official predictor (`exact`), or with approximations that save time (`fast`)."""
+
 Memory = Literal["", "small", "smallest", "cpu"]
 """How networks use a GPU's memory.
 

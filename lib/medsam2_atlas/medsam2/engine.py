@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from medsam2_atlas.base.choices import Loop, Memory
+from medsam2_atlas.base.choices import Loop, Memory, Mode
 from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.config import medsam2_config
@@ -66,6 +66,7 @@ class MedSAM2Volume:
         batch: max number of tracks (organ and direction) in one batch; the value of `configs/medsam2.yaml` by default.
         memory: the step of the memory ladder. `small` stores the slices' features in main memory and uses smaller batches,
             `smallest` uses batches of one.
+        mode: `exact` gives the official predictor's result; `fast` approximates it in less time.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class MedSAM2Volume:
         window: tuple[float, float] | None = None,
         batch: int | None = None,
         memory: Memory = "",
+        mode: Mode = "exact",
     ) -> None:
+        self.mode = mode
         spares = memory in ("small", "smallest")
         max_batch, encoder_batch = medsam2_config().batches(memory)
         if batch is None or (spares and batch > max_batch):
