@@ -22,12 +22,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
+from medsam2_atlas.medsam2.mask_prompt import prompted_by_mask
 
 _CORRECTION_CLAMP = 32.0
 """The logits of a tracked mask are clipped to ± this value before a correction, as in the official predictor."""
@@ -85,6 +87,7 @@ class Track:
             None: it ends at `end`.
         min_certainty: a slice also counts as without the organ if the mean logit inside its mask falls below this share of
             that of the starting slices: the network then follows another structure, or is about to.
+        previous: logits `[1, h, w]` by corrected slice that enter the decoder with its prompt, instead of the tracked mask's.
         mend: changes the logits `[1, h, w]` of a prompted slice before they enter the memory.
         logits: the result, `[1, h, w]` by slice.
         starting: the memories of the starting slices. A new track that gets them and their logits continues from there.
@@ -101,6 +104,7 @@ class Track:
     corrections: dict[int, Points] = field(default_factory=dict)
     patience: int | None = None
     min_certainty: float = 0.0
+    previous: dict[int, torch.Tensor] = field(default_factory=dict)
     mend: Mend | None = None
     logits: dict[int, torch.Tensor] = field(default_factory=dict)
     starting: dict[int, Memory] = field(default_factory=dict)
@@ -187,6 +191,18 @@ class Propagator:
                 own = [track for track in tracks if track.label == label]
                 progress("propagation", sum(t.done(step) for t in own) / sum(len(t) for t in own), label)
 
+    @torch.inference_mode()
+    def known(self, z: int, mask: np.ndarray) -> tuple[torch.Tensor, Memory]:
+        """Returns the logits `[1, h, w]` and the memory of a slice whose mask is known; see `mask_prompt`.
+
+        Args:
+            z: the slice.
+            mask: bool `[y, x]`, at image resolution.
+        """
+        slices = self._features.stack([z])
+        logits, pointer, presence = prompted_by_mask(self._net, slices, mask)
+        return logits[0], Memory(self._remember(slices, logits, presence, prompted=True), pointer)
+
     def _start(self, starts: dict[tuple[int, int], list[Track]], progress: Progress) -> None:
         """Segments the starting slices from their prompts, without memory. The tracks of an organ share the result."""
         same_length: dict[int, list[tuple[int, list[Track]]]] = defaultdict(list)
@@ -225,7 +241,8 @@ class Propagator:
 
     def _correct(self, track: Track, z: int, embedding: torch.Tensor, slices: SliceFeatures, tracked: torch.Tensor) -> None:
         """Segments a tracked slice again, from its prompt together with the logits of the tracked mask."""
-        previous = tracked.clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
+        known = track.previous.get(z)
+        previous = (tracked if known is None else known[None]).clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
         logits, pointer, presence = self._decode(embedding, slices, prompts=[track.corrections[z]], previous=previous)
         logits = _mended(track, z, logits[0])[None]
         memory = self._remember(slices, logits, presence, prompted=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from medsam2_atlas.atlas import Atlas
     from medsam2_atlas.base.memory import Ladder
     from medsam2_atlas.medsam2 import Weights
-    from medsam2_atlas.prompting import Jitter, MarkedOrgan
+    from medsam2_atlas.prompting import Jitter, MarkedOrgan, MaskedOrgan
     from medsam2_atlas.registration import RegistrationCache
     from medsam2_atlas.scoremaps import ScoreMaps
     from medsam2_atlas.unet import UNet
@@ -72,6 +72,7 @@ class Options:
         memory: step of the memory ladder: device, and how networks save GPU memory.
         truth: ground truth label map, for the reference strategies only.
         marks: a person's boxes and points, for `medsam2` only.
+        masked: an organ's current mask with the marks that correct it, for `medsam2` only; it replaces `marks`.
         jitter: displacement of the true prompts, for the reference strategies only; the other strategies refuse it.
     """
 
@@ -85,6 +86,7 @@ class Options:
     memory: Memory = ""
     truth: Volume | None = None
     marks: MarkedOrgan | None = None
+    masked: MaskedOrgan | None = None
     jitter: Jitter | None = None
 
     @property

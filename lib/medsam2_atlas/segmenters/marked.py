@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +15,14 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.memory import free_gpu_memory, ran_on
 from medsam2_atlas.base.progress import Progress, current, silent
 from medsam2_atlas.base.stages import stage
-from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Resources, Segmentation, Segmenter, base_report
 from medsam2_atlas.segmenters.changed_settings import marked_settings
-from medsam2_atlas.segmenters.marked_config import marks_config
-
-INTERACTIVE = "medsam2"
+from medsam2_atlas.segmenters.marked_config import INTERACTIVE, marks_config
+from medsam2_atlas.segmenters.point_corrections import apply_points, described_marks
+from medsam2_atlas.segmenters.refined import refine_marked
 
 
 @dataclass(frozen=True)
@@ -60,19 +58,24 @@ class Marked(Segmenter):
         device = self._resources.ladder.device_of(options.memory)
         weights = self._resources.weights(options.weights).sha256
         found = self._basis(options) | {"weights": weights} | marked_settings()
+        if options.masked is not None:
+            found |= {"mask": options.masked.sha256}
         return found | ran_on(device, medsam2=True, unet=False, memory=options.memory)
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments the organ of `options.marks`; see `segment_marked`.
+        """Segments the organ of `options.marks`, or refines the mask of `options.masked`; see `segment_marked`, `refined`.
 
         Raises:
             InputError: if the options contain no marks.
             WeightsError: if MedSAM2 has no weights.
         """
-        if options.marks is None:
+        if options.marks is None and options.masked is None:
             raise InputError("marks", "are missing.", "Draw a box around the organ, or set a point on it.")
         weights = self._resources.weights(options.weights, self._resources.ladder.device_of(options.memory))
         prepared = self._prepared(volume, weights, options)
+        if options.masked is not None:
+            return refine_marked(volume, prepared, weights, options.masked, current())
+        assert options.marks is not None
         return segment_marked(volume, prepared, weights, options.marks, current())
 
     def _prepared(self, image: Volume, weights: Weights, options: Options) -> MedSAM2Volume:
@@ -130,7 +133,7 @@ def segment_marked(
     mask = _reaching(mask, [marks.z for marks in organ.slices])
     labels = np.where(mask, organ.label, 0).astype(np.uint8)
     report = base_report(INTERACTIVE, image, labels, [organ.label]).with_fields(
-        marks=_described(organ),
+        marks=described_marks(organ.label, organ.slices),
         overruled=[overruled[z] for z in sorted(overruled)],
         range=[logits.z_min, logits.z_min + len(logits.values) - 1],
         seconds={"network": round(time.perf_counter() - began, 3)},
@@ -171,71 +174,3 @@ def _mended(low: torch.Tensor, image: Volume, marks: SliceMarks) -> tuple[torch.
     config = marks_config()
     certain, share = torch.full_like(low, config.certain_logit), config.min_changed_share
     return torch.where(change > share, certain, torch.where(change < -share, -certain, low)), note
-
-
-def apply_points(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
-    """Corrects a slice's mask in place, so that it agrees with a person's points.
-
-    A point off the organ removes the mask's component that contains it if the point is about as deep inside as the
-    component's deepest pixel. Otherwise, it removes the component's pixels that are nearer to the point than to that deepest
-    pixel. A point on the organ, but outside the mask, adds the connected pixels around it of similar intensity.
-
-    Args:
-        plane: the mask `[y, x]`, bool; changed in place.
-        image: the CT, `[z, y, x]` in HU.
-        marks: marks of this slice, in voxel indices (x, y).
-
-    Returns:
-        The list of corrections as text; empty if the mask agreed with all points.
-    """
-    config, step = marks_config(), np.array(image.geometry.spacing[1::-1])
-    notes = []
-    for x, y in marks.outside:
-        off = (round(y), round(x))
-        pieces, _ = ndimage.label(plane)
-        if pieces[off]:
-            piece = pieces == pieces[off]
-            depth = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=step)[1:-1, 1:-1]
-            core = np.unravel_index(int(depth.argmax()), depth.shape)
-            wrong = piece
-            if depth[off] < config.min_inner_depth * depth[core]:
-                wrong = piece & (_distances(plane.shape, off, step) < _distances(plane.shape, core, step))
-            plane[wrong] = False
-            notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was removed")
-    for x, y in marks.inside:
-        on = (round(y), round(x))
-        if not plane[on]:
-            near = _distances(plane.shape, on, step) < config.max_radius_mm
-            plane |= _similar(image.array[marks.z], on, near, config.max_hu_difference)
-            notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was added")
-    return "; ".join(notes)
-
-
-def _distances(shape: tuple[int, ...], pixel: Sequence[int | np.integer], step: np.ndarray) -> np.ndarray:
-    """Returns the distances `[y, x]` of all pixels to one pixel (y, x), in mm; `step` is the spacing (y, x) in mm."""
-    rows, columns = np.indices(shape)
-    distance: np.ndarray = np.hypot((rows - pixel[0]) * step[0], (columns - pixel[1]) * step[1])
-    return distance
-
-
-def _similar(hu: np.ndarray, pixel: tuple[int, int], near: np.ndarray, max_difference: float) -> np.ndarray:
-    """Returns the pixels `[y, x]` that are connected to one pixel (y, x), near it, and of similar HU; holes are filled."""
-    around = hu[max(0, pixel[0] - 1) : pixel[0] + 2, max(0, pixel[1] - 1) : pixel[1] + 2]
-    similar = near & (np.abs(hu - np.median(around)) <= max_difference)
-    similar[pixel] = True
-    pieces, _ = ndimage.label(similar)
-    piece: np.ndarray = pieces == pieces[pixel]
-    return ndimage.binary_fill_holes(piece)
-
-
-def _described(organ: MarkedOrgan) -> list[dict[str, Any]]:
-    return [
-        {
-            "organ": organ_table()[organ.label].name,
-            "z": marks.z,
-            "box": marks.box,
-            "inside": marks.inside,
-            "outside": marks.outside,
-        }
-        for marks in organ.slices
-    ]
