@@ -45,5 +45,7 @@ def prompted_by_mask(network: Any, slices: SliceFeatures, mask: np.ndarray) -> t
         decoder derives from the mask; the presence logit `[1, 1]`.
     """
     given = at_network_size(mask, int(network.image_size), slices.levels[-1].device)
-    _, _, _, logits, _, pointer, presence = network._use_mask_as_output(slices.levels[-1], list(slices.levels[:-1]) or None, given)
+    _, _, _, logits, _, pointer, presence = network._use_mask_as_output(
+        slices.levels[-1], list(slices.levels[:-1]) or None, given
+    )
     return logits, pointer, presence

@@ -104,7 +104,12 @@ class Refiner:
     """
 
     def __init__(
-        self, propagator: Propagator, points: Callable[[SliceMarks], Points], organ: MaskedOrgan, rules: RefineRules, settle: Settle
+        self,
+        propagator: Propagator,
+        points: Callable[[SliceMarks], Points],
+        organ: MaskedOrgan,
+        rules: RefineRules,
+        settle: Settle,
     ) -> None:
         self._propagator, self._points, self._organ, self._rules, self._settle = propagator, points, organ, rules, settle
         self._mask = organ.mask.copy()
