@@ -44,8 +44,9 @@ def prompted_by_mask(network: Any, slices: SliceFeatures, mask: np.ndarray) -> t
         Mask logits `[1, 1, h, w]` at a quarter of the network's resolution, ± 10; the object pointer `[1, c]`, which the
         decoder derives from the mask; the presence logit `[1, 1]`.
     """
-    given = at_network_size(mask, int(network.image_size), slices.levels[-1].device)
+    top = slices.levels[-1]
+    given = at_network_size(mask, int(network.image_size), top.device).to(top.dtype)
     _, _, _, logits, _, pointer, presence = network._use_mask_as_output(
-        slices.levels[-1], list(slices.levels[:-1]) or None, given
+        top, list(slices.levels[:-1]) or None, given
     )
     return logits, pointer, presence

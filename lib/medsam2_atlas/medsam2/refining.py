@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.medsam2.mask_changes import Change, Thickness
 from medsam2_atlas.medsam2.mask_prompt import CERTAIN
-from medsam2_atlas.medsam2.propagation import Memory, Points, Propagator, Track
+from medsam2_atlas.medsam2.propagation import Propagator
+from medsam2_atlas.medsam2.tracks import Memory, Points, Track
 from medsam2_atlas.prompting import MaskedOrgan, SliceMarks
 
 Settle = Callable[[SliceMarks, np.ndarray], np.ndarray]
@@ -81,6 +82,9 @@ class _Spreading(Track):
     """
 
     judge: Callable[[int, torch.Tensor], Memory | None] = field(default=lambda *_: None)
+
+    def read_later(self, z, reach):
+        return True
 
     def end_if_lost(self, z: int) -> None:
         """Ends the track at the first slice without an accepted change; the next slice does not condition itself."""
