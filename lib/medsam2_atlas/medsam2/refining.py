@@ -47,6 +47,7 @@ class RefineRules:
     anchored: bool = True
     gap_both: bool = True
     prev: str = "mask"
+    grow: object = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,10 @@ class Refiner:
             nonlocal before
             found = Change.between(self._organ.mask[z], self._above(logits))
             connected = self._rules.thickness.connected
+            if self._rules.grow is not None:
+                from scipy import ndimage
+                def clip(d, b): return d & (ndimage.distance_transform_edt(~b) <= self._rules.grow) if b.any() else d & False
+                found = Change(clip(found.added, before.added), clip(found.removed, before.removed))
             before = Change(connected(found.added, before.added), connected(found.removed, before.removed))
             if not before:
                 return None
