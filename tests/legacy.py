@@ -96,7 +96,9 @@ def legacy_marked(predictor: Any, planes: np.ndarray, organ: MarkedOrgan) -> np.
     return np.stack([found[z] for z in range(organ.z_min, organ.z_max + 1)])
 
 
-def legacy_masked(predictor: Any, planes: np.ndarray, masks: Mapping[int, np.ndarray], first: int, last: int) -> dict[int, np.ndarray]:
+def legacy_masked(
+    predictor: Any, planes: np.ndarray, masks: Mapping[int, np.ndarray], first: int, last: int
+) -> dict[int, np.ndarray]:
     """Returns logits `[H, W]` by slice, propagated from slice `first` to `last` with given masks `[H, W]` by slice."""
     state, propagate, found = _opened(predictor, planes)
     for z, mask in masks.items():

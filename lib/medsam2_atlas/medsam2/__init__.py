@@ -3,7 +3,7 @@
 from medsam2_atlas.medsam2.checkpoint import Weights, find_checkpoint, load_weights
 from medsam2_atlas.medsam2.config import MedSAM2Config, medsam2_config
 from medsam2_atlas.medsam2.engine import MedSAM2Volume, OrganLogits
-from medsam2_atlas.medsam2.mask_changes import Change, Thickness
+from medsam2_atlas.medsam2.mask_changes import Change, ChangeFilter
 from medsam2_atlas.medsam2.network import DEMO, OFFICIAL, build_network, load_config, parameter_shapes
 from medsam2_atlas.medsam2.refining import RefinedMask, RefineRules
 
@@ -11,12 +11,12 @@ __all__ = [
     "DEMO",
     "OFFICIAL",
     "Change",
+    "ChangeFilter",
     "MedSAM2Config",
     "MedSAM2Volume",
     "OrganLogits",
     "RefineRules",
     "RefinedMask",
-    "Thickness",
     "Weights",
     "build_network",
     "find_checkpoint",

@@ -1,8 +1,8 @@
-"""Decides which changes of a mask are accepted: connected, thick enough, and of the same direction as a person's correction.
+"""Decides which changes of a mask are accepted: thick, connected to a correction, and near it.
 
-A network draws an organ's border slightly differently from a person. If a whole result replaced the current mask, every
-correction would also move the border elsewhere. A change is therefore accepted only if it is connected to the correction and
-thicker than such differences.
+A network draws an organ's border slightly differently from a person, and may be wrong elsewhere on the slice. If its whole mask
+replaced the current one, each correction would change other parts, too. A change is therefore accepted only if it is thicker
+than differences of the border, and if it is connected to the correction.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Change:
     """The change of a slice's mask.
 
@@ -39,42 +39,63 @@ class Change:
         return changed
 
 
-@dataclass(frozen=True)
-class Thickness:
-    """The min thickness of a change, as a filter.
+@dataclass(frozen=True, eq=False)
+class ChangeFilter:
+    """The conditions on accepted changes.
 
     Attributes:
-        disk: bool `[y, x]`; a change must contain this shape somewhere.
+        thickness: a disk, bool `[y, x]`, that a change must contain somewhere.
+        shift: a disk, bool `[y, x]`; a change lies within its radius of the change of the slice before.
     """
 
-    disk: np.ndarray
+    thickness: np.ndarray
+    shift: np.ndarray
 
     @classmethod
-    def of(cls, millimetres: float, spacing: tuple[float, float]) -> Thickness:
-        """Returns the filter for a min thickness.
+    def of(cls, thickness: float, slope: float, spacing: tuple[float, float, float]) -> ChangeFilter:
+        """Returns the filter for a grid.
 
         Args:
-            millimetres: the min thickness in mm.
-            spacing: the spacing (x, y) in mm.
+            thickness: the min thickness of a change, in mm.
+            slope: the max distance in the plane by which a change grows from slice to slice, per distance of the slices.
+            spacing: the spacing (x, y, z) in mm.
         """
-        radii = [int(millimetres / 2 / step) for step in reversed(spacing)]
-        rows, columns = np.ogrid[-radii[0] : radii[0] + 1, -radii[1] : radii[1] + 1]
-        return cls((rows * spacing[1]) ** 2 + (columns * spacing[0]) ** 2 <= (millimetres / 2) ** 2)
+        return cls(_disk(thickness / 2, spacing), _disk(max(slope * spacing[2], *spacing[:2]), spacing))
 
-    def connected(self, difference: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        """Returns the thick components of a difference that touch the seeds.
+    def at(self, change: Change, inside: np.ndarray, outside: np.ndarray) -> Change:
+        """Returns the parts of a change that a person's points require.
 
         Args:
-            difference: bool `[y, x]`.
-            seeds: bool `[y, x]`, such as the accepted change of the slice beside it.
-
-        Returns:
-            bool `[y, x]`, a part of the difference. The filter does not round off its corners.
+            change: the change from the current mask to the network's.
+            inside: the pixels at points on the organ, bool `[y, x]`: additions that contain one are accepted.
+            outside: the pixels at points outside of the organ, bool `[y, x]`: removals that contain one are accepted.
         """
-        if not difference.any() or not seeds.any():
-            return np.zeros_like(difference)
-        thick = ndimage.binary_opening(difference, self.disk)
-        pieces, _ = ndimage.label(thick)
-        touched = np.setdiff1d(pieces[ndimage.binary_dilation(seeds)], [0])
-        accepted: np.ndarray = ndimage.binary_dilation(np.isin(pieces, touched), self.disk) & difference
+        return Change(self._touching(change.added, inside), self._touching(change.removed, outside))
+
+    def connected(self, change: Change, before: Change) -> Change:
+        """Returns the parts of a change that continue the accepted change of the slice before it, in the same direction."""
+        near = (ndimage.binary_dilation(part, self.shift) if part.any() else part for part in (before.added, before.removed))
+        return self.at(
+            Change(*(part & reach for part, reach in zip((change.added, change.removed), near, strict=True))),
+            before.added,
+            before.removed,
+        )
+
+    def _touching(self, part: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Returns the thick components, bool `[y, x]`, that touch the seeds; the filter does not round off their corners."""
+        if not part.any() or not seeds.any():
+            return np.zeros_like(part)
+        pieces, count = ndimage.label(ndimage.binary_opening(part, self.thickness))
+        kept = np.zeros(count + 1, bool)
+        kept[pieces[ndimage.binary_dilation(seeds)]] = True
+        kept[0] = False
+        accepted: np.ndarray = ndimage.binary_dilation(kept[pieces], self.thickness) & part
         return accepted
+
+
+def _disk(radius: float, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Returns a disk, bool `[y, x]`, of a radius in mm; at least its central pixel."""
+    sides = [int(radius / step) for step in (spacing[1], spacing[0])]
+    rows, columns = np.ogrid[-sides[0] : sides[0] + 1, -sides[1] : sides[1] + 1]
+    disk: np.ndarray = np.hypot(rows * spacing[1], columns * spacing[0]) <= radius
+    return disk

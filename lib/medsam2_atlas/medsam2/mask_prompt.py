@@ -46,7 +46,5 @@ def prompted_by_mask(network: Any, slices: SliceFeatures, mask: np.ndarray) -> t
     """
     top = slices.levels[-1]
     given = at_network_size(mask, int(network.image_size), top.device).to(top.dtype)
-    _, _, _, logits, _, pointer, presence = network._use_mask_as_output(
-        top, list(slices.levels[:-1]) or None, given
-    )
+    _, _, _, logits, _, pointer, presence = network._use_mask_as_output(top, list(slices.levels[:-1]) or None, given)
     return logits, pointer, presence

@@ -2,23 +2,25 @@
 
 1. Slices of the mask enter the memory as they are (SAM 2's mask prompt).
 2. Each marked slice is segmented from its marks together with its current mask, conditioned on these memories.
-3. From each marked slice outwards, slices are tracked. A slice's mask changes only where the tracked mask differs from it in the
-   direction of the correction (added or removed), connected to the change of the slice before. The first slice without such a
-   change ends this.
-4. Slices without a mask inside the range are tracked from the masks on both sides.
+3. From each marked slice outwards, slices are tracked. A slice's mask changes only where the tracked mask differs from it in
+   the direction of the correction (added or removed), connected to the change of the slice before. The first slice without
+   such a change ends this. A changed slice enters the memory with its new mask.
+4. Slices of the range that have no mask are tracked from the masks on both sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from medsam2_atlas.base.progress import Progress, part, silent
-from medsam2_atlas.medsam2.mask_changes import Change, Thickness
+from medsam2_atlas.medsam2.mask_changes import Change, ChangeFilter
 from medsam2_atlas.medsam2.mask_prompt import CERTAIN
 from medsam2_atlas.medsam2.propagation import Propagator
 from medsam2_atlas.medsam2.tracks import Memory, Points, Track
@@ -33,31 +35,26 @@ class RefineRules:
     """Settings of a refinement.
 
     Attributes:
-        memories: max number of slices of the mask that condition a slice.
-        thickness: the filter of changes.
+        memories: max number of slices of the mask that condition a slice, spread evenly over the mask.
+        changes: the filter of changes.
         patience: the number of slices without the organ after which the tracking beyond the mask's ends stops.
         min_certainty: the min certainty of such a slice with the organ; see `Track`.
     """
 
     memories: int
-    thickness: Thickness
+    changes: ChangeFilter
     patience: int
     min_certainty: float = 0.0
-    near: str = "far"
-    anchored: bool = True
-    gap_both: bool = True
-    prev: str = "mask"
-    grow: object = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RefinedMask:
-    """A refined mask, and the network's logits where it was tracked.
+    """A refined mask, and the network's logits where it has segmented.
 
     Attributes:
         label: the organ number.
         mask: bool `[z, y, x]`.
-        logits: logits `[1, h, w]` at the network's mask resolution, by slice that the network has segmented.
+        logits: the network's logits `[1, h, w]` at its mask resolution, by slice that they have changed.
     """
 
     label: int
@@ -65,34 +62,36 @@ class RefinedMask:
     logits: Mapping[int, torch.Tensor]
 
     def plane(self, z: int) -> torch.Tensor:
-        """Returns the logits `[y, x]` of slice `z`: ± 10 where the network did not decide; their signs give the mask."""
+        """Returns the logits `[y, x]` of slice `z`, whose signs give the mask: ± 10 where the network did not decide."""
         mask = torch.from_numpy(self.mask[z])
         certain = torch.where(mask, CERTAIN, -CERTAIN)
         if z not in self.logits:
             return certain
-        found = _enlarged(self.logits[z].cpu(), (mask.shape[0], mask.shape[1]))
+        found = _enlarged(self.logits[z].cpu().float(), (mask.shape[0], mask.shape[1]))
         return torch.where((found > 0) == mask, found, certain)
 
 
 @dataclass
-class _Spreading(Track):
-    """A track from a corrected slice outwards that ends where nothing agrees with the correction.
+class _Outward(Track):
+    """A track from a marked slice outwards that ends at the first slice where nothing agrees with the correction.
 
     Attributes:
-        judge: takes a tracked slice and its logits; returns whether a change was accepted.
+        follow: takes a tracked slice and its logits; returns the memory of its changed mask, or None if it does not change.
     """
 
-    judge: Callable[[int, torch.Tensor], Memory | None] = field(default=lambda *_: None)
+    follow: Callable[[int, torch.Tensor], Memory | None] = field(default=lambda *_: None)
 
-    def read_later(self, z, reach):
-        return True
+    def read_later(self, z: int, reach: int) -> bool:
+        """Returns False: the memory of the changed mask replaces that of the tracked mask."""
+        del z, reach
+        return False
 
     def end_if_lost(self, z: int) -> None:
-        """Ends the track at the first slice without an accepted change; the next slice does not condition itself."""
+        """Ends the track at a slice that does not change. The next slice is tracked, so its own mask must not condition it."""
         if z != self.start:
-            memory = self.judge(z, self.logits[z])
+            memory = self.follow(z, self.logits[z])
             self.ended = memory is None
-            if memory is not None and memory != "keep":
+            if memory is not None:
                 self.passed[z] = memory
         self.starting.pop(z + self.direction, None)
 
@@ -118,135 +117,123 @@ class Refiner:
     ) -> None:
         self._propagator, self._points, self._organ, self._rules, self._settle = propagator, points, organ, rules, settle
         self._mask = organ.mask.copy()
-        self._covered = set(organ.covered)
-        self._marked = {marks.z: marks for marks in organ.marks}
+        self._covered, self._marked = set(organ.covered), {marks.z for marks in organ.marks}
         self._known: dict[int, tuple[torch.Tensor, Memory]] = {}
         self._logits: dict[int, torch.Tensor] = {}
-        self.spread: dict[int, int] = {}
 
     def run(self, progress: Progress = silent) -> RefinedMask:
-        """Returns the refined mask."""
-        self._correct(part(progress, 0, 0.3))
-        for z in self._marked:
-            self._spread(z)
+        """Returns the refined mask; progress is reported as the stage `propagation`."""
+        self._correct(part(progress, 0, 0.2))
+        for n, z in enumerate(sorted(self._marked & self._covered)):
+            self._follow(z)
+            progress("propagation", 0.2 + 0.4 * (n + 1) / len(self._marked))
         self._fill(part(progress, 0.6, 1))
         return RefinedMask(self._organ.label, self._mask, self._logits)
 
     def _correct(self, progress: Progress) -> None:
         """Segments the marked slices from their marks and their current masks."""
         tracks = []
-        for z, marks in self._marked.items():
-            near = self._chosen(z, self._covered - set(self._marked))
-            track = self._track(z, z, 1, near) if near else Track(self._organ.label, z, z, 1)
-            if not near:
-                track.starts = {z: self._points(marks)}
-            else:
-                track.corrections = {z: self._points(marks)}
-                if z in self._covered and self._rules.prev == "mask":
-                    track.previous = {z: self._memory(z)[0]}
-            tracks.append((track, marks))
-        if tracks:
-            self._propagator.run([track for track, _ in tracks], progress)
-        for track, marks in tracks:
+        for marks in self._organ.marks:
             z = marks.z
-            logits = track.logits[z]
-            self._mask[z] = self._settle(marks, self._above(logits))
-            self._logits[z] = logits
-            self._known.pop(z, None)
+            track = Track(self._organ.label, z, z, 1)
+            self._condition(track, self._evenly(self._covered - self._marked))
+            if track.starting:
+                track.corrections = {z: self._points(marks)}
+                if z in self._covered:
+                    track.previous = {z: self._memory(z)[0]}
+            else:  # all slices of the mask are marked
+                track.starts = {z: self._points(marks)}
+            tracks.append(track)
+        if tracks:
+            self._propagator.run(tracks, progress)
+        for track, marks in zip(tracks, self._organ.marks, strict=True):
+            self._change(marks.z, self._settle(marks, self._above(track.logits[marks.z])), track.logits[marks.z])
 
-    def _spread(self, z: int) -> None:
-        """Propagates the change of a marked slice to the slices above and below."""
+    def _follow(self, z: int) -> None:
+        """Changes the slices above and below a marked slice where the network agrees with the correction."""
         change = Change.between(self._organ.mask[z], self._mask[z])
-        if not change or z not in self._covered:
+        if not change:
             return
         for direction in (1, -1):
             end = z
-            while end + direction in self._covered and end + direction not in self._marked:
+            while end + direction in self._covered - self._marked:
                 end += direction
-            if end != z:
-                others = self._covered - set(self._marked) - {z + direction}
-                track = self._track(z, end, direction, self._chosen(z, others), _Spreading)
-                self._hold(track, z)
-                track.judge = self._judge(change)
-                self._propagator.run([track])
+            if end == z:
+                continue
+            track = _Outward(self._organ.label, z, end, direction, follow=self._following(change))
+            self._condition(track, {z, *self._evenly(self._covered - self._marked - {z + direction})})
+            self._propagator.run([track])
 
-    def _judge(self, change: Change) -> Callable[[int, torch.Tensor], bool]:
-        before = change
+    def _following(self, correction: Change) -> Callable[[int, torch.Tensor], Memory | None]:
+        before = correction
 
-        def judge(z: int, logits: torch.Tensor) -> Memory | None:
+        def follow(z: int, logits: torch.Tensor) -> Memory | None:
             nonlocal before
-            found = Change.between(self._organ.mask[z], self._above(logits))
-            connected = self._rules.thickness.connected
-            if self._rules.grow is not None:
-                from scipy import ndimage
-                def clip(d, b): return d & (ndimage.distance_transform_edt(~b) <= self._rules.grow) if b.any() else d & False
-                found = Change(clip(found.added, before.added), clip(found.removed, before.removed))
-            before = Change(connected(found.added, before.added), connected(found.removed, before.removed))
+            before = self._rules.changes.connected(Change.between(self._organ.mask[z], self._above(logits)), before)
             if not before:
                 return None
-            self._mask[z] = before.applied(self._mask[z])
-            self._logits[z] = logits
-            self._known.pop(z, None)
-            self.spread[z] = self.spread.get(z, 0) + 1
-            if not self._rules.anchored:
-                return "keep"
+            self._change(z, before.applied(self._mask[z]), logits)
             return self._propagator.known(z, self._mask[z])[1]
 
-        return judge
+        return follow
 
     def _fill(self, progress: Progress) -> None:
         """Tracks the slices of the range that have neither mask nor marks, from the masks on both sides."""
-        held = sorted(self._covered | set(self._marked))
-        gaps = [(a, b) for a, b in zip(held, held[1:]) if b - a > 1]
+        held = sorted(self._covered | self._marked)
         tracks = []
-        for a, b in gaps:
-            chosen = sorted(held, key=lambda z: min(abs(z - a), abs(z - b)))[: max(2, self._rules.memories)]
-            middle = (a + b) // 2 if self._rules.gap_both else b - 1
-            tracks.append(self._track(a, middle, 1, chosen))
-            if b - 1 > middle:
-                tracks.append(self._track(b, middle + 1, -1, chosen))
-        for end, limit, direction in ((held[-1], self._organ.z_max, 1), (held[0], self._organ.z_min, -1)):
-            if (limit - end) * direction > 0:
-                chosen = sorted(held, key=lambda z: abs(z - end))[: self._rules.memories]
-                track = self._track(end, limit, direction, chosen)
-                track.patience, track.min_certainty = self._rules.patience, self._rules.min_certainty
-                tracks.append(track)
-        if tracks:
-            self._propagator.run(tracks, progress)
+        for low, high in pairwise(held):
+            middle = (low + high) // 2
+            ways = ((low, middle, 1), (high, middle + 1, -1))
+            tracks += [self._from(held, start, end, way) for start, end, way in ways if (end - start) * way > 0]
+        for start, end, way in ((held[-1], self._organ.z_max, 1), (held[0], self._organ.z_min, -1)):
+            if (end - start) * way > 0:
+                tracks.append(self._from(held, start, end, way))
+                tracks[-1].patience, tracks[-1].min_certainty = self._rules.patience, self._rules.min_certainty
+        if not tracks:
+            return
+        self._propagator.run(tracks, progress)
         for track in tracks:
             for z in set(track.logits) - set(held):
-                self._mask[z] = self._above(track.logits[z])
-                self._logits[z] = track.logits[z]
+                self._change(z, self._above(track.logits[z]), track.logits[z])
+        pieces, count = ndimage.label(self._mask)
+        kept = np.zeros(count + 1, bool)  # without pieces that are not connected to a slice with a mask or marks
+        kept[np.unique(pieces[held])] = True
+        self._mask &= kept[pieces]
 
-    def _chosen(self, z: int, slices: Iterable[int]) -> list[int]:
-        """Returns the slices of the mask that condition slice `z`."""
-        count, kept = self._rules.memories, sorted(set(slices) - {z})
-        if self._rules.near == "near":
-            return sorted(kept, key=lambda other: abs(other - z))[:count]
-        if self._rules.near == "far":
-            if len(kept) <= count:
-                return kept
-            return [kept[i] for i in np.linspace(0, len(kept) - 1, count + 2).round().astype(int)[1:-1]] if count else []
-        return [kept[i] for i in np.linspace(0, len(kept) - 1, count).round().astype(int)] if len(kept) > count else kept
-
-    def _track(self, start: int, end: int, direction: int, slices: Sequence[int], kind: type[Track] = Track) -> Track:
-        track = kind(self._organ.label, start, end, direction)
-        for z in slices:
-            self._hold(track, z)
+    def _from(self, held: Collection[int], start: int, end: int, direction: int) -> Track:
+        """Returns a track that begins at a slice of the mask, conditioned on the slices of the mask that are nearest to it."""
+        track = Track(self._organ.label, start, end, direction)
+        self._condition(track, sorted(held, key=lambda z: abs(z - start))[: max(2, self._rules.memories)])
         return track
 
-    def _hold(self, track: Track, z: int) -> None:
-        track.logits[z], track.starting[z] = self._memory(z)
+    def _evenly(self, slices: Collection[int]) -> list[int]:
+        """Returns up to `memories` of some slices, spread evenly over them."""
+        ordered, count = sorted(slices), self._rules.memories
+        if len(ordered) <= count:
+            return ordered
+        return [ordered[int(place)] for place in (np.arange(count) + 0.5) * len(ordered) / count]
+
+    def _condition(self, track: Track, slices: Collection[int]) -> None:
+        for z in slices:
+            track.logits[z], track.starting[z] = self._memory(z)
 
     def _memory(self, z: int) -> tuple[torch.Tensor, Memory]:
+        """Returns the logits and the memory of a slice with its present mask."""
         if z not in self._known:
             self._known[z] = self._propagator.known(z, self._mask[z])
         return self._known[z]
 
+    def _change(self, z: int, mask: np.ndarray, logits: torch.Tensor) -> None:
+        self._mask[z], self._logits[z] = mask, logits
+        self._known.pop(z, None)
+
     def _above(self, logits: torch.Tensor) -> np.ndarray:
+        """Returns the mask of a slice, bool `[y, x]`, from its logits `[1, h, w]`."""
         shape = self._mask.shape
-        return np.asarray((_enlarged(logits, (shape[1], shape[2])) > 0).cpu().numpy())
+        found: np.ndarray = (_enlarged(logits, (shape[1], shape[2])) > 0).cpu().numpy()
+        return found
 
 
 def _enlarged(logits: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Returns logits `[1, h, w]` at image resolution, `[y, x]`."""
     return F.interpolate(logits[None], size=shape, mode="bilinear", align_corners=False)[0, 0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.volume import Geometry
@@ -128,15 +128,12 @@ def read_label_marks(path: Path, geometry: Geometry) -> dict[int, LabelMarks]:
 
 def _check(path: Path, marks: _Marks, geometry: Geometry) -> None:
     nx, ny, nz = geometry.size
-    slices = [*(one.z for one in (*marks.boxes, *marks.points)), *(z for z in (marks.z_min, marks.z_max) if z is not None)]
+    ends = [z for z in (marks.z_min, marks.z_max) if z is not None]
+    slices = [*(one.z for one in marks.boxes), *(one.z for one in marks.points), *ends]
     points = np.array([p for one in marks.points for p in (*one.inside, *one.outside)]).reshape(-1, 2)
     boxes = np.array([one.box for one in marks.boxes]).reshape(-1, 4)
     inside = all(0 <= z < nz for z in slices) and (boxes >= 0).all() and (boxes <= (nx, ny, nx, ny)).all()
     inside = inside and (points >= -0.5).all() and (points < (nx - 0.5, ny - 0.5)).all()
-    if (
-        not inside
-        or (boxes[:, :2] > boxes[:, 2:]).any()
-        or (None not in (marks.z_min, marks.z_max) and slices[-2] > slices[-1])
-    ):
+    if not inside or (boxes[:, :2] > boxes[:, 2:]).any() or ends != sorted(ends):
         problem = f"has a mark for label {marks.label} outside the volume of size {geometry.size}, or with its ends swapped."
         raise InputError(path, problem, "Give voxel indices of the CT.")

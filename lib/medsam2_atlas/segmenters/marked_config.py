@@ -69,6 +69,12 @@ class MarksConfig(Settings):
         description="mm in plane; around a correction, a given mask changes only where the network differs from it by at least "
         "this, because thinner differences are those of its border",
     )
+    max_slope: float = Field(
+        1.0,
+        gt=0,
+        description="mm in plane per mm along z; from slice to slice, a change of a given mask may grow by at most this, so "
+        "that an error of the network does not spread",
+    )
 
 
 @read_once

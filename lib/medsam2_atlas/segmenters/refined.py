@@ -12,7 +12,7 @@ from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import Change, MedSAM2Volume, RefinedMask, RefineRules, Thickness, Weights
+from medsam2_atlas.medsam2 import Change, ChangeFilter, MedSAM2Volume, RefinedMask, RefineRules, Weights
 from medsam2_atlas.prompting import MaskedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import Segmentation, base_report
 from medsam2_atlas.segmenters.marked_config import INTERACTIVE, marks_config
@@ -65,10 +65,10 @@ def refined_mask(
         progress: called with stage and fraction completed.
     """
     config, spacing = marks_config(), image.geometry.spacing
-    thickness = Thickness.of(config.min_change_mm, (spacing[0], spacing[1]))
+    changes = ChangeFilter.of(config.min_change_mm, config.max_slope, spacing)
 
     def settle(marks: SliceMarks, found: np.ndarray) -> np.ndarray:
-        plane = settled(organ.mask[marks.z], found, marks, thickness)
+        plane = settled(organ.mask[marks.z], found, marks, changes)
         note = apply_points(plane, image, marks)
         if note and notes is not None:
             notes[marks.z] = note
@@ -76,11 +76,11 @@ def refined_mask(
 
     patience = max(1, round(config.max_gap_mm / spacing[2]))
     return prepared.refine(
-        organ, RefineRules(config.max_mask_slices, thickness, patience, config.min_certainty), settle, progress
+        organ, RefineRules(config.max_mask_slices, changes, patience, config.min_certainty), settle, progress
     )
 
 
-def settled(current: np.ndarray, found: np.ndarray, marks: SliceMarks, thickness: Thickness) -> np.ndarray:
+def settled(current: np.ndarray, found: np.ndarray, marks: SliceMarks, changes: ChangeFilter) -> np.ndarray:
     """Returns the mask of a marked slice, before points overrule it.
 
     A box describes the whole organ on its slice, so the network's mask replaces the current one. Points correct a part: only
@@ -90,14 +90,12 @@ def settled(current: np.ndarray, found: np.ndarray, marks: SliceMarks, thickness
         current: the current mask of the slice, bool `[y, x]`.
         found: the network's mask, bool `[y, x]`.
         marks: the marks on the slice.
-        thickness: the filter of changes.
+        changes: the filter of changes.
     """
     if marks.box is not None or not current.any():
         return found.copy()
     change = Change.between(current, found)
-    added = thickness.connected(change.added, _at(marks.inside, current))
-    removed = thickness.connected(change.removed, _at(marks.outside, current))
-    return Change(added, removed).applied(current)
+    return changes.at(change, _at(marks.inside, current), _at(marks.outside, current)).applied(current)
 
 
 def described_changes(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
