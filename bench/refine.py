@@ -1,7 +1,7 @@
 """Measures the refinement of masks by clicks on synthetic patients (`python bench/refine.py [SEED INDEX...]`).
 
 Masks are the true ones with one error: a leak or a hole over several slices, every fifth slice only, an end that is missing or
-continues too far. One or two clicks follow, each on the deepest point of the largest error of a slice, as a person would set it.
+too far. One or two clicks follow, each on the deepest point of the largest error of a slice, as a person would set it.
 Prints the mean Dice before and after, the Dice of a segmentation from the same clicks without the mask, and CPU seconds.
 """
 

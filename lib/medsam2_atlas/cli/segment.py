@@ -178,7 +178,7 @@ def propagate_command(
 ) -> None:
     """Run only MedSAM2's propagation from given boxes; write the logits of each label, a float32 array of shape (z, y, x).
 
-    With `--mask`, boxes and points correct a given label map. The file then also contains each label's first slice, `z_min_LABEL`.
+    With `--mask`, boxes and points correct a given label map. The file then also has each label's first slice, `z_min_LABEL`.
     """
     if prompts is None and mask is None:
         raise InputError("propagate", "has neither prompts nor a mask.", "Give --prompts, --mask or both.")
