@@ -54,7 +54,7 @@ class FeatureStore:
         size = int(self._network.image_size)
         for start in range(0, len(todo), self._batch):
             part = todo[start : start + self._batch]
-            images = to_network([self._planes(z) for z in part], size).to(self._network.device)
+            images = to_network([self._planes(z) for z in part], size, self._network.device)
             encoded = self._network.forward_image(images)
             levels = encoded["backbone_fpn"][-self._network.num_feature_levels :]
             self.position = encoded["vision_pos_enc"][-1][:1]
