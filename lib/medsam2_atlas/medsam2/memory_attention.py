@@ -129,7 +129,11 @@ class MemoryAttention:
         return tuple(self._rotated(layer.keys(placed)) for layer in self._layers)
 
     def attend(
-        self, first: FirstLayer, read: Sequence[Sequence[Read]], pointers: Sequence[torch.Tensor], positions: torch.Tensor | None
+        self,
+        first: FirstLayer,
+        read: Sequence[Sequence[Read]],
+        pointers: Sequence[torch.Tensor],
+        positions: torch.Tensor | None,
     ) -> torch.Tensor:
         """Returns the features of n slices, conditioned on memories and object pointers.
 
@@ -143,9 +147,7 @@ class MemoryAttention:
             `[n, tokens, channels]`.
         """
         features, queries = first.features, first.queries
-        values = torch.stack(
-            [torch.cat([*(r.tokens for r in own), *pointers[n : n + 1]]) for n, own in enumerate(read)]
-        )
+        values = torch.stack([torch.cat([*(r.tokens for r in own), *pointers[n : n + 1]]) for n, own in enumerate(read)])
         for number, layer in enumerate(self._layers):
             if number:
                 features = self._attend_to_itself(features, layer)
@@ -173,9 +175,7 @@ class MemoryAttention:
     def _rotated(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the rotary encoding to queries or keys `[..., tokens, channels]`."""
         a, b = x.chunk(2, -1)
-        return torch.cat(
-            [torch.addcmul(a * self._cos, b, self._sin, value=-1), torch.addcmul(a * self._sin, b, self._cos)], -1
-        )
+        return torch.cat([torch.addcmul(a * self._cos, b, self._sin, value=-1), torch.addcmul(a * self._sin, b, self._cos)], -1)
 
 
 def _attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -202,8 +202,8 @@ def _tokens(maps: torch.Tensor) -> torch.Tensor:
 def _folded(outer: nn.Linear, inner: nn.Linear) -> Linear:
     """Returns the layer outer(inner(x)); the factors are multiplied in float64."""
     weight, bias = outer.weight.double(), outer.bias.double()
-    folded = weight @ inner.weight.double(), weight @ inner.bias.double() + bias
-    return Linear(*(part.to(outer.weight.dtype).contiguous() for part in folded))
+    folded, shift = weight @ inner.weight.double(), weight @ inner.bias.double() + bias
+    return Linear(folded.to(outer.weight.dtype), shift.to(outer.weight.dtype))
 
 
 def _check(attention: Any) -> None:

@@ -192,9 +192,10 @@ class PreparedNetwork:
 
 def _folded(outer: nn.Conv2d, inner: nn.Conv2d) -> Linear:
     """Returns the linear layer outer(inner(x)) of two 1 x 1 convolutions; the factors are multiplied in float64."""
+    assert outer.bias is not None and inner.bias is not None
     a, b = (conv.weight[:, :, 0, 0].double() for conv in (outer, inner))
-    folded = a @ b, a @ inner.bias.double() + outer.bias.double()  # type: ignore[union-attr]
-    return Linear(*(part.to(outer.weight.dtype).contiguous() for part in folded))
+    folded, shift = a @ b, a @ inner.bias.double() + outer.bias.double()
+    return Linear(folded.to(outer.weight.dtype), shift.to(outer.weight.dtype))
 
 
 def _as_linear(conv: nn.Conv2d) -> Linear:
@@ -206,7 +207,8 @@ def _as_linear(conv: nn.Conv2d) -> Linear:
 def _check(network: Any) -> None:
     """Raises a WeightsError if a network is not built as SAM 2.1, which the folded weights rely on."""
     neck, encoder = network.image_encoder.neck, network.image_encoder
-    usual = network.use_high_res_features_in_sam and network.directly_add_no_mem_embed and not network.non_overlap_masks_for_mem_enc
+    usual = network.use_high_res_features_in_sam and network.directly_add_no_mem_embed
+    usual = usual and not network.non_overlap_masks_for_mem_enc
     usual = usual and encoder.scalp == 1 and len(neck.convs) == 4 and neck.fpn_top_down_levels == [2, 3]
     usual = usual and neck.fuse_type == "sum" and neck.fpn_interp_model == "nearest" and network.use_obj_ptrs_in_encoder
     usual = usual and all(conv.conv.kernel_size == (1, 1) for conv in neck.convs)
