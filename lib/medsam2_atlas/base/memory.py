@@ -82,7 +82,7 @@ def free_gpu_memory() -> None:
         log.warning("the GPU's memory cannot be freed: %s", first_line(error))
 
 
-def in_parts(items: Sequence[T], size: int, work: Callable[[Sequence[T]], None]) -> int:
+def in_parts(items: Sequence[T], size: int, work: Callable[[Sequence[T]], object]) -> int:
     """Runs work on successive parts of items, and again on half of a part if the GPU's memory does not suffice for it.
 
     This is cheaper than the next step of a ladder, which repeats the whole case.

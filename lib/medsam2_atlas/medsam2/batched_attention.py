@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from medsam2_atlas.medsam2.arithmetic import Arithmetic, halve_weights, in_own_arithmetic
 from medsam2_atlas.medsam2.linear import Linear
-from medsam2_atlas.medsam2.memory_attention import FirstLayer, Keys, MemoryAttention, Read, attention
+from medsam2_atlas.medsam2.memory_attention import FirstLayer, Keys, MemoryAttention, Read
+from medsam2_atlas.medsam2.uploads import uploaded
 
 
 class BatchedMemoryAttention(MemoryAttention):
@@ -33,6 +35,7 @@ class BatchedMemoryAttention(MemoryAttention):
         super().__init__(network)
         self.arithmetic = arithmetic
         self._tables = [arithmetic.rounded(torch.stack(places)) for places in self._temporal]
+        self._temporal = []
         if arithmetic.half is not None:
             parts = [part for layer in self._layers for part in vars(layer).values() if isinstance(part, Linear)]
             halve_weights(nn.ModuleList(parts), arithmetic.half)
@@ -74,7 +77,7 @@ class BatchedMemoryAttention(MemoryAttention):
         """
         count, most = len(read), max(map(len, read))
         padded = [read_ for own in read for read_ in (*own, *[own[0]] * (most - len(own)))]
-        mask = self._mask([len(own) for own in read], [len(own) for own in pointers])
+        mask = self._mask([len(own) for own in read], [len(own) for own in pointers], len(padded[0].tokens))
         values = torch.stack([r.tokens for r in padded]).view(count, -1, padded[0].tokens.shape[-1])
         extra = None
         if positions is not None:
@@ -90,7 +93,22 @@ class BatchedMemoryAttention(MemoryAttention):
             keys = keys.add_(torch.stack([self._tables[number][r.place] for r in padded])).view(count, -1, keys.shape[-1])
             if extra is not None:
                 keys = torch.cat([keys, layer.keys(extra)], 1)
-            features = features + layer.output(attention(queries, keys, values, mask))
+            found = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], mask, scale=1.0)
+            features = features + layer.output(found[:, 0])
             features = features + layer.narrow(layer.wide(layer.norms[2](features)))
         result: torch.Tensor = self._norm(features)
         return result
+
+    def _mask(self, memories: Sequence[int], pointers: Sequence[int], tokens: int) -> torch.Tensor | None:
+        """Returns which keys the queries of n slices see, `[n, 1, 1, keys]`; None if there is no padding.
+
+        Args:
+            memories: the number of memories of each slice.
+            pointers: the number of pointer tokens of each slice; empty if there are none.
+            tokens: the number of tokens of a memory.
+        """
+        parts = [(numbers, width) for numbers, width in ((memories, tokens), (pointers, 1)) if numbers]
+        if all(len(set(numbers)) == 1 for numbers, _ in parts):
+            return None
+        seen = [torch.arange(max(n) * width) < torch.tensor(n)[:, None] * width for n, width in parts]
+        return uploaded(torch.cat(seen, 1)[:, None, None], self._position.device)
