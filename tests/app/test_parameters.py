@@ -188,6 +188,7 @@ def test_names_may_be_listed_as_texts_or_lists(server_app: MedSAM2AtlasApp) -> N
     assert batch_parameters(server_app, "unet_3d", {"images": ["two"]}) == {"images": ["two"]}
     assert batch_parameters(server_app, "unet_3d", {"images": "unlabeled"}) == {"images": "unlabeled"}
     assert batch_parameters(server_app, "medsam2_atlas", {"strategy": "B"}) == {"strategy": "B"}
+    assert batch_parameters(server_app, "medsam2_atlas", {"mode": "fast"}) == {"mode": "fast"}
     assert infer_parameters("atlas", server_app._infers["atlas"], {"strategy": ["atlas"]}) == {"strategy": "atlas"}
 
 
@@ -210,6 +211,8 @@ def test_parameters_that_are_too_long_for_a_command_are_refused(
         ("unet_3d", {"result_compress": 7}),
         ("medsam2_atlas", {"weights": "../w.pt"}),
         ("medsam2_atlas", {"prompts": [["atlas"]]}),
+        ("medsam2_atlas", {"mode": "quick"}),
+        ("medsam2_atlas", {"mode": [["fast"]]}),
         ("medsam2", {"foreground": {"a": 1}}),
         ("medsam2", {"background": 1e308}),
         ("medsam2", {"boxes": [[0, 0, 0]] * 100_000}),
