@@ -1,7 +1,7 @@
 """Compares checkpoints with the known sizes and checksums in `configs/known_checkpoints.yaml`.
 
-The result is a note for the user and never a reason to refuse a file: the figures do not come from the authors of MedSAM2, and a
-user may have weights of their own.
+The result is a note for the user and never a reason to refuse a file: the figures do not come from the authors of MedSAM2, and
+a user may have weights of their own.
 """
 
 from __future__ import annotations
