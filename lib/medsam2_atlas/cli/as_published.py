@@ -13,7 +13,7 @@ AsPublishedOption = Annotated[
     bool,
     typer.Option(
         "--as-published",
-        help="Follow the published method in all steps: its settings, loop and thresholds are used; see docs/method.md.",
+        help="Follow the published method in all steps: its settings, loop, mode and thresholds are used; see docs/method.md.",
     ),
 ]
 
