@@ -35,7 +35,7 @@ _MIN_SPEED = 0.8
 _PACKED_ROWS = 1024
 """Number of rows for which oneDNN packs weights; other numbers of rows give the same result."""
 _MIN_SIZE = 32
-"""Min number of inputs and outputs of a packed layer; smaller products gain nothing."""
+"""Min number of rows, inputs and outputs of a product by oneDNN; smaller products gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the layer's output `[..., outputs]` for an input `[..., inputs]`."""
-        if self._packed_weight is not None and x.dtype == torch.float32:
+        large = x.numel() >= _MIN_SIZE * self.in_features
+        if self._packed_weight is not None and large and x.dtype == torch.float32:
             return _onednn(x.contiguous(), self._packed_weight, self.bias, self.activation)
         y = F.linear(x, self.weight, self.bias)
         return {"none": lambda v: v, "relu": F.relu, "gelu": F.gelu}[self.activation](y)
