@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
@@ -59,7 +59,7 @@ def in_own_arithmetic(method: Callable[Concatenate[S, P], R]) -> Callable[Concat
         with self.arithmetic():
             return method(self, *args, **options)
 
-    return run
+    return cast(Callable[Concatenate[S, P], R], run)
 
 
 def halve_weights(part: nn.Module, half: torch.dtype) -> None:

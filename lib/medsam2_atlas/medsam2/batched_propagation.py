@@ -49,7 +49,9 @@ class BatchedPropagator(Propagator):
         row = int(net.num_maskmem) - 1
         read = [[memory.read(attention, row - place) for place, memory in own] for own in spatial]
         found = [self._ptrs(track, z) for track, z in zip(tracks, places, strict=True)]
-        pointers = [torch.cat([pointer for _, pointer in own]).view(-1, net.mem_dim) if own else self._no_pointer for own in found]
+        pointers = [
+            torch.cat([pointer for _, pointer in own]).view(-1, net.mem_dim) if own else self._no_pointer for own in found
+        ]
         positions = self._pointer_positions([[distance for distance, _ in own] for own in found]) if any(found) else None
         attended = attention.attend(self._features.first(places), read, pointers if any(found) else [], positions)
         return attended.transpose(1, 2).reshape(slices.levels[-1].shape)

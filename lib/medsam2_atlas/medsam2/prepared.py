@@ -71,7 +71,9 @@ class PreparedNetwork:
         self._like = next(self.network.parameters())
         self.arithmetic = Arithmetic(self.device.type, half)
         on_gpu = self.device.type != "cpu"
-        self.memory_attention = BatchedMemoryAttention(self.network, self.arithmetic) if on_gpu else MemoryAttention(self.network)
+        self.memory_attention = (
+            BatchedMemoryAttention(self.network, self.arithmetic) if on_gpu else MemoryAttention(self.network)
+        )
         self.side = int(self.network.sam_image_embedding_size)
         parts = [self.network.image_encoder, self.network.memory_encoder, self.network.sam_mask_decoder]
         for part in parts:
