@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.medsam2.encoder import SliceFeatures
+from medsam2_atlas.medsam2.prepared import PreparedNetwork
 
 CERTAIN = 10.0
 """The logit of a known mask: `CERTAIN` inside and −`CERTAIN` outside, as in SAM 2."""
@@ -32,11 +31,13 @@ def at_network_size(mask: np.ndarray, size: int, device: torch.device) -> torch.
     return (resampled >= 0.5).float()
 
 
-def prompted_by_mask(network: Any, slices: SliceFeatures, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def prompted_by_mask(
+    prepared: PreparedNetwork, slices: SliceFeatures, mask: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns the network's output for a slice whose mask is known.
 
     Args:
-        network: a SAM 2.1 network in evaluation mode.
+        prepared: the network.
         slices: the features of one slice.
         mask: bool `[y, x]`, at image resolution.
 
@@ -44,7 +45,8 @@ def prompted_by_mask(network: Any, slices: SliceFeatures, mask: np.ndarray) -> t
         Mask logits `[1, 1, h, w]` at a quarter of the network's resolution, ± 10; the object pointer `[1, c]`, which the
         decoder derives from the mask; the presence logit `[1, 1]`.
     """
-    top = slices.levels[-1]
-    given = at_network_size(mask, int(network.image_size), top.device).to(top.dtype)
-    _, _, _, logits, _, pointer, presence = network._use_mask_as_output(top, list(slices.levels[:-1]) or None, given)
-    return logits, pointer, presence
+    network, top, fine = prepared.network, slices.levels[-1], list(slices.levels[:-1])
+    given = at_network_size(mask, int(network.image_size), prepared.device).to(prepared.dtype)
+    with prepared.arithmetic():
+        _, _, _, logits, _, pointer, presence = network._use_mask_as_output(top, fine, given)
+    return logits.to(prepared.dtype), pointer.to(prepared.dtype), presence.to(prepared.dtype)

@@ -87,7 +87,7 @@ class Propagator:
             mask: bool `[y, x]`, at image resolution.
         """
         slices = self._features.stack([z])
-        logits, pointer, presence = prompted_by_mask(self._net, slices, mask)
+        logits, pointer, presence = prompted_by_mask(self._prepared, slices, mask)
         return logits[0], Memory(self._remember(slices, logits, presence, prompted=True), pointer)
 
     def _groups(self, going: Sequence[Track], step: int) -> Iterable[list[Track]]:
