@@ -110,11 +110,16 @@ def with_error(truth: np.ndarray, error: str, spacing: tuple[float, float, float
 
 
 def clicked(current: np.ndarray, truth: np.ndarray) -> SliceMarks | None:
-    """Returns a click on the deepest point of the error of the worst slice; None if there is no error."""
+    """Returns a click on the deepest point of the error of the worst slice; None if there is no error.
+
+    If the mask ends too early, the click lies on the last slice of the organ.
+    """
     wrong = current ^ truth
     if not wrong.any():
         return None
     z = int(wrong.sum((1, 2)).argmax())
+    if z > np.flatnonzero(current.any((1, 2)))[-1]:
+        z = int(np.flatnonzero(truth.any((1, 2)))[-1])
     missed, extra = wrong[z] & truth[z], wrong[z] & ~truth[z]
     error = missed if missed.sum() >= extra.sum() else extra
     depth = ndimage.distance_transform_edt(np.pad(error, 1))[1:-1, 1:-1]
