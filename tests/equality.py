@@ -6,8 +6,10 @@ and pointers affect the result; the mutants of `test_equality_mutants.py` prove 
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,26 @@ import torch
 from omegaconf import DictConfig
 from scipy import ndimage
 
-from legacy import Change, Decision, Place, decisions, legacy_logits, legacy_marked, legacy_predictor, seeded_state
+from legacy import (
+    Change,
+    Decision,
+    Place,
+    decisions,
+    legacy_logits,
+    legacy_marked,
+    legacy_predictor,
+    seeded_state,
+    with_absent_organs,
+)
 from medsam2_atlas.base.choices import Loop
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, build_network
 from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.prompting import BoxPrompt, MarkedOrgan, OrganPrompt, SliceMarks
 from precision import computing_in
 from ties import Tie, assert_equal_except_behind_ties
+
+FLOAT64_TOLERANCE = 1e-6
+"""Max difference of logits in float64, at image resolution."""
 
 BOX = (30, 20, 70, 60)
 
@@ -88,6 +103,14 @@ def ct(slices: int) -> np.ndarray:
     return np.asarray((smooth - smooth.min()) / np.ptp(smooth) * 600 - 100)
 
 
+@dataclass(frozen=True)
+class Official:
+    """The official predictor's logits `[n, y, x]` at image resolution, and its decisions by slice."""
+
+    logits: np.ndarray
+    decisions: dict[int, Decision]
+
+
 class Both:
     """The official predictor and engines on the same weights and volume.
 
@@ -97,6 +120,11 @@ class Both:
         device: the device of both.
         dtype: the precision of both.
         official_features: whether the engines get the official encoder's features, which saves most of the time.
+        absent: whether the organ is absent from some slices.
+
+    Attributes:
+        hu: the volume in HU, `[z, y, x]`.
+        narrow: the functions that returned tensors of a lower precision so far.
     """
 
     def __init__(
@@ -107,56 +135,78 @@ class Both:
         dtype: torch.dtype = torch.float32,
         *,
         official_features: bool = False,
+        absent: bool = False,
     ) -> None:
-        self.hu, self.dtype, self.size = ct(slices), dtype, int(config.model.image_size)
-        self._config, self._device, self._official_features = config, device, official_features
-        self._state = seeded_state(config)
+        self.hu, self.narrow = ct(slices), set[str]()
+        self._config, self._device, self._dtype, self._official_features = config, device, dtype, official_features
+        self._known: dict[Case, Official] = {}
+        state = with_absent_organs(seeded_state(config)) if absent else seeded_state(config)
         with computing_in(dtype):
-            self.predictor = _in(dtype, legacy_predictor(config, self._state)).to(device)
+            self.predictor = _in(dtype, legacy_predictor(config, state)).to(device)
+            self._network = build_network(config)
+            self._network.load_state_dict(state)
+            self._network = _in(dtype, self._network).to(device)
         self.predictor.forward_image = once_for_each_slice(self.predictor.forward_image)
         self.engine = self.new_engine()
 
-    def new_engine(self, change: Callable[[Any], None] = lambda network: None) -> MedSAM2Volume:
-        """Returns an engine whose network was changed before it was prepared for inference."""
-        with computing_in(self.dtype):
-            network = build_network(self._config)
-            network.load_state_dict(self._state)
-            network = _in(self.dtype, network).to(self._device)
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Computes in the precision of both."""
+        with computing_in(self._dtype) as requests:
+            yield
+        self.narrow |= requests.narrow
+
+    def new_engine(self, change: Callable[[Any], None] = lambda network: None, batch: int = 1) -> MedSAM2Volume:
+        """Returns an engine.
+
+        Args:
+            change: changes the network before it is prepared for inference.
+            batch: the size of batches. The official predictor's is 1; another size changes the last digits.
+        """
+        with self.computing():
+            network = copy.deepcopy(self._network)
             change(network)
             weights = Weights(network, self._config, Path("seeded"), "", "")
             if self._official_features:
                 encode = self.predictor.forward_image
                 weights.prepared.encode = lambda images: tuple(encode(images)["backbone_fpn"])  # type: ignore[method-assign]
-            # Batches of one, as in the official predictor. Larger ones change the last digits.
-            return MedSAM2Volume(weights, self.hu, batch=1)
+            return MedSAM2Volume(weights, self.hu, batch=batch)
 
-    def official(self, case: Case, changes: Mapping[Place, Change] | None = None) -> tuple[np.ndarray, dict[int, Decision]]:
-        """Returns the official predictor's logits `[n, y, x]` at image resolution, and its decisions by slice."""
+    def official(self, case: Case, changes: Mapping[Place, Change] | None = None) -> Official:
+        """Returns the official predictor's result, with some decisions changed."""
+        if case in self._known and not changes:
+            return self._known[case]
         planes = to_uint8(self.hu)
-        with computing_in(self.dtype), decisions(self.predictor, changes) as found:
+        with self.computing(), decisions(self.predictor, changes) as found:
             if isinstance(case.organ, MarkedOrgan):
-                return legacy_marked(self.predictor, planes, case.organ), found
-            return legacy_logits(self.predictor, planes, case.organ, case.loop), found
+                logits = legacy_marked(self.predictor, planes, case.organ)
+            else:
+                logits = legacy_logits(self.predictor, planes, case.organ, case.loop)
+        if not changes:
+            self._known[case] = Official(logits, found)
+        return Official(logits, found)
 
     def ours(self, case: Case, engine: MedSAM2Volume | None = None) -> OrganLogits:
         """Returns the logits of an engine, of `engine` by default."""
-        engine = engine or self.engine
-        with computing_in(self.dtype):
+        with self.computing():
             if isinstance(case.organ, MarkedOrgan):
-                return engine.segment_marked(case.organ, patience=len(self.hu))
-            return engine.segment([case.organ], loop=case.loop)[case.organ.label]
+                return (engine or self.engine).segment_marked(case.organ, patience=len(self.hu))
+            return (engine or self.engine).segment([case.organ], loop=case.loop)[case.organ.label]
 
     def difference(self, case: Case, engine: MedSAM2Volume | None = None) -> float:
         """Returns the max difference of an engine's logits from the official predictor's, at image resolution."""
+        theirs = self.official(case).logits
+        assert (theirs > 0).any() and (theirs < 0).any(), "there is something to compare"
         ours = self.ours(case, engine)
         planes = np.stack([ours.plane(z, self.hu.shape[1:]).numpy() for z in case.slices])
-        return float(np.abs(planes - self.official(case)[0]).max())
+        return float(np.abs(planes - theirs).max())
 
     def assert_equal_except_behind_ties(self, case: Case) -> list[Tie]:
         """Asserts that logits are equal up to rounding, except behind ties, and returns the ties."""
         values = self.ours(case).values.to(self._device)
-        ours = dict(zip(case.slices, values, strict=True))
-        return assert_equal_except_behind_ties(lambda changes: self.official(case, changes)[1], ours, case.ways, self.size)
+        ours = {z: values[n] for n, z in enumerate(case.slices)}
+        size = int(self._config.model.image_size)
+        return assert_equal_except_behind_ties(lambda changes: self.official(case, changes).decisions, ours, case.ways, size)
 
 
 def _in(dtype: torch.dtype, network: Any) -> Any:

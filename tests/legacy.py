@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from medsam2_atlas.medsam2.network import build_network
 from medsam2_atlas.medsam2.preprocessing import to_network
 from medsam2_atlas.prompting import MarkedOrgan, OrganPrompt
+
+
+_PRESENCE = "sam_mask_decoder.pred_obj_score_head.layers.2."
 
 
 def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -38,14 +42,20 @@ def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
         elif "output_hypernetworks_mlps" in name and "layers.2" in name:
             tensor.mul_(180.0)
         elif "cross_attn_image" in name and name.endswith("weight"):
-            tensor.mul_(6.0)
+            # With larger queries and keys, slices attend to starting slices only.
+            tensor.mul_(1.5 if "q_proj" in name or "k_proj" in name else 10.0)
         elif name.startswith("obj_ptr_proj") and name.endswith("weight"):
             tensor.mul_(4.5)
         elif name == "memory_encoder.out_proj.weight":
             tensor.mul_(2.0)
-        elif name == "sam_mask_decoder.pred_obj_score_head.layers.2.bias":
+        elif name == _PRESENCE + "bias":
             tensor.fill_(1.0)  # makes most organs visible
     return state
+
+
+def with_absent_organs(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns weights of the narrow network for which the organ is absent from boxed slices and visible on tracked ones."""
+    return state | {_PRESENCE + "weight": state[_PRESENCE + "weight"] * 100, _PRESENCE + "bias": torch.tensor([-10.3])}
 
 
 def legacy_predictor(config: DictConfig, state: dict[str, torch.Tensor]) -> Any:
@@ -137,9 +147,11 @@ def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop:
         propagate(middle.z, prompt.z_min)
     else:
         propagate(middle.z, prompt.z_min)
-        for box in below:
-            add(box)
-            propagate(middle.z, prompt.z_min)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You are adding a box after tracking starts")  # as the published script does
+            for box in below:
+                add(box)
+                propagate(middle.z, prompt.z_min)
     return np.stack([found[z] for z in range(prompt.z_min, prompt.z_max + 1)])
 
 
