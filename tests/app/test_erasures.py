@@ -179,7 +179,7 @@ def test_jobs_and_results_of_an_erased_study_are_removed(tmp_path: Path) -> None
         assert [job.outcome.result(10) for job in done] == ["gone", "other"]
         queue.submit("atlas", "other", lambda: release.wait(20))
         waiting = queue.submit("atlas", "gone", lambda: "never")
-        stop = watch_erasures(queue, store.erased, seconds=0.02)
+        stop = watch_erasures(queue, store.erased, lambda: True, seconds=0.02)
         erase(Place.existing(str(folder)), "gone", "consent withdrawn")
         until(lambda: {job.subject for job in queue.jobs()} == {"other"}, 10)
         assert disposed == ["gone"]

@@ -40,6 +40,14 @@ class FeatureStore:
         self._features: dict[int, SliceFeatures] = {}
         self.position: torch.Tensor | None = None
 
+    def __len__(self) -> int:
+        return len(self._features)
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the stored features."""
+        return sum(level.nbytes for features in list(self._features.values()) for level in features.levels)
+
     def stack(self, slices: Sequence[int]) -> SliceFeatures:
         """Returns the features of several slices as one batch on the network's device; encodes missing slices one by one."""
         for z in slices:

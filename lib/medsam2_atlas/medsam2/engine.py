@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,6 +91,16 @@ class MedSAM2Volume:
         self._shape = hu.shape
         self._features = FeatureStore(self._net, planes.__getitem__, min(batch, encoder_batch), kept_on)
         self._propagator = Propagator(self._net, self._features, hu.shape[0], batch)
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the CT's voxels (8 bit) and its encoded slices."""
+        return math.prod(self._shape) + self._features.bytes
+
+    @property
+    def slice_bytes(self) -> float:
+        """The mean memory of an encoded slice; 0 before the first one is encoded."""
+        return self._features.bytes / max(1, len(self._features))
 
     def segment(
         self,
