@@ -141,16 +141,15 @@ class OpenImages:
     def _make_room(self, key: _Key, weights: Weights, slices: int) -> bool:
         """Closes CTs before a new one of `slices` slices needs their memory; returns whether any was closed.
 
-        CTs of weights that were replaced are closed too, because nobody can ask for them again. If the size of a slice is
-        unknown, since no CT of these weights is open, all CTs on the device are closed.
+        CTs of weights that were replaced are closed too, because nobody can ask for them again. A slice is expected to need
+        as much memory as those of the open CTs.
         """
         before = len(self._open)
         for other in [k for k, one in self._open.items() if _replaced(one.weights, weights)]:
             del self._open[other]
         beside = [k for k in self._open if k.place == key.place]
-        known = [self._open[k].slice_bytes for k in beside if (k.weights, k.mode) == (key.weights, key.mode)]
-        expected = max(known, default=0.0) * slices
-        left = self._max_bytes(torch.device(key.place)) - expected if expected else 0.0
+        expected = slices * max((self._open[k].slice_bytes for k in beside), default=0.0)
+        left = self._max_bytes(torch.device(key.place)) - expected
         used = sum(self._open[k].bytes for k in beside)
         for other in beside:
             if used <= left:
