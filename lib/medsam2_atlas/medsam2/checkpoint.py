@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from medsam2_atlas.base.files import sha256
 from medsam2_atlas.base.resource import model_folder, resource
 from medsam2_atlas.base.tensor_files import load_tensors
 from medsam2_atlas.medsam2.network import OFFICIAL, build_network, config_names, load_config
+from medsam2_atlas.medsam2.prepared import PreparedNetwork
 
 OFFICIAL_FILE = "MedSAM2_latest.pt"
 DEMO_FILE = "medsam2_demo.pt"
@@ -45,6 +47,15 @@ class Weights:
         """The device of the network's parameters."""
         device: torch.device = next(self.network.parameters()).device
         return device
+
+    @cached_property
+    def prepared(self) -> PreparedNetwork:
+        """The network prepared for inference, made at first use.
+
+        Raises:
+            WeightsError: the network's structure is not that of SAM 2.1.
+        """
+        return PreparedNetwork(self.network)
 
     def on(self, device: torch.device) -> Weights:
         """Returns the weights on a device: these weights if they are on it, else a copy.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -13,22 +14,31 @@ from medsam2_atlas.base.resource import resource
 
 
 class MedSAM2Config(Settings):
-    """The HU window of MedSAM2's input, and the sizes of batches.
+    """The HU window of MedSAM2's input, and how the engine uses the machine.
 
-    Larger batches need more memory and less time; results differ by rounding only.
+    On a GPU, larger batches need more memory and less time; results differ by rounding only.
     """
 
     window: tuple[float, float] = Field(
         (-100.0, 500.0), description="HU to which the CT is clipped; MedSAM2 was trained with this window"
     )
+    linear: Literal["auto", "onednn", "torch"] = Field(
+        "auto",
+        description="library of the matrix products on the CPU: oneDNN, PyTorch's usual one, or `auto`: oneDNN, unless a quick "
+        "measurement shows that it is slower or less precise on this machine; results differ by rounding only",
+    )
+    feature_megabytes: float = Field(
+        2048.0,
+        gt=0,
+        description="max size in MiB of an image's stored features; those not used for longest are dropped and computed again",
+    )
     batch: int = Field(
         16,
         ge=1,
-        description="max number of tracks (organ and direction) in one batch; 1 gives exactly the official predictor's "
-        "arithmetic, larger batches are faster",
+        description="max number of tracks (organ and direction) in one batch on a GPU; the CPU runs organs one after the other",
     )
     encoder_batch: int = Field(
-        4, ge=1, description="number of slices that are encoded together; larger batches need more memory"
+        4, ge=1, description="number of slices that are encoded together on a GPU; larger batches need more memory"
     )
     small_batch: int = Field(
         4, ge=1, description="replaces `batch` if the GPU's memory is short; 1 is used if it is still too short"
@@ -43,10 +53,16 @@ class MedSAM2Config(Settings):
             raise ValueError("window: the lower bound comes first")
         return self
 
-    def batches(self, memory: Memory) -> tuple[int, int]:
-        """Returns the batch size of tracks and the batch size of encoded slices, for a step of the memory ladder."""
+    def batches(self, memory: Memory, device: str = "cuda") -> tuple[int, int]:
+        """Returns the batch size of tracks and the batch size of encoded slices.
+
+        Args:
+            memory: the step of the memory ladder.
+            device: the type of the device. On the CPU, both sizes are 1: batches save no time there, and a batch rounds in
+                another order than the official predictor.
+        """
         sizes = {"small": (self.small_batch, self.small_encoder_batch), "smallest": (1, 1)}
-        return sizes.get(memory, (self.batch, self.encoder_batch))
+        return (1, 1) if device == "cpu" else sizes.get(memory, (self.batch, self.encoder_batch))
 
 
 @read_once

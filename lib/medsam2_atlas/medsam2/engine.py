@@ -17,7 +17,8 @@ from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import to_uint8
-from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, OFF, ON, Mend, Points, Propagator, Track
+from medsam2_atlas.medsam2.propagation import Propagator
+from medsam2_atlas.medsam2.tracks import BOX_FIRST, BOX_LAST, OFF, ON, Mend, Points, Track
 from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 
 _MAX_HOLE = 8
@@ -64,7 +65,8 @@ class MedSAM2Volume:
         weights: the network and its weights.
         hu: the CT in HU, `[z, y, x]`, in the LPS orientation.
         window: the min and max HU to which the CT is clipped; those of `configs/medsam2.yaml` by default.
-        batch: max number of tracks (organ and direction) in one batch; the value of `configs/medsam2.yaml` by default.
+        batch: max number of tracks (organ and direction) in one batch. By default, 1 on the CPU, where larger batches gain
+            nothing, and the value of `configs/medsam2.yaml` on a GPU.
         memory: the step of the memory ladder. `small` stores the slices' features in main memory and uses smaller batches,
             `smallest` uses batches of one.
         mode: `exact` gives the official predictor's result; `fast` approximates it in less time.
@@ -81,16 +83,19 @@ class MedSAM2Volume:
         mode: Mode = "exact",
     ) -> None:
         self.mode = mode
+        config = medsam2_config()
         spares = memory in ("small", "smallest")
-        max_batch, encoder_batch = medsam2_config().batches(memory)
+        max_batch, encoder_batch = config.batches(memory, weights.device.type)
         if batch is None or (spares and batch > max_batch):
             batch = max_batch
         kept_on = torch.device("cpu") if spares and weights.device.type != "cpu" else None
         planes = to_uint8(hu, window)
-        self._net = weights.network
+        prepared = weights.prepared
+        self._net = prepared.network
         self._shape = hu.shape
-        self._features = FeatureStore(self._net, planes.__getitem__, min(batch, encoder_batch), kept_on)
-        self._propagator = Propagator(self._net, self._features, hu.shape[0], batch)
+        max_bytes = int(config.feature_megabytes * 2**20)
+        self._features = FeatureStore(prepared, planes.__getitem__, min(batch, encoder_batch), max_bytes, kept_on)
+        self._propagator = Propagator(prepared, self._features, hu.shape[0], batch)
 
     @property
     def bytes(self) -> int:
