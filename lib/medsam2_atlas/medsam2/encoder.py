@@ -34,6 +34,9 @@ class FeatureStore:
         batch: the number of slices that are encoded together.
         max_bytes: the max size of the stored tensors.
         kept_on: the device that stores the features; by default the network's device.
+
+    Attributes:
+        bytes: the size of the stored tensors.
     """
 
     def __init__(
@@ -52,11 +55,6 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return len(self._features)
-
-    @property
-    def bytes(self) -> int:
-        """The memory of the stored features."""
-        return sum(level.nbytes for features in list(self._features.values()) for level in features.levels)
 
     def stack(self, slices: Sequence[int]) -> SliceFeatures:
         """Returns the features of several slices as one batch on the network's device."""

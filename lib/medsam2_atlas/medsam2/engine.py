@@ -162,11 +162,15 @@ class MedSAM2Volume:
         """
         starts = {marks.z: self._points(marks) for marks in organ.defining}
         corrections = {marks.z: self._points(marks) for marks in organ.correcting}
-        share = 0.5 if corrections else 1.0
         tracks = self._both_ways(organ, min(starts), patience, min_certainty)
+        whole = sum(len(track) for track in tracks)
         for track in tracks:
             track.starts, track.mend = starts, mend
             track.corrections = {z: p for z, p in corrections.items() if track.direction * (z - track.start) > 0}
+            if corrections:  # the second run gives the other slices
+                track.end = max((track.start, *track.corrections), key=lambda z: abs(z - track.start))
+        first = sum(len(track) for track in tracks)
+        share = first / (first + whole) if corrections else 1.0
         self._propagator.run(tracks, part(progress, 0, share))
         if corrections:
             known = {z: memory for t in tracks for z, memory in (t.starting | t.corrected).items()}

@@ -18,9 +18,9 @@ class OpenImagesConfig(Settings):
     """
 
     max_gib: float = Field(
-        2.0,
+        2.5,
         ge=0,
-        description="GiB of main memory; 0 keeps no CT open. With MedSAM2's official network, a slice needs about 4 MiB",
+        description="GiB of main memory; 0 keeps no CT open. With MedSAM2's official network, a slice needs 6 MiB",
     )
     max_gpu_share: float = Field(
         0.25,
