@@ -1,7 +1,7 @@
 """Measures how long a person waits for a box, a correction or a second organ on a CT that is open (`python bench/click.py`).
 
-Prints CPU seconds per slice on one core, for the demo weights and for seeded weights of the official shape. Waiting time is about
-the same if no other work is running.
+Prints CPU seconds per slice on one core in both modes, for the demo weights and for seeded weights of the official shape. The
+waiting time is the same if no other work is running.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from legacy import seeded_state
 from medsam2_atlas.atlas import find_references
+from medsam2_atlas.base.choices import MODES, Mode
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume
@@ -59,9 +60,9 @@ def boxed(image: Volume, truth: np.ndarray, label: int, *, smaller: int = 0, cor
     return marked_organ(image, label, boxes=[box], inside=points, reach=reach)
 
 
-def measure(image: Volume, truth: np.ndarray, weights: Weights) -> list[float]:
+def measure(image: Volume, truth: np.ndarray, weights: Weights, mode: Mode) -> list[float]:
     """Returns CPU seconds per slice: a box on a new CT, another box on it, a correction, the same marks with a second organ."""
-    opened, seconds = OpenImages().open(image, weights), []
+    opened, seconds = OpenImages().open(image, weights, mode=mode), []
     first, second = boxed(image, truth, LIVER), boxed(image, truth, LIVER, smaller=1)
     with opened.used() as prepared:
         for organs in ([first], [second], [boxed(image, truth, LIVER, corrected=True)], [second, boxed(image, truth, KIDNEY)]):
@@ -77,10 +78,11 @@ def main() -> None:
     image = read_volume(files.image)
     truth = read_labels(files.label, image).array
     columns = ("a box on a new CT", "a box on an open CT", "a box and a correction", "a second organ, not yet encoded")
-    table = Table("network", *columns, title=f"CPU s per slice, {torch.get_num_threads()} thread(s)")
+    table = Table("network", "mode", *columns, title=f"CPU s per slice, {torch.get_num_threads()} thread(s)")
     networks: dict[str, Callable[[], Weights]] = {"demo": demo, "official shape": official_shape}
     for name in sys.argv[1:] or ("demo", "official shape"):
-        table.add_row(name, *(f"{value:.3f}" for value in measure(image, truth, networks[name]())))
+        for mode in MODES:
+            table.add_row(name, mode, *(f"{value:.3f}" for value in measure(image, truth, networks[name](), mode)))
     console.print(table)
 
 

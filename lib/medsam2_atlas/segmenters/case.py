@@ -177,7 +177,7 @@ class Case:
         if self._open is None:
             weights = self.weights
             with clock.stage("network"):
-                self._open = self._resources.images.open(self.image, weights, memory=options.memory)
+                self._open = self._resources.images.open(self.image, weights, memory=options.memory, mode=options.mode)
         with clock.stage("network"), self._open.used() as prepared:
             return prepared.segment(prompts, loop=options.loop, fill_holes=options.fill_holes, progress=current())
 

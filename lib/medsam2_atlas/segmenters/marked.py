@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from medsam2_atlas.base.choices import MODES
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.base.progress import Progress, current, part, silent
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
+from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, describe_engine
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, base_report
-from medsam2_atlas.segmenters.changed_settings import marked_settings
+from medsam2_atlas.segmenters.changed_settings import changed_options, marked_settings
 from medsam2_atlas.segmenters.mark_results import FoundOrgan, MarkedLabels, MarkResult, MarkResults
 from medsam2_atlas.segmenters.marked_config import marks_config
 
@@ -35,8 +36,8 @@ class Marked(Segmenter):
         self._resources.weights()
 
     def available_options(self) -> dict[str, Any]:
-        """Returns the weights, and `reach`: max distance from the marks in mm; empty for no limit."""
-        return {"weights": self._resources.weight_names(), "reach": ""}
+        """Returns the weights, the modes of MedSAM2, and `reach`: max distance from the marks in mm; empty for no limit."""
+        return {"weights": self._resources.weight_names(), "mode": list(MODES), "reach": ""}
 
     def describe(self) -> dict[str, Any]:
         """Returns the mark of the weights."""
@@ -46,7 +47,7 @@ class Marked(Segmenter):
         """Returns the inputs of the result. The result itself is never stored, because it contains one organ only."""
         device = self._resources.ladder.device_of(options.memory)
         weights = self._resources.weights(options.weights).sha256
-        found = self._basis(options) | {"weights": weights} | marked_settings()
+        found = self._basis(options) | {"weights": weights} | changed_options(options, "mode") | marked_settings()
         return found | ran_on(device, medsam2=True, unet=False, memory=options.memory)
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
@@ -60,7 +61,7 @@ class Marked(Segmenter):
             raise InputError("marks", "are missing.", "Draw a box around the organ, or set a point on it.")
         weights = self._resources.weights(options.weights, self._resources.ladder.device_of(options.memory))
         with stage("network"):
-            opened = self._resources.images.open(volume, weights, memory=options.memory)
+            opened = self._resources.images.open(volume, weights, memory=options.memory, mode=options.mode)
         organs = (options.marks, *options.more_marks)
         with opened.used() as prepared:
             return segment_marked(volume, prepared, weights, organs, current(), opened.results)
@@ -103,6 +104,8 @@ def segment_marked(
         range=[min(first for first, _ in ends), max(last for _, last in ends)],
         seconds={"network": round(time.perf_counter() - began, 3)},
         **ran_on(weights.device, medsam2=True, unet=False) | {"device": str(weights.device)},
+        mode=prepared.mode,
+        engine=describe_engine(weights.device),
         weights=weights.describe(),
         **({"mark": weights.mark} if weights.mark else {}),
     )
