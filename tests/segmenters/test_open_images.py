@@ -190,9 +190,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     to_network = encoder.to_network
 
-    def counted(planes: list[np.ndarray], size: int) -> torch.Tensor:
+    def counted(planes: list[np.ndarray], *arguments: Any, **options: Any) -> torch.Tensor:
         found.append(len(planes))
-        return to_network(planes, size)
+        return to_network(planes, *arguments, **options)
 
     monkeypatch.setattr(encoder, "to_network", counted)
     return found
