@@ -15,17 +15,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from medsam2_atlas.base.choices import Memory, Mode
 from medsam2_atlas.base.memory import free_gpu_memory
+from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, Weights
+from medsam2_atlas.segmenters.last_image import LastImage
 from medsam2_atlas.segmenters.mark_results import MarkResults
 from medsam2_atlas.segmenters.open_images_config import open_images_config
 
-_GIB = 2**30
+_GIB, _CPU = 2**30, torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,21 @@ class OpenImages:
         self._max_bytes = max_bytes or configured_bytes
         self._lock = threading.Lock()
         self._open: OrderedDict[_Key, OpenImage] = OrderedDict()
+        self._last = LastImage()
+
+    def read(self, path: Path, rule: HuRule) -> Volume:
+        """Returns a CT in HU, `[z, y, x]`. The last CT is kept until its file changes, if it fits into the memory.
+
+        Args:
+            path: file, or folder of a series.
+            rule: how values become HU.
+
+        Raises:
+            InputError: the CT cannot be read, or its values are not HU.
+        """
+        found = self._last.read(path, rule)
+        self.trim()
+        return found
 
     def open(self, image: Volume, weights: Weights, *, memory: Memory = "", mode: Mode = "exact") -> OpenImage:
         """Returns a CT prepared for MedSAM2; the open one if there is one.
@@ -115,8 +133,10 @@ class OpenImages:
     def trim(self) -> None:
         """Closes the CTs that exceed the memory, those that were used longest ago first."""
         with self._lock:
+            if self._last.bytes > self._max_bytes(_CPU):
+                self._last.close()
             for place in {key.place for key in self._open}:
-                left = self._max_bytes(torch.device(place))
+                left = self._left(place)
                 for key in [key for key in reversed(self._open) if key.place == place]:
                     size = self._open[key].bytes
                     if size > left:
@@ -128,12 +148,13 @@ class OpenImages:
         """Closes all CTs: a GPU needs their memory, or a study was erased."""
         with self._lock:
             self._open.clear()
+            self._last.close()
 
     @property
     def bytes(self) -> int:
         """The memory of all open CTs."""
         with self._lock:
-            return sum(one.bytes for one in self._open.values())
+            return sum(one.bytes for one in self._open.values()) + self._last.bytes
 
     def __len__(self) -> int:
         return len(self._open)
@@ -149,13 +170,17 @@ class OpenImages:
             del self._open[other]
         beside = [k for k in self._open if k.place == key.place]
         expected = slices * max((self._open[k].slice_bytes for k in beside), default=0.0)
-        left = self._max_bytes(torch.device(key.place)) - expected
+        left = self._left(key.place) - expected
         used = sum(self._open[k].bytes for k in beside)
         for other in beside:
             if used <= left:
                 break
             used -= self._open.pop(other).bytes
         return len(self._open) < before
+
+    def _left(self, place: str) -> int:
+        """Returns the memory of a device for encoded slices, in bytes."""
+        return self._max_bytes(torch.device(place)) - (self._last.bytes if place == "cpu" else 0)
 
 
 def configured_bytes(device: torch.device) -> int:
