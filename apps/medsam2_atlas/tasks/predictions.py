@@ -94,7 +94,8 @@ class Predictions:
         def marked(volume: Volume) -> Options:
             if isinstance(given, GivenMask):
                 return replace(options, masked=masked_of(request, volume, given))
-            return replace(options, marks=marks_of(request, volume))
+            first, *others = marks_of(request, volume)
+            return replace(options, marks=first, more_marks=tuple(others))
 
         return self._runner.once(segmenter, image, marked)
 
