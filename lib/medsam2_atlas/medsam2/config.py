@@ -34,8 +34,8 @@ class MedSAM2Config(Settings):
     )
     compile: bool = Field(
         False,
-        description="whether encoder, mask decoder and memory encoder are compiled at their first use on a GPU; this takes up to "
-        "minutes, so it suits a server or many cases; results differ by rounding only",
+        description="whether encoder, mask decoder and memory encoder are compiled at their first use on a GPU, which takes up "
+        "to minutes and suits a server or many cases; results differ by rounding only",
     )
     batch: int = Field(
         32,
