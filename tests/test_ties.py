@@ -110,12 +110,12 @@ def test_a_deviation_behind_a_tie_is_accepted(both: Both, kind: str, sign: int) 
 @pytest.mark.parametrize("kind", TIES)
 def test_another_deviation_behind_a_tie_is_not_accepted(both: Both, kind: str) -> None:
     change, value, _ = TIES[kind]
-    with pytest.raises(AssertionError, match="slice 1 differs by up to 0.[45]"):
+    with pytest.raises(AssertionError, match=r"slice 1 differs by up to 0.[45]"):
         compared(both, change(value), change(-value), fabricated={1: 0.5})
 
 
 def test_a_deviation_without_a_tie_is_not_accepted(both: Both) -> None:
-    with pytest.raises(AssertionError, match="slice 2 differs by up to 0.2.*no decision before it is a tie"):
+    with pytest.raises(AssertionError, match=r"slice 2 differs by up to 0.2.*no decision before it is a tie"):
         compared(both, {}, {}, fabricated={2: 0.2})
 
 
@@ -123,7 +123,7 @@ def test_a_deviation_before_a_tie_is_not_accepted(both: Both) -> None:
     tied = [pixel((1, True), sign * MAX_TIED_LOGIT / 2) for sign in (1, -1)]
     assert CORRECTED.ways[1].index(2) < CORRECTED.ways[1].index(1)
     compared(both, *tied, CORRECTED)
-    with pytest.raises(AssertionError, match="slice 2 differs.*no decision before it is a tie"):
+    with pytest.raises(AssertionError, match=r"slice 2 differs.*no decision before it is a tie"):
         compared(both, *tied, CORRECTED, fabricated={2: 0.2})
 
 
@@ -144,5 +144,5 @@ def test_a_pixel_clearly_on_one_side_is_no_tie(both: Both) -> None:
     ids=["a worse candidate", "an organ clearly present", "an organ absent", "a candidate slightly worse"],
 )
 def test_a_clear_decision_is_no_tie(both: Both, official: dict[Place, Change], ours: dict[Place, Change]) -> None:
-    with pytest.raises(AssertionError, match="slice 3 differs.*no decision before it is a tie"):
+    with pytest.raises(AssertionError, match=r"slice 3 differs.*no decision before it is a tie"):
         compared(both, official, ours)

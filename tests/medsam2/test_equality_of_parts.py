@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from sam2.modeling.sam2_base import SAM2Base
 
-from legacy import seeded_state, with_absent_organs
+from legacy import seeded_state
 from medsam2_atlas.medsam2 import build_network
 from medsam2_atlas.medsam2.arithmetic import Arithmetic
 from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
@@ -33,7 +33,7 @@ class Parts:
 
     def __init__(self, config: DictConfig, dtype: torch.dtype) -> None:
         network = build_network(config)
-        network.load_state_dict(with_absent_organs(seeded_state(config)))
+        network.load_state_dict(seeded_state(config))
         self.network: SAM2Base = network.double() if dtype == torch.float64 else network
         self.prepared = PreparedNetwork(self.network)
         self._draw, self._dtype = torch.Generator().manual_seed(0), dtype
@@ -137,16 +137,18 @@ def test_slices_with_different_numbers_of_memories_are_attended_together(parts: 
     attention = BatchedMemoryAttention(prepared.network, Arithmetic("cpu"))
     top, memories = parts.random(SLICES, 256, SIDE, SIDE), parts.random(SLICES, 3, SIDE * SIDE, 64)
     pointers, positions = parts.random(SLICES, 4 * POINTERS, 64), parts.random(SLICES, 4 * POINTERS, 64)
-    rows, shorter = [6, 1, 0], [6]
-    alone = [
-        attend(attention, prepared, top[n : n + 1], memories[n : n + 1, : len(own)], own, pointers[n : n + 1, :m], positions[n : n + 1, :m])
-        for n, (own, m) in enumerate(((rows, 12), (shorter, 4)))
-    ]
-    read = [
-        [Read(memory, attention.keys(memory), row) for memory, row in zip(memories[n], own, strict=False)]
-        for n, own in enumerate((rows, shorter))
-    ]
-    together = attention.attend(attention.first(top, prepared.position), read, [pointers[0], pointers[1, :4]], positions)
+    amounts = (([6, 1, 0], 4 * POINTERS), ([6], 4))
+    alone, read = [], []
+    for n, (rows, count) in enumerate(amounts):
+        own = slice(n, n + 1)
+        alone.append(
+            attend(
+                attention, prepared, top[own], memories[own, : len(rows)], rows, pointers[own, :count], positions[own, :count]
+            )
+        )
+        read.append([Read(memory, attention.keys(memory), row) for memory, row in zip(memories[n], rows, strict=False)])
+    first = attention.first(top, prepared.position)
+    together = attention.attend(first, read, [pointers[n, :count] for n, (_, count) in enumerate(amounts)], positions)
     parts.assert_same(together, torch.cat(alone))
 
 
