@@ -102,8 +102,9 @@ def _tie_before(official: Mapping[int, Decision], ours: Logits, before: Sequence
         changed = (a > 0) != (b > 0)
         if changed.any():
             farthest = max(float(a[changed].abs().max()), float(b[changed].abs().max()))
-            clearly = f"{int(changed.sum())} pixels of slice {z} change sides, with logits up to {farthest}"
-            assert farthest <= MAX_TIED_LOGIT, clearly
+            assert farthest <= MAX_TIED_LOGIT, (
+                f"{int(changed.sum())} pixels of slice {z} change sides, with logits up to {farthest}"
+            )
             return Tie((z, True), "sign", partial(_with_mask, ours[z]))
     return None
 

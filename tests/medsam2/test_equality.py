@@ -76,7 +76,9 @@ def test_the_narrow_engine_has_the_official_semantics(name: str, narrow_in_float
     assert not rounding, "nothing but memories is rounded"
 
 
-def test_organs_that_are_absent_from_slices_have_official_semantics(narrow_config: DictConfig, device: torch.device) -> None:
+def test_organs_that_are_absent_from_slices_have_the_official_semantics(
+    narrow_config: DictConfig, device: torch.device
+) -> None:
     both = Both(narrow_config, 9, device, torch.float64, absent=True)
     for name in ("one box", "three boxes, published loop"):
         assert both.difference(SHORT[name]) <= FLOAT64_TOLERANCE
