@@ -23,6 +23,7 @@ from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.medsam2.linear import Linear, replace_linear_layers
 from medsam2_atlas.medsam2.memory_attention import MemoryAttention
 from medsam2_atlas.medsam2.tracks import Points
+from medsam2_atlas.medsam2.windows import Window
 
 _NO_POINT = -1
 """Kind of point that stands for no point in SAM's prompt encoder."""
@@ -59,21 +60,21 @@ class PreparedNetwork:
     """
 
     @torch.inference_mode()
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, half: bool = False) -> None:
         _check(network)
         shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
         self.network = copy.deepcopy(network, shared)
-        self.memory_attention = MemoryAttention(self.network)
+        self.memory_attention = MemoryAttention(self.network, half)
         self.side = int(self.network.sam_image_embedding_size)
         for part in (self.network.image_encoder, self.network.memory_encoder, self.network.sam_mask_decoder):
-            replace_linear_layers(part)
+            replace_linear_layers(part, half)
         self._like = next(self.network.parameters())
         trunk, neck, decoder = self.network.image_encoder.trunk, self.network.image_encoder.neck, self.network.sam_mask_decoder
         cells = int(self.network.image_size) // trunk.patch_embed.proj.stride[0]
         table = trunk._get_pos_embed((cells, cells))
         trunk._get_pos_embed = lambda _: table
-        self._levels = [_folded(outer, neck.convs[-1 - n].conv) for n, outer in enumerate((decoder.conv_s0, decoder.conv_s1))]
-        self._levels += [_as_linear(neck.convs[n].conv) for n in (1, 0)]
+        self._levels = [_folded(outer, neck.convs[-1 - n].conv, half) for n, outer in enumerate((decoder.conv_s0, decoder.conv_s1))]
+        self._levels += [_as_linear(neck.convs[n].conv, half) for n in (1, 0)]
         top = torch.zeros(1, neck.d_model, self.side, self.side, device=self.device, dtype=self.dtype)
         self.position = neck.position_encoding(top).to(self.dtype)
         self._dense_position = self.network.sam_prompt_encoder.get_dense_pe()
@@ -101,7 +102,7 @@ class PreparedNetwork:
             for level, maps in zip(self._levels, self.network.image_encoder.trunk(images.to(self.dtype)), strict=True)
         )
         top = coarse + F.interpolate(coarsest, scale_factor=2.0, mode="nearest")
-        return fine.contiguous(), middle.contiguous(), top.contiguous()
+        return fine.to(self.dtype).contiguous(), middle.to(self.dtype).contiguous(), top.to(self.dtype).contiguous()
 
     def decode(
         self,
@@ -111,6 +112,7 @@ class PreparedNetwork:
         prompts: Sequence[Points] = (),
         previous: torch.Tensor | None = None,
         starting: bool = False,
+        window: Window | None = None,
     ) -> Decoded:
         """Returns the masks of n slices.
 
@@ -134,9 +136,12 @@ class PreparedNetwork:
             points = {"point_coords": places, "point_labels": kinds} if prompts else None
             sparse, dense = self._embedded(places, kinds, previous)
         several = net._use_multimask(starting, points)
+        place = self._dense_position
+        if window is not None:
+            place, dense = window.crop(place), window.crop(dense)
         masks, scores, tokens, presence = net.sam_mask_decoder(
             image_embeddings=embedding,
-            image_pe=self._dense_position,
+            image_pe=place,
             sparse_prompt_embeddings=sparse.expand(count, -1, -1),
             dense_prompt_embeddings=dense.expand(count, -1, -1, -1),
             multimask_output=several,
@@ -165,8 +170,7 @@ class PreparedNetwork:
             prompted: whether the masks come from prompts; they are then binarised.
         """
         net = self.network
-        size = int(net.image_size)
-        mask = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
+        mask = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
         mask = (mask > 0).to(mask.dtype) if prompted and net.binarize_mask_from_pts_for_mem_enc else mask.sigmoid()
         mask = mask * net.sigmoid_scale_for_mem_enc + net.sigmoid_bias_for_mem_enc
         features: torch.Tensor = net.memory_encoder(top, mask, skip_mask_sigmoid=True)["vision_features"]
@@ -190,17 +194,17 @@ class PreparedNetwork:
         return sparse, dense
 
 
-def _folded(outer: nn.Conv2d, inner: nn.Conv2d) -> Linear:
+def _folded(outer: nn.Conv2d, inner: nn.Conv2d, half: bool) -> Linear:
     """Returns the linear layer outer(inner(x)) of two 1 x 1 convolutions; the factors are multiplied in float64."""
     a, b = (conv.weight[:, :, 0, 0].double() for conv in (outer, inner))
     folded = a @ b, a @ inner.bias.double() + outer.bias.double()  # type: ignore[union-attr]
-    return Linear(*(part.to(outer.weight.dtype).contiguous() for part in folded))
+    return Linear(*(part.to(outer.weight.dtype).contiguous() for part in folded), half=half)
 
 
-def _as_linear(conv: nn.Conv2d) -> Linear:
+def _as_linear(conv: nn.Conv2d, half: bool) -> Linear:
     """Returns a 1 x 1 convolution as a linear layer."""
     assert conv.bias is not None
-    return Linear(conv.weight[:, :, 0, 0], conv.bias)
+    return Linear(conv.weight[:, :, 0, 0], conv.bias, half=half)
 
 
 def _check(network: Any) -> None:

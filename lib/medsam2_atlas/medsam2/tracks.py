@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from medsam2_atlas.medsam2.memory_attention import Keys, MemoryAttention, Read
+from medsam2_atlas.medsam2.windows import Pooling
 
 OFF, ON, BOX_FIRST, BOX_LAST = range(4)
 """Kinds of points in SAM's prompt encoder: outside the organ, on the organ, first and second corner of a box."""
@@ -28,7 +29,7 @@ class Memory:
     _tokens: torch.Tensor | None = field(default=None, repr=False)
     _keys: Keys = field(default=(), repr=False)
 
-    def read(self, attention: MemoryAttention, place: int) -> Read:
+    def read(self, attention: MemoryAttention, place: int, pooling: Pooling | None = None) -> Read:
         """Returns the memory for the memory attention, which projects its keys at the first call.
 
         Args:
@@ -39,7 +40,9 @@ class Memory:
             assert self.features is not None
             self._tokens = self.features.flatten(2)[0].T.to(self.pointer.dtype).contiguous()
             self._keys = attention.keys(self._tokens)
-        return Read(self._tokens, self._keys, place)
+            if pooling is not None:
+                self._tokens, self._keys = pooling(self._tokens), tuple(map(pooling, self._keys))
+        return Read(self._tokens, self._keys, place, pooling)
 
     def forget_keys(self) -> None:
         """Deletes what `read` has computed; the next call computes it again."""
