@@ -192,12 +192,12 @@ def test_organs_in_one_batch_have_the_same_logits_as_alone(narrow: Both, narrow_
         assert_equal(together[prompt.label].values.numpy(), narrow.engine.segment([prompt])[prompt.label].values.numpy())
 
 
-def test_each_slice_is_encoded_once_for_all_prompts(narrow_config: DictConfig) -> None:
-    network = build_network(narrow_config)
+def test_each_slice_is_encoded_once_for_all_prompts(narrow_config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = Weights(build_network(narrow_config), narrow_config, Path("seeded"), "", "")
     seen: list[int] = []
-    encode = network.forward_image
-    network.forward_image = lambda images: (seen.append(len(images)), encode(images))[1]
-    engine = MedSAM2Volume(Weights(network, narrow_config, Path("seeded"), "", ""), ct())
+    encode = weights.prepared.encode
+    monkeypatch.setattr(weights.prepared, "encode", lambda images: (seen.append(len(images)), encode(images))[1])
+    engine = MedSAM2Volume(weights, ct())
     for prompt in (ONE_BOX, THREE_BOXES):
         engine.segment([prompt])
     assert sum(seen) == 12

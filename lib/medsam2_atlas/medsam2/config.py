@@ -30,7 +30,7 @@ class MedSAM2Config(Settings):
     feature_megabytes: float = Field(
         2048.0,
         gt=0,
-        description="max size in MiB of an image's stored features; what was not used for longest is dropped and computed again",
+        description="max size in MiB of an image's stored features; those not used for longest are dropped and computed again",
     )
     batch: int = Field(
         16,

@@ -89,17 +89,13 @@ class FeatureStore:
         size = int(self._prepared.network.image_size)
         images = to_network([self._planes(z) for z in slices], size).to(self._prepared.device)
         levels = self._prepared.encode(images)
-        return [
-            self._keep(self._features, z, tuple(level[n : n + 1] for level in levels)) for n, z in enumerate(slices)
-        ]
+        return [self._keep(self._features, z, tuple(level[n : n + 1] for level in levels)) for n, z in enumerate(slices)]
 
     def _keep(
         self, store: OrderedDict[int, tuple[torch.Tensor, ...]], z: int, tensors: tuple[torch.Tensor, ...]
     ) -> tuple[torch.Tensor, ...]:
         """Stores copies of tensors and drops old ones; a view of a batch would keep the whole batch in memory."""
-        kept = tuple(
-            tensor.clone() if self._kept_on is None else tensor.to(self._kept_on, copy=True) for tensor in tensors
-        )
+        kept = tuple(tensor.clone() if self._kept_on is None else tensor.to(self._kept_on, copy=True) for tensor in tensors)
         self.bytes += _bytes(kept)
         store[z] = kept
         for old in (self._first, self._features):

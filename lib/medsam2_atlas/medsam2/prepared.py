@@ -66,8 +66,10 @@ class PreparedNetwork:
         self.network = copy.deepcopy(network, shared)
         self.memory_attention = MemoryAttention(self.network, half)
         self.side = int(self.network.sam_image_embedding_size)
-        for part in (self.network.image_encoder, self.network.memory_encoder, self.network.sam_mask_decoder):
+        decoder = self.network.sam_mask_decoder
+        for part in (self.network.image_encoder, self.network.memory_encoder, decoder.transformer):
             replace_linear_layers(part, half)
+        replace_linear_layers(decoder)
         self._like = next(self.network.parameters())
         trunk, neck, decoder = self.network.image_encoder.trunk, self.network.image_encoder.neck, self.network.sam_mask_decoder
         cells = int(self.network.image_size) // trunk.patch_embed.proj.stride[0]
@@ -196,9 +198,10 @@ class PreparedNetwork:
 
 def _folded(outer: nn.Conv2d, inner: nn.Conv2d, half: bool) -> Linear:
     """Returns the linear layer outer(inner(x)) of two 1 x 1 convolutions; the factors are multiplied in float64."""
+    assert outer.bias is not None and inner.bias is not None
     a, b = (conv.weight[:, :, 0, 0].double() for conv in (outer, inner))
-    folded = a @ b, a @ inner.bias.double() + outer.bias.double()  # type: ignore[union-attr]
-    return Linear(*(part.to(outer.weight.dtype).contiguous() for part in folded), half=half)
+    folded, shift = a @ b, a @ inner.bias.double() + outer.bias.double()
+    return Linear(folded.to(outer.weight.dtype), shift.to(outer.weight.dtype), half=half)
 
 
 def _as_linear(conv: nn.Conv2d, half: bool) -> Linear:
@@ -210,7 +213,8 @@ def _as_linear(conv: nn.Conv2d, half: bool) -> Linear:
 def _check(network: Any) -> None:
     """Raises a WeightsError if a network is not built as SAM 2.1, which the folded weights rely on."""
     neck, encoder = network.image_encoder.neck, network.image_encoder
-    usual = network.use_high_res_features_in_sam and network.directly_add_no_mem_embed and not network.non_overlap_masks_for_mem_enc
+    usual = network.use_high_res_features_in_sam and network.directly_add_no_mem_embed
+    usual = usual and not network.non_overlap_masks_for_mem_enc
     usual = usual and encoder.scalp == 1 and len(neck.convs) == 4 and neck.fpn_top_down_levels == [2, 3]
     usual = usual and neck.fuse_type == "sum" and neck.fpn_interp_model == "nearest" and network.use_obj_ptrs_in_encoder
     usual = usual and all(conv.conv.kernel_size == (1, 1) for conv in neck.convs)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from medsam2_atlas.medsam2.propagation import OFF, ON, Points
+from medsam2_atlas.medsam2.tracks import OFF, ON, Points
 
 
 def clicks(generator: np.random.Generator, masks: torch.Tensor, count: int, scale: float) -> Points:

@@ -26,7 +26,7 @@ from medsam2_atlas.demo.training.clicks import clicks, correcting_clicks
 from medsam2_atlas.demo.training.clips import Batch, PhantomPool, Stage
 from medsam2_atlas.demo.training.options import DEMO_MARK, DemoTraining
 from medsam2_atlas.medsam2.network import DEMO, build_network, load_config
-from medsam2_atlas.medsam2.propagation import BOX_FIRST, BOX_LAST, Points
+from medsam2_atlas.medsam2.tracks import BOX_FIRST, BOX_LAST, Points
 
 log = logging.getLogger(__name__)
 
