@@ -54,7 +54,7 @@ def test_viewers_list_medsam2_as_an_interactive_model(client: MONAILabelClient) 
     about = client.info()["models"]["medsam2"]
     assert (about["type"], about["dimension"]) == ("deepgrow", 3)
     assert about["labels"]["liver"] == LIVER
-    assert set(about["config"]) == {"weights", "reach"}
+    assert set(about["config"]) == {"weights", "mode", "reach"}
 
 
 def test_a_box_segments_the_named_organ(client: MONAILabelClient, truth: np.ndarray) -> None:
@@ -107,6 +107,7 @@ def test_ohif_gets_an_uncompressed_nrrd(client: MONAILabelClient, truth: np.ndar
         ({"foreground": [[1, 1, 1]], "label": "spaceship"}, "is not an organ"),
         ({"foreground": [[1, 1, 1]], "reach": "far"}, "is not a valid reach"),
         ({"foreground": [[1, 1, 1]], "weights": "/etc/passwd"}, "is no weights"),
+        ({"foreground": [[1, 1, 1]], "mode": "quick"}, "is no mode of this server; choose from: exact, fast"),
     ],
 )
 def test_invalid_marks_and_options_are_refused_with_the_reason(

@@ -25,7 +25,7 @@ def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:
     """Returns the options in a request; options that the segmenter does not have are ignored.
 
     Raises:
-        InputError: an organ or a source of prompts is not available.
+        InputError: an organ, a source of prompts or a mode is not available.
     """
     available = segmenter.available_options()
     found: dict[str, Any] = {}
@@ -33,6 +33,8 @@ def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:
         found["organs"] = replies.organs(request)
     if "prompts" in available:
         found["prompts"] = replies.choice(request, "prompts", available["prompts"])
+    if "mode" in available:
+        found["mode"] = replies.choice(request, "mode", available["mode"])
     if "weights" in available:
         found["weights"] = replies.text(request, "weights")
     if "augment" in available:

@@ -12,12 +12,14 @@ from scipy import ndimage
 
 from medsam2_atlas.base.choices import Loop, Memory, Mode
 from medsam2_atlas.base.progress import Progress, part, silent
+from medsam2_atlas.medsam2.batched_propagation import BatchedPropagator
 from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.medsam2.propagation import Propagator
 from medsam2_atlas.medsam2.tracks import BOX_FIRST, BOX_LAST, OFF, ON, Mend, Points, Track
+from medsam2_atlas.medsam2.uploads import uploaded
 from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 
 _MAX_HOLE = 8
@@ -89,12 +91,13 @@ class MedSAM2Volume:
             batch = max_batch
         kept_on = torch.device("cpu") if spares and weights.device.type != "cpu" else None
         planes = to_uint8(hu, window)
-        prepared = weights.prepared
+        prepared = weights.prepared_for(mode)
         self._net = prepared.network
         self._shape = hu.shape
         max_bytes = int(config.feature_megabytes * 2**20)
         self._features = FeatureStore(prepared, planes.__getitem__, min(batch, encoder_batch), max_bytes, kept_on)
-        self._propagator = Propagator(prepared, self._features, hu.shape[0], batch)
+        propagator = Propagator if weights.device.type == "cpu" else BatchedPropagator
+        self._propagator = propagator(prepared, self._features, hu.shape[0], batch)
 
     def segment(
         self,
@@ -191,8 +194,8 @@ class MedSAM2Volume:
         kinds = [BOX_FIRST, BOX_LAST] * bool(box) + [ON] * len(marks.inside) + [OFF] * len(marks.outside)
         rows, columns = self._shape[1:]
         device = self._net.device
-        scaled = (places / torch.tensor([columns, rows]) * self._net.image_size).to(device)
-        return Points(scaled, torch.tensor(kinds, dtype=torch.int32, device=device))
+        scaled = places / torch.tensor([columns, rows]) * self._net.image_size
+        return Points(uploaded(scaled, device), uploaded(torch.tensor(kinds, dtype=torch.int32), device))
 
 
 def _filled(logits: torch.Tensor) -> torch.Tensor:

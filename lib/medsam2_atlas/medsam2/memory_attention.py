@@ -27,10 +27,9 @@ from torch import nn
 
 from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.medsam2.linear import Linear, backend_of, product
-from medsam2_atlas.medsam2.windows import Pooling
 
-_CHUNK = 128
-"""Number of query rows that are processed together on the CPU."""
+_CHUNK = 2**21
+"""Max number of scores that are computed together on the CPU."""
 _INPUT_POSITION = 0.1
 """Weight of the position encoding that sam2 adds to the features."""
 
@@ -59,33 +58,30 @@ class Read:
         tokens: the memory features, `[tokens, memory channels]`.
         keys: the keys of these tokens.
         place: the row of the table of temporal positions.
-        pooling: how the tokens were averaged; None if all are there.
     """
 
     tokens: torch.Tensor
     keys: Keys
     place: int
-    pooling: Pooling | None = None
 
 
 class _Layer:
     """The weights of one layer, folded."""
 
-    def __init__(self, layer: Any, order: torch.Tensor, half: bool) -> None:
+    def __init__(self, layer: Any, order: torch.Tensor) -> None:
         own, cross = layer.self_attn, layer.cross_attn_image
         scale = 1 / math.sqrt(own.internal_dim)
         self.norms = (layer.norm1, layer.norm2, layer.norm3)
         self.own_queries_keys = Linear(
             torch.cat([own.q_proj.weight[order] * scale, own.k_proj.weight[order]]),
             torch.cat([own.q_proj.bias[order] * scale, own.k_proj.bias[order]]),
-            half=half,
         )
-        self.own_output = _folded(own.out_proj, own.v_proj, half)
-        self.queries = Linear(cross.q_proj.weight[order] * scale, cross.q_proj.bias[order] * scale, half=half)
-        self.keys = Linear(cross.k_proj.weight[order], cross.k_proj.bias[order], half=half)
-        self.output = _folded(cross.out_proj, cross.v_proj, half)
-        self.wide = Linear(layer.linear1.weight, layer.linear1.bias, "relu", half)
-        self.narrow = Linear(layer.linear2.weight, layer.linear2.bias, half=half)
+        self.own_output = _folded(own.out_proj, own.v_proj)
+        self.queries = Linear(cross.q_proj.weight[order] * scale, cross.q_proj.bias[order] * scale)
+        self.keys = Linear(cross.k_proj.weight[order], cross.k_proj.bias[order])
+        self.output = _folded(cross.out_proj, cross.v_proj)
+        self.wide = Linear(layer.linear1.weight, layer.linear1.bias, "relu")
+        self.narrow = Linear(layer.linear2.weight, layer.linear2.bias)
 
 
 class MemoryAttention:
@@ -98,14 +94,13 @@ class MemoryAttention:
         WeightsError: if the network's memory attention differs from that of SAM 2.1.
     """
 
-    def __init__(self, network: Any, half: bool = False) -> None:
-        self._half = half
+    def __init__(self, network: Any) -> None:
         attention = network.memory_attention
         _check(attention)
         self._norm = attention.norm
         side, width = int(network.sam_image_embedding_size), int(attention.d_model)
         order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)]).to(attention.norm.weight.device)
-        self._layers = [_Layer(layer, order, half) for layer in attention.layers]
+        self._layers = [_Layer(layer, order) for layer in attention.layers]
         turns = attention.layers[0].cross_attn_image.compute_cis(end_x=side, end_y=side)
         like = attention.norm.weight
         self._cos, self._sin = (part.contiguous().to(like.device, like.dtype) for part in (turns.real, turns.imag))
@@ -113,7 +108,7 @@ class MemoryAttention:
         self._position = _tokens(network.memory_encoder.position_encoding(blank).to(like.dtype))[0]
         temporal = network.maskmem_tpos_enc.detach().flatten(1)
         self._temporal = [
-            [self._rotated(F.linear(place, layer.keys.weight.to(place.dtype)).expand(side * side, -1)) for place in temporal]
+            [self._rotated(F.linear(place, layer.keys.weight).expand(side * side, -1)) for place in temporal]
             for layer in self._layers
         ]
 
@@ -139,82 +134,64 @@ class MemoryAttention:
         read: Sequence[Sequence[Read]],
         pointers: Sequence[torch.Tensor],
         positions: torch.Tensor | None,
-        rows: torch.Tensor | None = None,
-        stale: bool = False,
     ) -> torch.Tensor:
+        """Returns the features of n slices, conditioned on memories and object pointers.
+
+        Args:
+            first: the first layer's part of the slices.
+            read: the memories of each slice; all slices have the same number of memories.
+            pointers: the object pointers of each slice, `[tokens, memory channels]`; empty if there are none.
+            positions: the position encoding of the pointers, `[n, tokens, memory channels]`; None if there are none.
+
+        Returns:
+            `[n, tokens, channels]`.
+        """
         features, queries = first.features, first.queries
-        old = features
-        if rows is not None:
-            features, queries = features[:, rows], queries[:, rows]
         values = torch.stack([torch.cat([*(r.tokens for r in own), *pointers[n : n + 1]]) for n, own in enumerate(read)])
-        bias = None
-        if any(r.pooling is not None for own in read for r in own):
-            bias = torch.zeros(values.shape[1])
-            at = 0
-            for r in read[0]:
-                if r.pooling is not None:
-                    bias[at : at + len(r.tokens)] = r.pooling.bias
-                at += len(r.tokens)
         for number, layer in enumerate(self._layers):
             if number:
-                features = self._attend_to_itself(features, layer, rows, old if stale and rows is not None else None)
-                queries = self._queries(features, layer, rows)
+                features = self._attend_to_itself(features, layer)
+                queries = self._queries(features, layer)
             extra = [] if positions is None else layer.keys(torch.stack(list(pointers)) + positions)
             keys = torch.stack(
                 [
-                    torch.cat([*(self._placed(r, number) for r in own), *extra[n : n + 1]])
+                    torch.cat([*(r.keys[number] + self._temporal[number][r.place] for r in own), *extra[n : n + 1]])
                     for n, own in enumerate(read)
                 ]
             )
-            features = features + layer.output(_attention(queries, keys, values, bias, self._half))
+            features = features + layer.output(_attention(queries, keys, values))
             features = features + layer.narrow(layer.wide(layer.norms[2](features)))
         result: torch.Tensor = self._norm(features)
         return result
 
-    def _placed(self, read: Read, number: int) -> torch.Tensor:
-        temporal = self._temporal[number][read.place]
-        return read.keys[number] + (temporal if read.pooling is None else read.pooling(temporal))
-
-    def _attend_to_itself(self, features: torch.Tensor, layer: _Layer, rows: torch.Tensor | None = None, old: torch.Tensor | None = None) -> torch.Tensor:
+    def _attend_to_itself(self, features: torch.Tensor, layer: _Layer) -> torch.Tensor:
         normed = layer.norms[0](features)
         queries, keys = layer.own_queries_keys(normed).chunk(2, -1)
-        queries, keys = self._rotated(queries, rows), self._rotated(keys, rows)
-        values = normed
-        if old is not None:
-            v = layer.norms[0](old)
-            k = self._rotated(layer.own_queries_keys(v).chunk(2, -1)[1])
-            k, v = k.clone(), v.clone()
-            k[:, rows], v[:, rows] = keys, values
-            keys, values = k, v
-        return features + layer.own_output(_attention(queries, keys, values, None, self._half))
+        return features + layer.own_output(_attention(self._rotated(queries), self._rotated(keys), normed))
 
-    def _queries(self, features: torch.Tensor, layer: _Layer, rows: torch.Tensor | None = None) -> torch.Tensor:
-        return self._rotated(layer.queries(layer.norms[1](features)), rows)
+    def _queries(self, features: torch.Tensor, layer: _Layer) -> torch.Tensor:
+        return self._rotated(layer.queries(layer.norms[1](features)))
 
-    def _rotated(self, x: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+    def _rotated(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the rotary encoding to queries or keys `[..., tokens, channels]`."""
         a, b = x.chunk(2, -1)
-        cos, sin = (self._cos, self._sin) if rows is None else (self._cos[rows], self._sin[rows])
-        return torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos)], -1)
+        return torch.cat([torch.addcmul(a * self._cos, b, self._sin, value=-1), torch.addcmul(a * self._sin, b, self._cos)], -1)
 
 
-def _attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None = None, half: bool = False) -> torch.Tensor:
+def _attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Returns softmax(QKᵀ)·V of scaled queries, `[n, queries, value channels]`."""
     if queries.device.type != "cpu":
         return F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], scale=1.0)[:, 0]
-    backend = backend_of(queries.float())
-    if half:
-        queries, keys, values = queries.bfloat16(), keys.bfloat16(), values.bfloat16()
-        bias = None if bias is None else bias.bfloat16()
+    backend = backend_of(queries)
     found = []
     for q, k, v in zip(queries, keys, values, strict=True):
         columns = v.T
         parts = []
-        for rows in q.split(_CHUNK):
-            scores = product(rows, k, backend, bias)
+        for rows in q.split(max(1, _CHUNK // len(k))):
+            scores = product(rows, k, backend)
             parts.append(product(torch.softmax(scores, -1, out=scores), columns, backend))
-        found.append(torch.cat(parts))
-    return torch.stack(found)
+        found.append(parts[0] if len(parts) == 1 else torch.cat(parts))
+    return found[0][None] if len(found) == 1 else torch.stack(found)
 
 
 def _tokens(maps: torch.Tensor) -> torch.Tensor:
@@ -222,11 +199,11 @@ def _tokens(maps: torch.Tensor) -> torch.Tensor:
     return maps.flatten(2).transpose(1, 2).contiguous()
 
 
-def _folded(outer: nn.Linear, inner: nn.Linear, half: bool) -> Linear:
+def _folded(outer: nn.Linear, inner: nn.Linear) -> Linear:
     """Returns the layer outer(inner(x)); the factors are multiplied in float64."""
     weight, bias = outer.weight.double(), outer.bias.double()
-    folded = weight @ inner.weight.double(), weight @ inner.bias.double() + bias
-    return Linear(*(part.to(outer.weight.dtype).contiguous() for part in folded), half=half)
+    folded, shift = weight @ inner.weight.double(), weight @ inner.bias.double() + bias
+    return Linear(folded.to(outer.weight.dtype), shift.to(outer.weight.dtype))
 
 
 def _check(attention: Any) -> None:

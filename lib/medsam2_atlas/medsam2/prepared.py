@@ -20,10 +20,11 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import nn
 
 from medsam2_atlas.base.errors import WeightsError
+from medsam2_atlas.medsam2.arithmetic import Arithmetic, halve_weights, in_own_arithmetic
+from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.linear import Linear, replace_linear_layers
 from medsam2_atlas.medsam2.memory_attention import MemoryAttention
 from medsam2_atlas.medsam2.tracks import Points
-from medsam2_atlas.medsam2.windows import Window
 
 _NO_POINT = -1
 """Kind of point that stands for no point in SAM's prompt encoder."""
@@ -49,10 +50,13 @@ class PreparedNetwork:
 
     Args:
         network: the network (`SAM2Base`) in evaluation mode. It stays as it is; the weights are shared.
+        half: the 16-bit format of matrix products and convolutions, for which their weights are copied; None by default: all
+            has the weights' precision.
 
     Attributes:
         network: the prepared copy. The engine reads sizes and flags from it.
-        memory_attention: the memory attention.
+        arithmetic: the precision of `encode`, `decode`, `remember` and the memory attention.
+        memory_attention: the memory attention; on a GPU, it takes slices with different amounts of memory together.
         position: the position encoding of the coarsest features, `[1, c, h, w]`.
 
     Raises:
@@ -60,23 +64,29 @@ class PreparedNetwork:
     """
 
     @torch.inference_mode()
-    def __init__(self, network: Any, half: bool = False) -> None:
+    def __init__(self, network: Any, half: torch.dtype | None = None) -> None:
         _check(network)
         shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
         self.network = copy.deepcopy(network, shared)
-        self.memory_attention = MemoryAttention(self.network, half)
-        self.side = int(self.network.sam_image_embedding_size)
-        decoder = self.network.sam_mask_decoder
-        for part in (self.network.image_encoder, self.network.memory_encoder, decoder.transformer):
-            replace_linear_layers(part, half)
-        replace_linear_layers(decoder)
         self._like = next(self.network.parameters())
+        self.arithmetic = Arithmetic(self.device.type, half)
+        on_gpu = self.device.type != "cpu"
+        self.memory_attention = (
+            BatchedMemoryAttention(self.network, self.arithmetic) if on_gpu else MemoryAttention(self.network)
+        )
+        self.side = int(self.network.sam_image_embedding_size)
+        parts = [self.network.image_encoder, self.network.memory_encoder, self.network.sam_mask_decoder]
+        for part in parts:
+            replace_linear_layers(part)
         trunk, neck, decoder = self.network.image_encoder.trunk, self.network.image_encoder.neck, self.network.sam_mask_decoder
         cells = int(self.network.image_size) // trunk.patch_embed.proj.stride[0]
         table = trunk._get_pos_embed((cells, cells))
         trunk._get_pos_embed = lambda _: table
-        self._levels = [_folded(outer, neck.convs[-1 - n].conv, half) for n, outer in enumerate((decoder.conv_s0, decoder.conv_s1))]
-        self._levels += [_as_linear(neck.convs[n].conv, half) for n in (1, 0)]
+        self._levels = [_folded(outer, neck.convs[-1 - n].conv) for n, outer in enumerate((decoder.conv_s0, decoder.conv_s1))]
+        self._levels += [_as_linear(neck.convs[n].conv) for n in (1, 0)]
+        if half is not None:
+            for part in (*parts, self.network.obj_ptr_proj, nn.ModuleList(self._levels)):
+                halve_weights(part, half)
         top = torch.zeros(1, neck.d_model, self.side, self.side, device=self.device, dtype=self.dtype)
         self.position = neck.position_encoding(top).to(self.dtype)
         self._dense_position = self.network.sam_prompt_encoder.get_dense_pe()
@@ -93,6 +103,7 @@ class PreparedNetwork:
         """The precision of the weights."""
         return self._like.dtype
 
+    @in_own_arithmetic
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns the features of n slices, from fine to coarse: three tensors `[n, c, h, w]`.
 
@@ -104,8 +115,9 @@ class PreparedNetwork:
             for level, maps in zip(self._levels, self.network.image_encoder.trunk(images.to(self.dtype)), strict=True)
         )
         top = coarse + F.interpolate(coarsest, scale_factor=2.0, mode="nearest")
-        return fine.to(self.dtype).contiguous(), middle.to(self.dtype).contiguous(), top.to(self.dtype).contiguous()
+        return fine.contiguous(), middle.contiguous(), top.contiguous()
 
+    @in_own_arithmetic
     def decode(
         self,
         embedding: torch.Tensor,
@@ -114,7 +126,6 @@ class PreparedNetwork:
         prompts: Sequence[Points] = (),
         previous: torch.Tensor | None = None,
         starting: bool = False,
-        window: Window | None = None,
     ) -> Decoded:
         """Returns the masks of n slices.
 
@@ -138,12 +149,9 @@ class PreparedNetwork:
             points = {"point_coords": places, "point_labels": kinds} if prompts else None
             sparse, dense = self._embedded(places, kinds, previous)
         several = net._use_multimask(starting, points)
-        place = self._dense_position
-        if window is not None:
-            place, dense = window.crop(place), window.crop(dense)
         masks, scores, tokens, presence = net.sam_mask_decoder(
             image_embeddings=embedding,
-            image_pe=place,
+            image_pe=self._dense_position,
             sparse_prompt_embeddings=sparse.expand(count, -1, -1),
             dense_prompt_embeddings=dense.expand(count, -1, -1, -1),
             multimask_output=several,
@@ -160,8 +168,9 @@ class PreparedNetwork:
             present = presence > 0
             masks = torch.where(present[:, None, None], masks, NO_OBJ_SCORE)
             pointer = self._pointer(pointer, presence.sigmoid() if net.soft_no_obj_ptr else present.to(pointer.dtype))
-        return Decoded(masks, pointer, presence)
+        return Decoded(*(found.to(self.dtype) for found in (masks, pointer, presence)))
 
+    @in_own_arithmetic
     def remember(self, top: torch.Tensor, logits: torch.Tensor, presence: torch.Tensor, prompted: bool) -> torch.Tensor:
         """Returns the memory features of n segmented slices, `[n, c, h, w]`.
 
@@ -172,7 +181,8 @@ class PreparedNetwork:
             prompted: whether the masks come from prompts; they are then binarised.
         """
         net = self.network
-        mask = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
+        size = int(net.image_size)
+        mask = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
         mask = (mask > 0).to(mask.dtype) if prompted and net.binarize_mask_from_pts_for_mem_enc else mask.sigmoid()
         mask = mask * net.sigmoid_scale_for_mem_enc + net.sigmoid_bias_for_mem_enc
         features: torch.Tensor = net.memory_encoder(top, mask, skip_mask_sigmoid=True)["vision_features"]
@@ -191,23 +201,24 @@ class PreparedNetwork:
     def _embedded(
         self, places: torch.Tensor, kinds: torch.Tensor, masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the sparse and dense embeddings of prompts."""
-        sparse, dense = self.network.sam_prompt_encoder(points=(places, kinds), boxes=None, masks=masks)
+        """Returns the sparse and dense embeddings of prompts. In 16 bits, the places of points would be off by some pixels."""
+        with torch.autocast(self.device.type, enabled=False):
+            sparse, dense = self.network.sam_prompt_encoder(points=(places, kinds), boxes=None, masks=masks)
         return sparse, dense
 
 
-def _folded(outer: nn.Conv2d, inner: nn.Conv2d, half: bool) -> Linear:
+def _folded(outer: nn.Conv2d, inner: nn.Conv2d) -> Linear:
     """Returns the linear layer outer(inner(x)) of two 1 x 1 convolutions; the factors are multiplied in float64."""
     assert outer.bias is not None and inner.bias is not None
     a, b = (conv.weight[:, :, 0, 0].double() for conv in (outer, inner))
     folded, shift = a @ b, a @ inner.bias.double() + outer.bias.double()
-    return Linear(folded.to(outer.weight.dtype), shift.to(outer.weight.dtype), half=half)
+    return Linear(folded.to(outer.weight.dtype), shift.to(outer.weight.dtype))
 
 
-def _as_linear(conv: nn.Conv2d, half: bool) -> Linear:
+def _as_linear(conv: nn.Conv2d) -> Linear:
     """Returns a 1 x 1 convolution as a linear layer."""
     assert conv.bias is not None
-    return Linear(conv.weight[:, :, 0, 0], conv.bias, half=half)
+    return Linear(conv.weight[:, :, 0, 0], conv.bias)
 
 
 def _check(network: Any) -> None:

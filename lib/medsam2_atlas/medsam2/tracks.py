@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
+from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.memory_attention import Keys, MemoryAttention, Read
-from medsam2_atlas.medsam2.windows import Pooling
 
 OFF, ON, BOX_FIRST, BOX_LAST = range(4)
 """Kinds of points in SAM's prompt encoder: outside the organ, on the organ, first and second corner of a box."""
@@ -29,7 +29,7 @@ class Memory:
     _tokens: torch.Tensor | None = field(default=None, repr=False)
     _keys: Keys = field(default=(), repr=False)
 
-    def read(self, attention: MemoryAttention, place: int, pooling: Pooling | None = None) -> Read:
+    def read(self, attention: MemoryAttention, place: int) -> Read:
         """Returns the memory for the memory attention, which projects its keys at the first call.
 
         Args:
@@ -40,9 +40,7 @@ class Memory:
             assert self.features is not None
             self._tokens = self.features.flatten(2)[0].T.to(self.pointer.dtype).contiguous()
             self._keys = attention.keys(self._tokens)
-            if pooling is not None:
-                self._tokens, self._keys = pooling(self._tokens), tuple(map(pooling, self._keys))
-        return Read(self._tokens, self._keys, place, pooling)
+        return Read(self._tokens, self._keys, place)
 
     def forget_keys(self) -> None:
         """Deletes what `read` has computed; the next call computes it again."""
@@ -52,6 +50,17 @@ class Memory:
         """Deletes all but the pointer."""
         self.features = None
         self.forget_keys()
+
+
+def read_together(memories: Sequence[Memory], attention: BatchedMemoryAttention) -> None:
+    """Projects the keys of all memories that are read for the first time, in one batch."""
+    new = list({id(memory): memory for memory in memories if memory._tokens is None}.values())
+    if new:
+        features = torch.cat([memory.features for memory in new if memory.features is not None])
+        tokens = attention.arithmetic.rounded(features.flatten(2).transpose(1, 2).to(new[0].pointer.dtype)).contiguous()
+        keys = attention.keys(tokens)
+        for n, memory in enumerate(new):
+            memory._tokens, memory._keys = tokens[n], tuple(layer[n] for layer in keys)
 
 
 @dataclass(frozen=True)
@@ -153,6 +162,6 @@ class Track:
 
 
 def _certainty(logits: torch.Tensor) -> float:
-    """Returns the mean logit inside a mask; 0 if the mask is empty."""
-    inside = logits[logits > 0]
-    return float(inside.mean()) if inside.numel() else 0.0
+    """Returns the mean logit inside a mask; 0 if the mask is empty. The CPU waits only once for a GPU."""
+    inside = logits > 0
+    return float((logits * inside).sum() / inside.sum().clamp(min=1))

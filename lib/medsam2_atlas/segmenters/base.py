@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Memory, ThresholdRule
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Memory, Mode, ThresholdRule
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
@@ -66,6 +66,7 @@ class Options:
             these two for each organ), or the name of another segmenter that gives coarse masks.
         weights: name of MedSAM2's weights; the default weights if empty.
         loop: propagation loop; see `medsam2.propagation`.
+        mode: how MedSAM2 computes: `exact`, or `fast` with approximations; see `medsam2.MedSAM2Volume`.
         thresholds: threshold rule of the prompting regions; see `scoremaps`.
         fill_holes: fill holes in masks, as the official CUDA build does.
         augment: test-time augmentation of U-Nets and nnU-Nets.
@@ -79,6 +80,7 @@ class Options:
     prompts: str = "atlas"
     weights: str = ""
     loop: Loop = "symmetric"
+    mode: Mode = "exact"
     thresholds: ThresholdRule = DEFAULT_THRESHOLDS
     fill_holes: bool = False
     augment: bool = False

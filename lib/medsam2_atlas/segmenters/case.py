@@ -175,7 +175,7 @@ class Case:
         if self._volume is None:
             weights = self.weights
             with clock.stage("network"):
-                self._volume = MedSAM2Volume(weights, self.image.array, memory=options.memory)
+                self._volume = MedSAM2Volume(weights, self.image.array, memory=options.memory, mode=options.mode)
         with clock.stage("network"):
             return self._volume.segment(prompts, loop=options.loop, fill_holes=options.fill_holes, progress=current())
 

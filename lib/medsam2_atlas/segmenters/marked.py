@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from medsam2_atlas.base.choices import MODES
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.memory import free_gpu_memory, ran_on
 from medsam2_atlas.base.progress import Progress, current, silent
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
+from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, describe_engine
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Resources, Segmentation, Segmenter, base_report
-from medsam2_atlas.segmenters.changed_settings import marked_settings
+from medsam2_atlas.segmenters.changed_settings import changed_options, marked_settings
 from medsam2_atlas.segmenters.marked_config import marks_config
 
 INTERACTIVE = "medsam2"
@@ -29,7 +30,7 @@ INTERACTIVE = "medsam2"
 
 @dataclass(frozen=True)
 class _Open:
-    """The CT that was segmented last, prepared for MedSAM2; `key` identifies CT, weights, device and memory step."""
+    """The CT that was segmented last, prepared for MedSAM2; `key` identifies CT, weights, device, memory step and mode."""
 
     key: tuple[str, ...]
     prepared: MedSAM2Volume
@@ -48,8 +49,8 @@ class Marked(Segmenter):
         self._resources.weights()
 
     def available_options(self) -> dict[str, Any]:
-        """Returns the weights, and `reach`: max distance from the marks in mm; empty for no limit."""
-        return {"weights": self._resources.weight_names(), "reach": ""}
+        """Returns the weights, the modes of MedSAM2, and `reach`: max distance from the marks in mm; empty for no limit."""
+        return {"weights": self._resources.weight_names(), "mode": list(MODES), "reach": ""}
 
     def describe(self) -> dict[str, Any]:
         """Returns the mark of the weights."""
@@ -59,7 +60,7 @@ class Marked(Segmenter):
         """Returns the inputs of the result. The result itself is never stored, because it contains one organ only."""
         device = self._resources.ladder.device_of(options.memory)
         weights = self._resources.weights(options.weights).sha256
-        found = self._basis(options) | {"weights": weights} | marked_settings()
+        found = self._basis(options) | {"weights": weights} | changed_options(options, "mode") | marked_settings()
         return found | ran_on(device, medsam2=True, unet=False, memory=options.memory)
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
@@ -76,13 +77,13 @@ class Marked(Segmenter):
         return segment_marked(volume, prepared, weights, options.marks, current())
 
     def _prepared(self, image: Volume, weights: Weights, options: Options) -> MedSAM2Volume:
-        key = (image.digest, weights.sha256, str(weights.device), options.memory)
+        key = (image.digest, weights.sha256, str(weights.device), options.memory, options.mode)
         if self._open is None or self._open.key != key:
             self._close()  # frees its memory before the next CT needs it
             if weights.device.type == "cuda":
                 free_gpu_memory()
             with stage("network"):
-                self._open = _Open(key, MedSAM2Volume(weights, image.array, memory=options.memory))
+                self._open = _Open(key, MedSAM2Volume(weights, image.array, memory=options.memory, mode=options.mode))
         return self._open.prepared
 
     def _close(self) -> None:
@@ -135,6 +136,8 @@ def segment_marked(
         range=[logits.z_min, logits.z_min + len(logits.values) - 1],
         seconds={"network": round(time.perf_counter() - began, 3)},
         **ran_on(weights.device, medsam2=True, unet=False) | {"device": str(weights.device)},
+        mode=prepared.mode,
+        engine=describe_engine(weights.device),
         weights=weights.describe(),
         **({"mark": weights.mark} if weights.mark else {}),
     )
