@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
@@ -53,6 +54,8 @@ _ALLOCATOR = ("NVML_SUCCESS", "CUDACachingAllocator")
 
 See https://github.com/pytorch/pytorch/issues/112377.
 """
+_halved: ContextVar[list[int] | None] = ContextVar("_halved", default=None)
+"""The sizes of halved parts in the current attempt of a ladder, which mentions them in its note; None without a ladder."""
 _FAILED = (
     *("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cusolver error", "nvrtc: error"),
     *("device-side assert", "Triton Error [CUDA]", "No CUDA GPUs are available", "HIP error"),
@@ -114,6 +117,8 @@ def in_parts(items: Sequence[T], size: int, work: Callable[[Sequence[T]], object
         # After the `except` block, inside which the error's frames still refer to the tensors of the failed attempt.
         free_gpu_memory()
         size = (len(part) + 1) // 2
+        if (halved := _halved.get()) is not None:
+            halved.append(size)
         log.warning("out of GPU memory with %d at a time, so the next part has %d: %s", len(part), size, problem)
     return size
 
@@ -212,6 +217,7 @@ class Ladder:
         for memory in STEPS[STEPS.index(first) :]:
             if self._failure and memory != "cpu":
                 continue
+            halved = _halved.set([])
             try:
                 result = attempt(memory)
             except Exception as error:
@@ -225,7 +231,13 @@ class Ladder:
                         self._fitted[what] = (memory, time.monotonic())
                 if not notes and memory and self.device.type != "cpu":
                     notes.append("out of GPU memory a short time ago")
-                return result, Step(memory, f"{'; '.join(notes)}; done {_DESCRIPTIONS[memory]}" if notes else "")
+                done = _DESCRIPTIONS[memory]
+                if _halved.get():
+                    notes = notes or ["out of GPU memory at times"]
+                    done += " with smaller batches"
+                return result, Step(memory, f"{'; '.join(notes)}; done {done}" if notes else "")
+            finally:
+                _halved.reset(halved)
             # After the `except` block, inside which the error's frames still refer to the tensors of the failed attempt.
             if self._release is not None:
                 self._release()

@@ -35,6 +35,9 @@ class FeatureStore:
         batch: the number of slices that are encoded together.
         max_bytes: the max size of the stored tensors.
         kept_on: the device that stores the features; by default the network's device.
+
+    Attributes:
+        bytes: the size of the stored tensors.
     """
 
     def __init__(
@@ -50,6 +53,9 @@ class FeatureStore:
         self._features: OrderedDict[int, tuple[torch.Tensor, ...]] = OrderedDict()
         self._first: OrderedDict[int, tuple[torch.Tensor, ...]] = OrderedDict()
         self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._features)
 
     def stack(self, slices: Sequence[int]) -> SliceFeatures:
         """Returns the features of several slices as one batch on the network's device."""

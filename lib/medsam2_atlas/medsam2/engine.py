@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,6 +100,16 @@ class MedSAM2Volume:
         propagator = Propagator if weights.device.type == "cpu" else BatchedPropagator
         self._propagator = propagator(prepared, self._features, hu.shape[0], batch)
 
+    @property
+    def bytes(self) -> int:
+        """The memory of the CT's voxels (8 bit) and its encoded slices."""
+        return math.prod(self._shape) + self._features.bytes
+
+    @property
+    def slice_bytes(self) -> float:
+        """The mean memory of an encoded slice; 0 before the first one is encoded."""
+        return self._features.bytes / max(1, len(self._features))
+
     def segment(
         self,
         prompts: Sequence[OrganPrompt],
@@ -154,11 +165,15 @@ class MedSAM2Volume:
         """
         starts = {marks.z: self._points(marks) for marks in organ.defining}
         corrections = {marks.z: self._points(marks) for marks in organ.correcting}
-        share = 0.5 if corrections else 1.0
         tracks = self._both_ways(organ, min(starts), patience, min_certainty)
+        whole = sum(len(track) for track in tracks)
         for track in tracks:
             track.starts, track.mend = starts, mend
             track.corrections = {z: p for z, p in corrections.items() if track.direction * (z - track.start) > 0}
+            if corrections:  # the second run gives the other slices
+                track.end = max((track.start, *track.corrections), key=lambda z: abs(z - track.start))
+        first = sum(len(track) for track in tracks)
+        share = first / (first + whole) if corrections else 1.0
         self._propagator.run(tracks, part(progress, 0, share))
         if corrections:
             known = {z: memory for t in tracks for z, memory in (t.starting | t.corrected).items()}

@@ -74,7 +74,7 @@ class Measurement:
 
 
 def backend_of(tensor: torch.Tensor) -> Backend:
-    """Returns the library that multiplies tensors of this device and precision."""
+    """Returns the library that multiplies matrices of a tensor's device and precision; the tensor may have any shape."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
         return "torch"
     chosen = medsam2_config().linear
@@ -129,7 +129,7 @@ class Linear(nn.Module):
         self._packed_weight = _packed(self.weight) if packs else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the layer's output `[..., outputs]` for an input `[..., inputs]`."""
+        """Returns the layer's output, `[n, ..., outputs]`, for an input `[n, ..., inputs]`."""
         large = x.numel() >= _MIN_SIZE * self.in_features
         if self._packed_weight is not None and large and x.dtype == torch.float32:
             return _onednn(x.contiguous(), self._packed_weight, self.bias, self.activation)

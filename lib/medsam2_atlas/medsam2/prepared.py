@@ -22,6 +22,8 @@ from torch import nn
 from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.medsam2.arithmetic import Arithmetic, halve_weights, in_own_arithmetic
 from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
+from medsam2_atlas.medsam2.compiled import compile_parts
+from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.linear import Linear, replace_linear_layers
 from medsam2_atlas.medsam2.memory_attention import MemoryAttention
 from medsam2_atlas.medsam2.tracks import Points
@@ -92,6 +94,8 @@ class PreparedNetwork:
         self._dense_position = self.network.sam_prompt_encoder.get_dense_pe()
         no_point = torch.full((1, 1), _NO_POINT, dtype=torch.int32, device=self.device)
         self._no_prompt = self._embedded(torch.zeros(1, 1, 2, device=self.device), no_point, None)
+        if on_gpu and medsam2_config().compile:
+            compile_parts(self.network)
 
     @property
     def device(self) -> torch.device:

@@ -149,7 +149,7 @@ class Track:
         return any(z + self.direction * distance not in self.starting for distance in range(1, left + 1))
 
     def mended(self, z: int, logits: torch.Tensor) -> torch.Tensor:
-        """Returns the logits `[1, h, w]` of a prompted slice as they enter the memory."""
+        """Returns the logits of a prompted slice as they enter the memory, `[1, y, x]` at the network's mask resolution."""
         return logits if self.mend is None else self.mend(z, logits)
 
     def end_if_lost(self, z: int) -> None:

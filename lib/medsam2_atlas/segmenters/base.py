@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from medsam2_atlas.prompting import Jitter, MarkedOrgan
     from medsam2_atlas.registration import RegistrationCache
     from medsam2_atlas.scoremaps import ScoreMaps
+    from medsam2_atlas.segmenters.open_images import OpenImages
     from medsam2_atlas.unet import UNet
 
 __all__ = ["DEFAULTS", "Options", "Provenance", "Report", "Resources", "Segmentation", "Segmenter", "Validation", "base_report"]
@@ -72,7 +73,8 @@ class Options:
         augment: test-time augmentation of U-Nets and nnU-Nets.
         memory: step of the memory ladder: device, and how networks save GPU memory.
         truth: ground truth label map, for the reference strategies only.
-        marks: a person's boxes and points, for `medsam2` only.
+        marks: a person's boxes and points on an organ, for `medsam2` only.
+        more_marks: boxes and points on further organs of the same CT, for `medsam2` only.
         jitter: displacement of the true prompts, for the reference strategies only; the other strategies refuse it.
     """
 
@@ -87,6 +89,7 @@ class Options:
     memory: Memory = ""
     truth: Volume | None = None
     marks: MarkedOrgan | None = None
+    more_marks: tuple[MarkedOrgan, ...] = ()
     jitter: Jitter | None = None
 
     @property
@@ -136,6 +139,11 @@ class Resources(Protocol):
     @property
     def registrations(self) -> RegistrationCache | None:
         """The cache of targets' registrations; None if they are not kept."""
+        ...
+
+    @property
+    def images(self) -> OpenImages:
+        """The CTs that stay open between cases, with their slices encoded for MedSAM2."""
         ...
 
     def atlas(self) -> Atlas:
