@@ -1,7 +1,7 @@
 """Windows of a slice's tokens, and memories whose tokens outside a window are averaged.
 
-A *token* is a cell of the encoder's coarsest features, 16 x 16 pixels of the network's input. Fast mode computes only the tokens
-around the previous mask, and reads memories with fewer tokens far from their masks.
+A *token* is a cell of the encoder's coarsest features, 16 x 16 pixels of the network's input. In fast mode, only the tokens around
+the previous mask read memories in full detail.
 """
 
 from __future__ import annotations
@@ -47,29 +47,11 @@ class Window:
         rows, columns = (torch.nonzero(cells.amax(axis)).flatten().tolist() for axis in (1, 0))
         return cls(rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) if rows else None
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The number of rows and columns."""
-        return self.bottom - self.top, self.right - self.left
-
     def grown(self, margin: int, side: int) -> Window:
         """Returns the window with `margin` more tokens on each side, within a slice of `side` rows and columns."""
         return Window(
             max(0, self.top - margin), min(side, self.bottom + margin), max(0, self.left - margin), min(side, self.right + margin)
         )
-
-    def united(self, other: Window) -> Window:
-        """Returns the smallest window that covers both."""
-        return Window(
-            min(self.top, other.top), max(self.bottom, other.bottom), min(self.left, other.left), max(self.right, other.right)
-        )
-
-    def within(self, other: Window) -> Window:
-        """Returns the part of the window inside another; the other if they do not overlap."""
-        part = Window(
-            max(self.top, other.top), min(self.bottom, other.bottom), max(self.left, other.left), min(self.right, other.right)
-        )
-        return part if min(part.shape) > 0 else other
 
     def tokens(self, side: int) -> torch.Tensor:
         """Returns the numbers `[n]` of the window's tokens in a slice of `side` rows and columns."""
