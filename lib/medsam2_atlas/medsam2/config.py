@@ -76,7 +76,10 @@ class MedSAM2Config(Settings):
         4, ge=1, description="fast mode on the CPU: rows and columns of a memory's tokens that are averaged outside that part"
     )
     fast_memories: int = Field(
-        3, ge=1, description="fast mode on the CPU: number of the newest memories that are read besides those of prompted slices"
+        3,
+        ge=1,
+        description="fast mode on the CPU: number of the newest memories that are read in full detail besides those of prompted "
+        "slices; older ones are read with averaged tokens",
     )
     fast_min_overlap: float = Field(
         0.8,

@@ -2,8 +2,8 @@
 
 For each tracked slice,
 
-- the tokens around the mask of the slice before read memories in full detail, the others coarsely (`near_attention`);
-- memories of the starting slices and of the newest tracked slices are read, older ones are not encoded;
+- the tokens around the mask of the slice before read the memories of starting slices and of the newest tracked slices in full
+  detail; older memories, and all memories for the other tokens, are read coarsely (`near_attention`);
 - the memory encoder runs around the mask. The rest of a memory is that of an empty mask, which all organs share.
 
 Features outside that window are thus approximate, but none are left out: a network that sees only a part of the slice lets organs
@@ -54,16 +54,6 @@ class FastPropagator(Propagator):
         self._place = tracks[0].slice_at(step)
         super()._step(tracks, step)
 
-    @property
-    def _reach(self) -> int:
-        """The distance in slices up to which memories are read."""
-        return min(super()._reach, self._config.fast_memories * int(self._net.memory_temporal_stride_for_eval))
-
-    def _spatial(self, track: Track, z: int) -> list[tuple[int, Memory]]:
-        """Returns the memories of all starting slices and of the newest tracked slices, with their temporal positions."""
-        oldest = int(self._net.num_maskmem) - self._config.fast_memories
-        return [(place, memory) for place, memory in super()._spatial(track, z) if place == 0 or place >= oldest]
-
     def _attend(self, tracks: Sequence[Track], places: Sequence[int], slices: SliceFeatures) -> torch.Tensor:
         """Returns the slice's features conditioned on the track's memories, `[1, c, h, w]`."""
         (track,), (z,) = tracks, places
@@ -73,10 +63,14 @@ class FastPropagator(Propagator):
         net, attention = self._net, self._attention
         row, found = int(net.num_maskmem) - 1, self._spatial(track, z)
         of = {id(memory): y for group in (track.starting, track.passed) for y, memory in group.items()}
-        read = [memory.read(attention, row - place) for place, memory in found]
+        oldest = int(net.num_maskmem) - self._config.fast_memories
         pooled = [
             memory.read_pooled(attention, row - place, lambda y=of[id(memory)]: self._pooling(track, y))  # type: ignore[misc]
             for place, memory in found
+        ]
+        read = [
+            memory.read(attention, row - place) if place == 0 or place >= oldest else coarse
+            for (place, memory), coarse in zip(found, pooled, strict=True)
         ]
         known = self._ptrs(track, z)
         pointers = torch.cat([pointer for _, pointer in known]).view(-1, net.mem_dim) if known else None

@@ -27,6 +27,7 @@ from torch import nn
 
 from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.medsam2.linear import Linear, backend_of, product
+from medsam2_atlas.medsam2.windows import Pooling
 
 _CHUNK = 2**21
 """Max number of scores that are computed together on the CPU."""
@@ -58,11 +59,13 @@ class Read:
         tokens: the memory features, `[tokens, memory channels]`.
         keys: the keys of these tokens.
         place: the row of the table of temporal positions.
+        pooling: which tokens were averaged; None by default: none.
     """
 
     tokens: torch.Tensor
     keys: Keys
     place: int
+    pooling: Pooling | None = None
 
 
 class _Layer:

@@ -8,30 +8,11 @@ outside the organ. The score of an averaged key gets the logarithm of the number
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from medsam2_atlas.medsam2.memory_attention import FirstLayer, Keys, MemoryAttention, Read
-from medsam2_atlas.medsam2.windows import Pooling
-
-
-@dataclass(frozen=True)
-class PooledRead:
-    """A memory as tokens far from the organ read it.
-
-    Attributes:
-        tokens: the pooled memory features, `[tokens, memory channels]`.
-        keys: the pooled keys.
-        place: the row of the table of temporal positions.
-        pooling: which tokens were averaged.
-    """
-
-    tokens: torch.Tensor
-    keys: Keys
-    place: int
-    pooling: Pooling
+from medsam2_atlas.medsam2.memory_attention import FirstLayer, MemoryAttention, Read
 
 
 class NearAttention(MemoryAttention):
@@ -42,7 +23,7 @@ class NearAttention(MemoryAttention):
         first: FirstLayer,
         near: torch.Tensor,
         read: Sequence[Read],
-        pooled: Sequence[PooledRead],
+        pooled: Sequence[Read],
         pointers: torch.Tensor | None,
         positions: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -51,8 +32,8 @@ class NearAttention(MemoryAttention):
         Args:
             first: the first layer's part of the slice.
             near: the numbers `[k]` of the tokens near the organ.
-            read: the memories for tokens near the organ.
-            pooled: the same memories for the other tokens.
+            read: the memories for tokens near the organ; old ones may be pooled.
+            pooled: the same memories for the other tokens, all pooled.
             pointers: the object pointers, `[tokens, memory channels]`; None if there are none.
             positions: the position encoding of the pointers, `[1, tokens, memory channels]`; None if there are none.
 
@@ -63,24 +44,39 @@ class NearAttention(MemoryAttention):
         far = torch.ones(features.shape[1], dtype=torch.bool, device=features.device)
         far[near] = False
         far_rows = torch.nonzero(far).flatten()
-        extra = [] if pointers is None else [pointers]
-        values = torch.cat([*(r.tokens for r in read), *extra])[None]
-        pooled_values = torch.cat([*(r.tokens for r in pooled), *extra])[None]
-        bias = torch.cat([r.pooling.bias.to(values.dtype) for r in pooled])
-        bias = F.pad(bias, (0, pooled_values.shape[1] - len(bias)))
+        groups = [(near, read), (far_rows, pooled)]
+        values = [_values(memories, pointers) for _, memories in groups]
+        biases = [_bias(memories, own) for (_, memories), own in zip(groups, values, strict=True)]
         for number, layer in enumerate(self._layers):
             if number:
                 features = self._attend_to_itself(features, layer)
                 queries = self._queries(features, layer)
             pointer_keys = [] if pointers is None or positions is None else [layer.keys(pointers + positions[0])]
-            temporal = self._temporal[number]
-            keys = torch.cat([*(r.keys[number] + temporal[r.place] for r in read), *pointer_keys])[None]
-            attended = features.new_empty(1, features.shape[1], values.shape[2])
-            attended[:, near] = self._attended(queries[:, near], keys, values).to(attended.dtype)
-            if len(far_rows):
-                keys = torch.cat([*(r.keys[number] + r.pooling(temporal[r.place]) for r in pooled), *pointer_keys])[None]
-                attended[:, far_rows] = self._attended(queries[:, far_rows], keys, pooled_values, bias).to(attended.dtype)
+            attended = features.new_empty(1, features.shape[1], values[0].shape[2])
+            for (rows, memories), own, bias in zip(groups, values, biases, strict=True):
+                if len(rows):
+                    keys = torch.cat([*(self._placed(memory, number) for memory in memories), *pointer_keys])[None]
+                    attended[:, rows] = self._attended(queries[:, rows], keys, own, bias).to(attended.dtype)
             features = features + layer.output(attended)
             features = features + layer.narrow(layer.wide(layer.norms[2](features)))
         result: torch.Tensor = self._norm(features)
         return result
+
+    def _placed(self, memory: Read, number: int) -> torch.Tensor:
+        """Returns the keys of a memory in a layer, with their temporal position, which is averaged like the keys."""
+        temporal = self._temporal[number][memory.place]
+        return memory.keys[number] + (temporal if memory.pooling is None else memory.pooling(temporal))
+
+
+def _values(memories: Sequence[Read], pointers: torch.Tensor | None) -> torch.Tensor:
+    """Returns the memories' tokens and the pointers, `[1, tokens, memory channels]`."""
+    return torch.cat([*(memory.tokens for memory in memories), *([] if pointers is None else [pointers])])[None]
+
+
+def _bias(memories: Sequence[Read], values: torch.Tensor) -> torch.Tensor | None:
+    """Returns the bias `[tokens]` of the keys' scores; None if no token was averaged."""
+    if all(memory.pooling is None for memory in memories):
+        return None
+    known = [values.new_zeros(len(m.tokens)) if m.pooling is None else m.pooling.bias.to(values.dtype) for m in memories]
+    bias = torch.cat(known)
+    return F.pad(bias, (0, values.shape[1] - len(bias)))

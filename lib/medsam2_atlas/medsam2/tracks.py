@@ -10,7 +10,6 @@ import torch
 
 from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.memory_attention import Keys, MemoryAttention, Read
-from medsam2_atlas.medsam2.near_attention import PooledRead
 from medsam2_atlas.medsam2.windows import Pooling
 
 OFF, ON, BOX_FIRST, BOX_LAST = range(4)
@@ -30,7 +29,7 @@ class Memory:
     pointer: torch.Tensor
     _tokens: torch.Tensor | None = field(default=None, repr=False)
     _keys: Keys = field(default=(), repr=False)
-    _pooled: PooledRead | None = field(default=None, repr=False)
+    _pooled: Read | None = field(default=None, repr=False)
 
     def read(self, attention: MemoryAttention, place: int) -> Read:
         """Returns the memory for the memory attention, which projects its keys at the first call.
@@ -45,7 +44,7 @@ class Memory:
             self._keys = attention.keys(self._tokens)
         return Read(self._tokens, self._keys, place)
 
-    def read_pooled(self, attention: MemoryAttention, place: int, pooling: Callable[[], Pooling]) -> PooledRead:
+    def read_pooled(self, attention: MemoryAttention, place: int, pooling: Callable[[], Pooling]) -> Read:
         """Returns the memory with few tokens far from the organ, which the first call averages.
 
         Args:
@@ -55,7 +54,7 @@ class Memory:
         """
         if self._pooled is None:
             whole, pool = self.read(attention, place), pooling()
-            self._pooled = PooledRead(pool(whole.tokens), tuple(map(pool, whole.keys)), place, pool)
+            self._pooled = Read(pool(whole.tokens), tuple(map(pool, whole.keys)), place, pool)
         return replace(self._pooled, place=place)
 
     def forget_keys(self) -> None:

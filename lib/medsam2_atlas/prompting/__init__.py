@@ -5,6 +5,7 @@ from medsam2_atlas.prompting.confidence import ConfidenceConfig, confidence, con
 from medsam2_atlas.prompting.config import PromptingConfig, prompting_config
 from medsam2_atlas.prompting.jitter import Jitter, JitterKind, jittered
 from medsam2_atlas.prompting.marks import MarkedOrgan, SliceMarks, marked_organ
+from medsam2_atlas.prompting.overlap import unmoved
 from medsam2_atlas.prompting.priors import by_stability, constrained, priors_config, resolve_laterality
 from medsam2_atlas.prompting.prompt import (
     Box,
@@ -55,4 +56,5 @@ __all__ = [
     "prompts_from_scores",
     "read_prompts",
     "resolve_laterality",
+    "unmoved",
 ]
