@@ -69,7 +69,7 @@ def halve_weights(part: nn.Module, half: torch.dtype) -> None:
     """
     for module in part.modules():
         if isinstance(module, Linear):
-            module.weight, module.bias = module.weight.to(half), module.bias.to(half)
+            module.halve(half)
         elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             for name, weights in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(weights.detach().to(half), requires_grad=False))
