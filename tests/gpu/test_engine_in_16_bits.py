@@ -20,8 +20,11 @@ from medsam2_atlas.prompting import OrganPrompt
 from pretended_gpu import errors, pretended_gpu
 
 GPU = torch.device("cuda:0")
-MAX_ROUNDING = 0.3
-"""Max mean error of 16 bits, as a share of the mean logit. Masks of random weights are noise, so small errors are visible."""
+MAX_ROUNDING = 0.1
+"""Max mean error of 16 bits on slices with boxes, as a share of the mean logit.
+
+Masks of random weights are noise, and memories carry their errors on, so other slices are not compared.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,12 @@ def prompts(last: int) -> list[OrganPrompt]:
 def logits(weights: Weights, mode: Mode, last: int = 5, progress: Progress = silent) -> torch.Tensor:
     found = MedSAM2Volume(weights, ct(last + 1), mode=mode).segment(prompts(last), progress=progress)
     return torch.cat([organ.values for organ in found.values()])
+
+
+def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """Returns the mean error of logits `[n, h, w]` on the slices with boxes, as a share of the mean logit."""
+    boxed = [0, 2, 5, 7]
+    return float((found[boxed] - exact[boxed]).abs().mean() / exact[boxed].abs().mean())
 
 
 @pytest.mark.parametrize(
@@ -69,8 +78,7 @@ def test_fast_mode_has_16_bits_inside_the_engine_and_gives_float32(
     assert outside == {False}, "callbacks of the engine keep their own precision"
     assert found.dtype == torch.float32
     assert type(found) is torch.Tensor, "results are on the CPU"
-    error = float((found - exact).abs().mean() / exact.abs().mean())
-    assert error < (1e-3 if half == torch.float32 else MAX_ROUNDING)
+    assert error(found, exact) < (1e-3 if half == torch.float32 else MAX_ROUNDING)
 
 
 def test_both_modes_on_one_card_use_the_same_weights_in_their_own_precision(weights: Weights, gpu: Gpu) -> None:
@@ -79,7 +87,7 @@ def test_both_modes_on_one_card_use_the_same_weights_in_their_own_precision(weig
         on_card = weights.on(device)
         fast, again = logits(on_card, "fast"), logits(on_card, "exact")
     gpu.assert_same_logits(exact, again)
-    assert float((fast - exact).abs().mean() / exact.abs().mean()) < MAX_ROUNDING
+    assert error(fast, exact) < MAX_ROUNDING
 
 
 def test_an_error_inside_the_engine_ends_autocast_and_frees_the_card(weights: Weights) -> None:
