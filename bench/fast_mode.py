@@ -1,8 +1,8 @@
 """Measures the price of fast mode: Dice to exact mode and to the ground truth, and processor time, on synthetic patients.
 
 Each patient is segmented in both modes, in two passes as by strategy D: the first prompted by boxes from the ground truth that
-are shifted by 6 mm, the second by the masks of the first. Each mode uses its own first pass. The settings of fast mode were chosen
-on the population 6100. Report the price on other patients, as those of the default population.
+are shifted by 6 mm, the second by the masks of the first. Each mode uses its own first pass. The settings of fast mode were
+chosen on the population 6100. Report the price on other patients, as those of the default population.
 """
 
 from __future__ import annotations

@@ -51,9 +51,7 @@ def error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found[boxed] - exact[boxed]).abs().mean() / exact[boxed].abs().mean())
 
 
-@pytest.mark.parametrize(
-    ("capability", "half"), [((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)]
-)
+@pytest.mark.parametrize(("capability", "half"), [((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)])
 def test_fast_mode_has_16_bits_inside_the_engine_and_gives_float32(
     weights: Weights, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], half: torch.dtype
 ) -> None:

@@ -49,7 +49,9 @@ def test_logits_match_those_of_the_cpu(target: Volume, prompts: list[OrganPrompt
     gpu.assert_same_logits(*gpu.both(logits))
 
 
-def test_masks_of_fast_mode_hardly_differ_from_those_of_exact_mode(target: Volume, prompts: list[OrganPrompt], gpu: Gpu) -> None:
+def test_masks_of_fast_mode_hardly_differ_from_those_of_exact_mode(
+    target: Volume, prompts: list[OrganPrompt], gpu: Gpu
+) -> None:
     with gpu() as device:
         weights = load_weights(DEMO_WEIGHTS, None, device)
         exact, fast = (MedSAM2Volume(weights, target.array, mode=mode).segment(prompts) for mode in MODES)

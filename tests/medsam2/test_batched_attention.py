@@ -46,9 +46,7 @@ def slices(amounts: list[tuple[int, int]]) -> list[Slice]:
 @torch.inference_mode()
 def attended(attention: MemoryAttention, given: list[Slice]) -> torch.Tensor:
     """Returns the result of a batch of slices, `[n, tokens, c]`."""
-    read = [
-        [Read(memory, attention.keys(memory), place) for place, memory in enumerate(memories)] for _, memories, *_ in given
-    ]
+    read = [[Read(memory, attention.keys(memory), place) for place, memory in enumerate(memories)] for _, memories, *_ in given]
     most = max(len(pointers) for _, _, pointers, _ in given)
     positions = torch.stack([torch.cat([own, own.new_ones(most - len(own), WIDTH)]) for *_, own in given])
     tops = torch.cat([top for top, *_ in given])
@@ -78,7 +76,9 @@ def test_16_bits_change_little_and_the_features_keep_the_weights_precision(netwo
     given = slices(AMOUNTS["different amounts"])
     exact = attended(BatchedMemoryAttention(network, Arithmetic("cpu")), given)
     with gpu() as device:
-        moved = [tuple(t.to(device) if isinstance(t, torch.Tensor) else [m.to(device) for m in t] for t in one) for one in given]
+        moved = [
+            tuple(t.to(device) if isinstance(t, torch.Tensor) else [m.to(device) for m in t] for t in one) for one in given
+        ]
         attention = BatchedMemoryAttention(copy.deepcopy(network).to(device), Arithmetic("cuda", torch.bfloat16))
         assert {keys.dtype for keys in attention.keys(moved[0][1][0])} == {torch.bfloat16}
         rounded = attended(attention, moved).cpu()  # type: ignore[arg-type]

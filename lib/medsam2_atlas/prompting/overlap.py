@@ -8,7 +8,7 @@ from medsam2_atlas.prompting.prompt import Box, OrganPrompt, Prompts
 def unmoved(before: Prompts, after: Prompts, min_overlap: float) -> frozenset[int]:
     """Returns the organs whose boxes and z-range are about the same in both passes.
 
-    An organ has moved if a box overlaps with the corresponding box of the other pass by less than an IoU, or if the z-ranges do.
+    An organ has moved if a box, or the z-range, overlaps with that of the other pass by less than an IoU.
     Boxes correspond by their order along z; organs with different numbers of boxes have moved.
 
     Args:
