@@ -1,11 +1,15 @@
 """Measures MedSAM2's engine against the published loop: time, memory, and the share of each component (`make performance`).
 
 Both modes of the engine and the published loop segment the same case in the same run, each in its own process. CPU seconds are
-comparable on a busy machine; wall seconds only on an idle one. Cases: `small` (demo weights, a part of a synthetic patient, a
-few seconds), `14` (14 slices, 3 organs, two passes, the official shape), `100` and `235` (15 organs of 30 and 70 slices, 512 × 512
-pixels). The published loop would take an hour on a full-size case: its calls are counted with a narrow network, and multiplied by
-the costs of the case `14`. `--measure` runs the engine on them. The official network has seeded weights. Their masks fill most of a
-slice, so fast mode's windows follow the true masks instead; the small case has real masks.
+comparable on a busy machine; wall seconds only on an idle one. The cases:
+
+- `small`: a part of a synthetic patient with the demo weights, in seconds
+- `14`: 14 slices of 512 x 512 pixels, 3 organs, the official network with seeded weights
+- `100` and `235`: 15 organs of 30 and 70 slices. The published loop would take up to hours: its calls are counted with a narrow
+  network and multiplied by the costs of case `14`. `--measure` runs the engine on them.
+
+Seeded weights give masks that fill most of a slice, so fast mode's windows follow the true masks instead. The small case has the
+masks of its network.
 
 `--json FILE` adds the results to a file, and `--page FILE` writes docs/performance.md from one.
 """
@@ -28,7 +32,7 @@ import psutil
 import torch
 from rich.table import Table
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tests")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from engine_cases import NAMES, SIZES, Case, Size, drawn, make_case, narrow, seeded, staggered
 from engine_clock import COMPONENTS, ENCODER, FIRST, Clock, operations, product_rates, watch
 from engine_loops import LOOPS, Engine, Loop, Published

@@ -86,7 +86,7 @@ def watch(clock: Clock, loop: Published | Engine) -> None:
 
 
 def product_rates(repeats: int = 5) -> dict[str, float]:
-    """Returns the rates of MKL's and oneDNN's matrix products, in GFLOP per CPU second; oneDNN's is missing if it cannot be used."""
+    """Returns GFLOP per CPU second of MKL's and oneDNN's matrix products; without oneDNN's if it cannot be used."""
     rates: dict[str, list[float]] = defaultdict(list)
     with torch.inference_mode():
         for rows, inputs, outputs in _SHAPES:
@@ -154,7 +154,7 @@ def operations(network: Any, memories: tuple[int, int] = (2, 6)) -> dict[str, di
     with torch.inference_mode():
         encoder, encoded = counted(lambda: net.forward_image(blank(1, 3, size, size)))
         fine, middle, top = encoded["backbone_fpn"][-3:]
-        decoder, heads = counted(lambda: net._forward_sam_heads(top, high_res_features=[fine, middle], multimask_output=False))
+        decoder, _ = counted(lambda: net._forward_sam_heads(top, high_res_features=[fine, middle], multimask_output=False))
         memory, _ = counted(lambda: net.memory_encoder(top, blank(1, 1, size, size), skip_mask_sigmoid=True))
         published = {ENCODER: (encoder, 0.0), ATTENTION: on_memories(own), DECODER: (decoder, 0.0), MEMORY: (memory, 0.0)}
 

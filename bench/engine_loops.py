@@ -29,9 +29,9 @@ _SURE = 10.0
 class Published:
     """Drives the official predictor in the order of the published script.
 
-    The script opens the volume once per pass. For each organ, it goes up from the middle box, forgets everything, goes down to the
-    lowest box, corrects that slice, and goes down again from the middle to the end. The predictor stores the features of the
-    last slice only, so that each step encodes its slice again.
+    The script opens the volume once per pass. For each organ, it goes up from the middle box, forgets everything, goes down to
+    the lowest box, corrects that slice, and goes down again from the middle to the end. The predictor stores the features of
+    the last slice only, so that each step encodes its slice again.
     """
 
     def __init__(self, weights: Weights) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-sys.path.insert(0, str(Path(__file__).parent))
 from medsam2_atlas.base.files import text_of, write_json
 
 Cost = tuple[float, float]
