@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -11,10 +14,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from sam2 import sam2_video_predictor_legacy as legacy
+from sam2.modeling.sam2_base import NO_OBJ_SCORE
 
 from medsam2_atlas.medsam2.network import build_network
 from medsam2_atlas.medsam2.preprocessing import to_network
 from medsam2_atlas.prompting import MarkedOrgan, OrganPrompt
+
+_PRESENCE = "sam_mask_decoder.pred_obj_score_head.layers.2."
 
 
 def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -35,14 +41,20 @@ def seeded_state(config: DictConfig, seed: int = 0) -> dict[str, torch.Tensor]:
         elif "output_hypernetworks_mlps" in name and "layers.2" in name:
             tensor.mul_(180.0)
         elif "cross_attn_image" in name and name.endswith("weight"):
-            tensor.mul_(6.0)
+            # With larger queries and keys, slices attend to starting slices only.
+            tensor.mul_(1.5 if "q_proj" in name or "k_proj" in name else 10.0)
         elif name.startswith("obj_ptr_proj") and name.endswith("weight"):
             tensor.mul_(4.5)
         elif name == "memory_encoder.out_proj.weight":
             tensor.mul_(2.0)
-        elif name == "sam_mask_decoder.pred_obj_score_head.layers.2.bias":
+        elif name == _PRESENCE + "bias":
             tensor.fill_(1.0)  # makes most organs visible
     return state
+
+
+def with_absent_organs(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns weights of the narrow network for which the organ is absent from boxed slices and visible on tracked ones."""
+    return state | {_PRESENCE + "weight": state[_PRESENCE + "weight"] * 100, _PRESENCE + "bias": torch.tensor([-10.3])}
 
 
 def legacy_predictor(config: DictConfig, state: dict[str, torch.Tensor]) -> Any:
@@ -53,6 +65,65 @@ def legacy_predictor(config: DictConfig, state: dict[str, torch.Tensor]) -> Any:
     predictor = instantiate(OmegaConf.create(container).model, _recursive_=True)
     predictor.load_state_dict(state, strict=True)
     return predictor.eval()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the official predictor's decoder found on a slice.
+
+    Attributes:
+        masks: the logits of the candidate masks, `[m, h, w]`, at a quarter of the network's resolution.
+        scores: their predicted IoU, `[m]`; the mask with the highest one is chosen.
+        presence: the logit of the organ's presence.
+        prompted: whether the slice had a prompt. Its mask is then binarised for the memory.
+    """
+
+    masks: torch.Tensor
+    scores: torch.Tensor
+    presence: float
+    prompted: bool
+
+    @property
+    def chosen(self) -> int:
+        """The chosen candidate."""
+        return int(self.scores.argmax())
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """The resulting logits, `[h, w]`."""
+        return self.masks[self.chosen] if self.presence > 0 else torch.full_like(self.masks[0], NO_OBJ_SCORE)
+
+
+Change = Callable[[Decision], Decision]
+Place = tuple[int, bool]
+"""A slice, and whether it is decoded from a prompt: a corrected slice is first tracked, then decoded again from its prompt."""
+
+
+@contextmanager
+def decisions(predictor: Any, changes: Mapping[Place, Change] | None = None) -> Iterator[dict[int, Decision]]:
+    """Collects the official predictor's decisions by slice; with `changes`, also changes some of them.
+
+    A slice that is decoded several times has its last decision. The object pointer follows the chosen mask.
+    """
+    found: dict[int, Decision] = {}
+    place = (0, False)
+    track, decode = predictor.track_step, predictor.sam_mask_decoder.forward
+
+    def tracked(**given: Any) -> Any:
+        nonlocal place
+        place = given["frame_idx"], given["point_inputs"] is not None
+        return track(**given)
+
+    def decoded(**given: Any) -> Any:
+        masks, scores, tokens, presence = decode(**given)
+        decision = Decision(masks[0], scores[0], float(presence), place[1])
+        if changes and place in changes:
+            decision = changes[place](decision)
+        found[place[0]] = decision
+        return decision.masks[None], decision.scores[None], tokens, torch.full_like(presence, decision.presence)
+
+    with patch.object(predictor, "track_step", tracked), patch.object(predictor.sam_mask_decoder, "forward", decoded):
+        yield found
 
 
 def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop: str) -> np.ndarray:
@@ -75,9 +146,11 @@ def legacy_logits(predictor: Any, planes: np.ndarray, prompt: OrganPrompt, loop:
         propagate(middle.z, prompt.z_min)
     else:
         propagate(middle.z, prompt.z_min)
-        for box in below:
-            add(box)
-            propagate(middle.z, prompt.z_min)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You are adding a box after tracking starts")  # as the published script does
+            for box in below:
+                add(box)
+                propagate(middle.z, prompt.z_min)
     return np.stack([found[z] for z in range(prompt.z_min, prompt.z_max + 1)])
 
 

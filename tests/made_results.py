@@ -89,6 +89,7 @@ def made_with() -> MadeWith:
         atlas={"folder": "atlas", "version": "0123456789ab", "references": ["a", "b"]},
         weights={"D": {"file": "demo.pt", "sha256": "00", "mark": "demo weights"}},
         settings=[],
+        mode="exact",
         as_published=False,
         data={f"case_{n:02d}": {"image": "aa", "label": "bb"} for n in range(6)},
         marks=["demo weights"],

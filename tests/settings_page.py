@@ -20,6 +20,7 @@ TITLES = {
     "confidence.yaml": "Confidence of prompts",
     "medsam2.yaml": "MedSAM2",
     "marks.yaml": "Organs from a person's marks",
+    "open_images.yaml": "CTs that stay open",
     "unet.yaml": "U-Nets: inference",
     "unet/*.yaml": "U-Nets: network and training",
     "active_learning.yaml": "The next case",

@@ -165,3 +165,25 @@ def test_the_pretended_gpu_leaves_no_traces() -> None:
     if torch.cuda.is_available():
         assert torch.cuda.get_device_name() != "pretended"
     assert str((torch.ones(3) + 1).device) == "cpu"
+
+
+WAITS = {
+    "a value": (lambda t: t.sum().item(), 1),
+    "a copy to the CPU": (lambda t: t.cpu(), 1),
+    "values selected by a mask": (lambda t: t[t > 0], 1),
+    "a copy from usual memory": (lambda t: torch.ones(3).to(t.device, non_blocking=True), 1),
+    "a tensor made of numbers": (lambda t: torch.tensor([1, 2], device=t.device), 1),
+    "a copy from pinned memory": (lambda t: torch.ones(3).pin_memory().to(t.device, non_blocking=True), 0),
+    "a tensor made on the card": (lambda t: torch.zeros(3, device=t.device) + t, 0),
+    "rows selected by numbers": (lambda t: t[torch.zeros(2, dtype=torch.long, device=t.device)], 0),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_the_cpu_s_waits_for_a_card_are_counted(name: str) -> None:
+    work, expected = WAITS[name]
+    with pretended_gpu() as machine:
+        tensor = torch.ones(3, device="cuda")
+        before = machine.waits
+        work(tensor)
+        assert machine.waits - before == expected

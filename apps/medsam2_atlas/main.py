@@ -81,7 +81,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         # Configured here and not when the server starts, so that the limits also apply in training processes.
         decoding.configure(config.decoding, self._work.folder(".") / "unreadable.json")
         self._stopping = threading.Event()
-        self._models = Models(conf, self._work, HuRule.parse(config.hu))
+        self._models = Models(conf, self._work, HuRule.parse(config.hu), keeps_images=not in_work_process())
         self._predictions = Predictions(self._models, self.datastore)
         self._all = {tag: SegmenterTask(self._models, self._predictions, m) for tag, m in self._predictions.models().items()}
         # The models whose predictions are stored, by name; the name is also the tag of the prediction.

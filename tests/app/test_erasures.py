@@ -179,13 +179,23 @@ def test_jobs_and_results_of_an_erased_study_are_removed(tmp_path: Path) -> None
         assert [job.outcome.result(10) for job in done] == ["gone", "other"]
         queue.submit("atlas", "other", lambda: release.wait(20))
         waiting = queue.submit("atlas", "gone", lambda: "never")
-        stop = watch_erasures(queue, store.erased, seconds=0.02)
+        looks: list[int] = []
+
+        def forget_cases() -> bool:
+            looks.append(len(looks))
+            return len(looks) >= 3  # a case was running at the first two calls
+
+        stop = watch_erasures(queue, store.erased, forget_cases, seconds=0.02)
+        time.sleep(0.1)
+        assert not looks
         erase(Place.existing(str(folder)), "gone", "consent withdrawn")
         until(lambda: {job.subject for job in queue.jobs()} == {"other"}, 10)
         assert disposed == ["gone"]
+        until(lambda: len(looks) == 3, 10)
         assert waiting.state == "cancelled"
         ct(folder, "gone")  # another patient's image of that name
-        time.sleep(0.05)
+        time.sleep(0.1)
+        assert len(looks) == 3
         later = queue.submit("atlas", "gone", lambda: "new")
         release.set()
         assert later.outcome.result(10) == "new"

@@ -143,9 +143,8 @@ def test_a_model_without_a_network_does_not_use_the_gpu(app: MedSAM2AtlasApp, mo
 
 
 def test_cached_gpu_data_is_released_if_memory_is_short(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
-    marked: Any = app._models.segmenter("medsam2")
-    marked._open = object()
+    app._models.images._open["key"] = object()  # type: ignore[assignment, index]
     app._models._copies["weights", GPU] = (object(), object())
     app.infer({"model": "unet_3d", "image": "one"})
-    assert marked._open is None
+    assert not app._models.images._open
     assert not app._models._copies

@@ -54,7 +54,7 @@ def test_viewers_list_medsam2_as_an_interactive_model(client: MONAILabelClient) 
     about = client.info()["models"]["medsam2"]
     assert (about["type"], about["dimension"]) == ("deepgrow", 3)
     assert about["labels"]["liver"] == LIVER
-    assert set(about["config"]) == {"weights", "reach"}
+    assert set(about["config"]) == {"weights", "mode", "reach"}
 
 
 def test_a_box_segments_the_named_organ(client: MONAILabelClient, truth: np.ndarray) -> None:
@@ -65,6 +65,19 @@ def test_a_box_segments_the_named_organ(client: MONAILabelClient, truth: np.ndar
     assert answer["label_names"] == {"liver": LIVER}
     assert answer["report"]["mark"]
     assert client.info()["datastore"]["label_tags"] == {}  # interactive results are not stored
+
+
+def test_several_organs_can_be_marked_in_one_request(client: MONAILabelClient, truth: np.ndarray) -> None:
+    (x0, y0, z), (x1, y1, _) = middle_box(truth)
+    spleen = {"label": "spleen", "foreground": [[x0, y0, z]], "background": [], "boxes": []}
+    objects = [{"label": "liver", "boxes": [[[x0, y0, z], [x1, y1, z]]]}, spleen]
+    file, answer = client.infer("medsam2", "one", {"objects": objects, "foreground": [], "background": [], "reach": "6"})
+    found = read(file)
+    assert set(np.unique(found)) == {0, 1, LIVER}
+    assert found[z, y0, x0] == 1
+    assert mask_dice((found == LIVER)[z], truth[z]) > 0.8
+    assert answer["label_names"] == {"liver": LIVER, "spleen": 1}
+    assert [mark["organ"] for mark in answer["report"]["marks"]] == ["liver", "spleen"]
 
 
 def test_clicks_of_slicer_refine_the_segmentation(client: MONAILabelClient, truth: np.ndarray) -> None:
@@ -105,8 +118,16 @@ def test_ohif_gets_an_uncompressed_nrrd(client: MONAILabelClient, truth: np.ndar
         ({"foreground": "here"}, "is not a list"),
         ({"foreground": {"x": 1}}, "list of voxel indices"),
         ({"foreground": [[1, 1, 1]], "label": "spaceship"}, "is not an organ"),
+        ({"objects": [{"label": "liver", "foreground": [[1, 1, 1]]}] * 2}, "contains liver twice"),
+        ({"objects": [{"label": "liver", "foreground": [[1, 1, 1]]}], "boxes": [[1]]}, "cannot be combined"),
+        ({"objects": [{"foreground": [[1, 1, 1]]}]}, "is not a list of organs"),
+        ({"objects": [{"label": "liver", "reach": "1"}]}, "is not a list of organs"),
+        ({"objects": ["liver"]}, "is not a list of organs"),
+        ({"objects": [{"label": "liver"}]}, "do not show the organ"),
+        ({"objects": [{"label": "liver"}] * 99}, "more entries than there are organs"),
         ({"foreground": [[1, 1, 1]], "reach": "far"}, "is not a valid reach"),
         ({"foreground": [[1, 1, 1]], "weights": "/etc/passwd"}, "is no weights"),
+        ({"foreground": [[1, 1, 1]], "mode": "quick"}, "is no mode of this server; choose from: exact, fast"),
     ],
 )
 def test_invalid_marks_and_options_are_refused_with_the_reason(

@@ -25,6 +25,7 @@ from server.parameters import (
     scoring_parameters,
     training_parameters,
 )
+from tasks.requests import options_of
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,21 @@ def test_names_may_be_listed_as_texts_or_lists(server_app: MedSAM2AtlasApp) -> N
     assert batch_parameters(server_app, "unet_3d", {"images": ["two"]}) == {"images": ["two"]}
     assert batch_parameters(server_app, "unet_3d", {"images": "unlabeled"}) == {"images": "unlabeled"}
     assert batch_parameters(server_app, "medsam2_atlas", {"strategy": "B"}) == {"strategy": "B"}
+    assert batch_parameters(server_app, "medsam2_atlas", {"mode": "fast"}) == {"mode": "fast"}
     assert infer_parameters("atlas", server_app._infers["atlas"], {"strategy": ["atlas"]}) == {"strategy": "atlas"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "mode"),
+    [({}, "exact"), ({"mode": ["exact", "fast"]}, "exact"), ({"mode": "fast"}, "fast"), ({"mode": ""}, "exact")],
+)
+def test_the_mode_of_a_request_reaches_the_options_of_medsam2_only(
+    server_app: MedSAM2AtlasApp, sent: dict[str, Any], mode: str
+) -> None:
+    for name, expected in (("D", mode), ("medsam2", mode), ("unet_3d", "exact"), ("atlas", "exact")):
+        assert options_of(sent, server_app._models.segmenter(name)).mode == expected
+    with pytest.raises(InputError, match=r"quick: cannot be used as mode\. Choose from: exact, fast\."):
+        options_of({"mode": "quick"}, server_app._models.segmenter("D"))
 
 
 def test_parameters_that_are_too_long_for_a_command_are_refused(
@@ -210,6 +225,8 @@ def test_parameters_that_are_too_long_for_a_command_are_refused(
         ("unet_3d", {"result_compress": 7}),
         ("medsam2_atlas", {"weights": "../w.pt"}),
         ("medsam2_atlas", {"prompts": [["atlas"]]}),
+        ("medsam2_atlas", {"mode": "quick"}),
+        ("medsam2_atlas", {"mode": [["fast"]]}),
         ("medsam2", {"foreground": {"a": 1}}),
         ("medsam2", {"background": 1e308}),
         ("medsam2", {"boxes": [[0, 0, 0]] * 100_000}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from medsam2_atlas.base import cards, memory
 from medsam2_atlas.base.card_problems import Trial
 from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.base.memory import Ladder, is_gpu_failure, is_out_of_memory, ran_on
+from medsam2_atlas.base.memory import Ladder, in_parts, is_gpu_failure, is_out_of_memory, ran_on
+from pretended_gpu import pretended_gpu
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 
@@ -199,3 +201,73 @@ def test_results_of_cpu_and_gpu_have_different_provenance() -> None:
     assert ran_on(GPU, medsam2=True, unet=False, memory="small") == ran_on(GPU, medsam2=True, unet=False)
     assert ran_on(GPU, medsam2=False, unet=True, memory="smallest")["windows"] == "fewer slices"
     assert ran_on(GPU, medsam2=True, unet=False) == ran_on(torch.device("cuda:1"), medsam2=True, unet=False)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float16"), ((6, 1), "float32")]
+)
+def test_fast_results_of_a_gpu_name_their_16_bits(capability: tuple[int, int], precision: str) -> None:
+    with pretended_gpu(capability=capability):
+        assert ran_on(GPU, medsam2=True, unet=False, mode="fast") == {"device": "cuda", "precision": precision}
+        assert ran_on(GPU, medsam2=True, unet=True, mode="fast")["precision"] == f"{precision}, U-Net float16"
+        assert ran_on(GPU, medsam2=False, unet=True, mode="fast")["precision"] == "float16"
+
+
+def test_fast_results_of_the_processor_are_not_said_to_have_16_bits() -> None:
+    assert ran_on(CPU, medsam2=True, unet=False, mode="fast") == {"device": "cpu", "precision": "float32"}
+
+
+class Parts:
+    """Work that fits up to a number of items at a time; it records the parts that it got."""
+
+    def __init__(self, fits: int, error: Exception = SHORT[0]) -> None:
+        self.fits, self.error, self.tried = fits, error, list[str]()
+
+    def __call__(self, part: Sequence[str]) -> None:
+        self.tried.append("".join(part))
+        if len(part) > self.fits:
+            raise self.error
+
+
+def test_work_that_fits_is_done_in_parts_of_the_requested_size() -> None:
+    work = Parts(fits=3)
+    assert in_parts("abcdefg", 3, work) == 3
+    assert work.tried == ["abc", "def", "g"]
+
+
+def test_parts_are_halved_until_they_fit_and_stay_small(caplog: pytest.LogCaptureFixture) -> None:
+    work = Parts(fits=2)
+    assert in_parts("abcdefg", 6, work) == 2
+    assert work.tried == ["abcdef", "abc", "ab", "cd", "ef", "g"]
+    assert len(caplog.records) == 2
+    assert "out of GPU memory with 6 at a time, so the next part has 3" in caplog.text
+
+
+def test_a_single_item_that_does_not_fit_is_left_to_the_ladder() -> None:
+    work = Parts(fits=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        in_parts("abc", 2, work)
+    assert work.tried == ["ab", "a"]
+
+
+@pytest.mark.parametrize("error", [*BROKEN, *OTHERS], ids=repr)
+def test_other_errors_do_not_halve_parts(error: Exception) -> None:
+    work = Parts(fits=1, error=error)
+    with pytest.raises(type(error)):
+        in_parts("ab", 2, work)
+    assert work.tried == ["ab"]
+
+
+def test_a_failed_part_is_freed_before_its_half_is_tried() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def work(part: Sequence[int]) -> None:
+        alive.append(sum(made_one() is not None for made_one in made))
+        tensor = torch.zeros(len(part))
+        made.append(weakref.ref(tensor))
+        if len(part) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")  # a new error: an old one would keep its frames
+
+    in_parts(range(2), 2, work)
+    assert alive == [0, 0, 0]

@@ -13,11 +13,12 @@ from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.overlay import current_overlay
 from medsam2_atlas.cli import app
+from medsam2_atlas.cli import as_published as checks
 from medsam2_atlas.cli import configurations as listed
 from medsam2_atlas.prompting import PromptingConfig
 from medsam2_atlas.scoremaps import fusion_config
 from medsam2_atlas.segmenters.base import Options
-from medsam2_atlas.studies import runner
+from medsam2_atlas.studies import as_published, runner
 
 CLI = CliRunner()
 
@@ -34,6 +35,11 @@ def test_a_contradictory_option_is_refused_even_if_it_has_its_default(option: st
     message = segment("--as-published", *option.split())
     assert f"--as-published: contradicts {option}. Omit one of the two options." in message
     assert current_overlay() is None
+
+
+def test_the_option_checks_against_the_values_that_the_method_sets() -> None:
+    expected = {"loop": as_published.LOOP, "thresholds": as_published.THRESHOLDS, "mode": as_published.MODE}
+    assert expected == checks._PUBLISHED
 
 
 def test_options_that_agree_are_accepted() -> None:

@@ -59,6 +59,7 @@ def test_an_experiment_writes_tables_tests_plots_and_a_report(conducted: Callabl
     made = json.loads((out / "made_with.json").read_text(encoding="utf-8"))
     assert set(made["data"]) == set(NAMES)
     assert made["marks"] == ["demo weights"]
+    assert made["mode"] == "exact"
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "b&lt;i&gt;" in page
     assert "b<i>" not in page

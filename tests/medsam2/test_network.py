@@ -58,14 +58,14 @@ def test_a_network_on_the_second_gpu_does_not_use_the_first() -> None:
         assert machine.cards[1].count
 
 
-def test_a_network_that_moves_leaves_nothing_on_its_previous_device() -> None:
+def test_weights_that_move_leave_nothing_on_their_previous_device() -> None:
     with pretended_gpu(2) as machine:
         weights = load_weights(DEMO_WEIGHTS, None, torch.device("cuda:0"))
         MedSAM2Volume(weights, np.zeros((3, 64, 64))).segment([PROMPT])
-        weights.network.to("cuda:1")
+        weights = weights.on(torch.device("cuda:1"))
         assert machine.cards[0].used == 0
         MedSAM2Volume(weights, np.zeros((3, 64, 64))).segment([PROMPT])
-        weights.network.to("cpu")
+        weights = weights.on(torch.device("cpu"))
         assert machine.cards[1].used == 0
         before = [card.count for card in machine.cards]
         MedSAM2Volume(weights, np.zeros((3, 64, 64))).segment([PROMPT])

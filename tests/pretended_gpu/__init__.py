@@ -4,9 +4,11 @@ Its tensors contain real values on the CPU, report the device `cuda:N`, and give
 if devices mix, if a generator or NumPy gets a tensor of another device, in forked processes, for a card that does not exist,
 if a card's memory is full, and when a test requests it. It counts the operators on each card.
 
-It cannot detect what only a real card shows: missing CUDA kernels and their rounding; float16 and TF32 (autocast to float16
-becomes bfloat16 on the CPU); the memory of CUDA's context, libraries, work spaces and fragmentation; streams and everything
-asynchronous; and real devices in other processes. It includes threads that start inside the block.
+It also counts how often the CPU would have to wait for a card (`Machine.waits`).
+
+It cannot detect what only a real card shows: missing CUDA kernels and their rounding; TF32; the default format of autocast
+(float16 becomes bfloat16 on the CPU); the memory of CUDA's context, libraries, work spaces and fragmentation; streams and
+everything asynchronous; and real devices in other processes. It includes threads that start inside the block.
 """
 
 from __future__ import annotations
@@ -129,7 +131,7 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
         return save(tree_map(lambda t: moved(t.detach(), "cpu") if isinstance(t, PretendedTensor) else t, obj), f, **options)
 
     def autocast_on_cpu(self: Any, device_type: str, dtype: Any = None, **options: Any) -> None:
-        kind, dtype = ("cpu", torch.bfloat16) if device_type == "cuda" else (device_type, dtype)
+        kind, dtype = ("cpu", dtype or torch.bfloat16) if device_type == "cuda" else (device_type, dtype)
         autocast(self, kind, dtype=dtype, **options)
 
     # Pretended tensors cannot be inference tensors.

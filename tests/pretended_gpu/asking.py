@@ -65,7 +65,9 @@ class Calls(TorchFunctionMode):
             if name == "cuda":
                 return moved(first, device_name(args[1] if len(args) > 1 else kwargs.get("device", "cuda")) or "")
             if name == "pin_memory":
-                return first
+                pinned = _run(_T.clone, (first,), {}, None)
+                pinned.pinned = True
+                return pinned
             if func is _T.to:
                 return _to(first, args[1:], kwargs)
             if name == "type_as":
@@ -97,7 +99,8 @@ def _to(tensor: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> torch.Tensor
             kind = value
         elif isinstance(value, _T):
             device, kind = place_of(value), value.dtype
-    result = tensor if device is None else moved(tensor, device_name(device) or "")
+    waits = not (kwargs.get("non_blocking") and getattr(tensor, "pinned", False))
+    result = tensor if device is None else moved(tensor, device_name(device) or "", waits=waits)
     if kwargs.get("copy") and result is tensor:
         result = _run(_T.clone, (tensor,), {}, None)
     return result if kind is None else _run(_T.to, (result, kind), {}, None)
@@ -112,7 +115,8 @@ def _made_on(device: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return _to(args[0], (), {"device": device, "dtype": kwargs.get("dtype")})
     kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"} | {"device": torch.device("cpu")}
     out = _run(func, args, kwargs, device)
-    return mapped(lambda t: moved(t, device) if isinstance(t, _T) else t, out)
+    waits = name in _FROM_DATA  # other calls make the tensor on the card
+    return mapped(lambda t: moved(t, device, waits=waits) if isinstance(t, _T) else t, out)
 
 
 def _cpu_generator(args: Any, kwargs: Any) -> bool:

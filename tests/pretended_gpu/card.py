@@ -111,7 +111,14 @@ class Card:
 
 
 class Machine:
-    """The cards of a pretended machine, and the process that may use them."""
+    """The cards of a pretended machine, and the process that may use them.
+
+    Attributes:
+        cards: the cards.
+        current: the number of the current card.
+        waits: how often the CPU has waited for a card: for a value or a tensor from it, or for a copy to it from memory that is
+            not pinned.
+    """
 
     def __init__(self, cards: int, megabytes: float) -> None:
         self.cards = [Card(int(megabytes * MB)) for _ in range(cards)]

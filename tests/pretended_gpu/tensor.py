@@ -13,6 +13,7 @@ from pretended_gpu.card import Machine
 
 aten = torch.ops.aten
 
+_WAITING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select}
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_}
 
 
@@ -108,7 +109,7 @@ def run_operator(func: Any, args: Any, kwargs: Any) -> Any:
         device = None
     if device is not None:
         machine.card(device).note(str(operator).removeprefix("aten."))
-        machine.waits += operator in (aten._local_scalar_dense, aten.nonzero)
+        machine.waits += operator in _WAITING or (operator is aten.index and _selects(args[1]))
     out = func(*mapped(_values, tuple(args)), **mapped(_values, dict(kwargs)))
     if device is None:
         return out
@@ -141,20 +142,28 @@ def _values(value: Any) -> Any:
     return value.values if isinstance(value, PretendedTensor) else value
 
 
-def moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
-    """Returns a tensor on another device; gradients flow back through the copy."""
+def _selects(indices: Any) -> bool:
+    """Returns whether an index is a mask: a real card must then tell the CPU how many values it selects."""
+    return any(isinstance(t, torch.Tensor) and t.dtype in (torch.bool, torch.uint8) for t in leaves(indices))
+
+
+def moved(tensor: torch.Tensor, device: str, *, waits: bool = True) -> torch.Tensor:
+    """Returns a tensor on another device; gradients flow back through the copy.
+
+    `waits` says whether the CPU waits for a copy to a card; it always waits for a copy from a card.
+    """
     needs_gradient = tensor.requires_grad and torch.is_grad_enabled()
-    return _Move.apply(tensor, device) if needs_gradient else _moved(tensor, device)  # type: ignore[no-any-return]
+    return _Move.apply(tensor, device) if needs_gradient else _moved(tensor, device, waits)  # type: ignore[no-any-return]
 
 
-def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
+def _moved(tensor: torch.Tensor, device: str, waits: bool = True) -> torch.Tensor:
     before = place_of(tensor)
     if before == device:
         return tensor
     for place in (before, device):
         if place != "cpu":
             machine.card(place).note("to")
-    machine.waits += before != "cpu"
+    machine.waits += waits or before != "cpu"
     with torch._C._DisableTorchDispatch():
         values = _values(tensor).detach().clone()
     if type(values) is not torch.Tensor:

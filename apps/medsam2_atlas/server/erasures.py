@@ -1,4 +1,4 @@
-"""Removes jobs and results of erased studies from the server's memory, and finishes interrupted erasures at its start."""
+"""Removes all data of erased studies from the server's memory, and finishes interrupted erasures at its start."""
 
 from __future__ import annotations
 
@@ -31,18 +31,25 @@ def finish_interrupted(studies: str) -> None:
         log.error("an interrupted erasure cannot be finished: %s", error)
 
 
-def watch_erasures(queue: JobQueue, erased: Erased, seconds: float = _LOOK_SECONDS) -> Callable[[], None]:
-    """Starts a thread that regularly cancels and removes the jobs of erased studies.
+def watch_erasures(
+    queue: JobQueue, erased: Erased, forget_cases: Callable[[], bool], seconds: float = _LOOK_SECONDS
+) -> Callable[[], None]:
+    """Starts a thread that regularly cancels and removes the jobs of erased studies, and the kept data of their CTs.
+
+    Kept data belongs to checksums, not to studies, so an erasure removes that of all CTs.
 
     Args:
         queue: the server's jobs.
         erased: the erased studies.
+        forget_cases: removes the kept data of all CTs. If a case is running, which may keep data of its CT later, it returns
+            False, and is called again.
         seconds: interval between two checks.
 
     Returns:
         A function that ends the thread.
     """
     stop = threading.Event()
+    cases = _Cases(erased, forget_cases)
 
     def gone(job: Job) -> bool:
         return erased.since(job.subject) > job.submitted
@@ -51,8 +58,26 @@ def watch_erasures(queue: JobQueue, erased: Erased, seconds: float = _LOOK_SECON
         while not stop.wait(seconds):
             try:
                 queue.forget(gone)
+                cases.forget_erased()
             except Exception:  # no error may end the thread
-                log.exception("jobs of erased studies cannot be removed")
+                log.exception("data of erased studies cannot be removed from memory")
 
     threading.Thread(target=run, name="erasures", daemon=True).start()
     return stop.set
+
+
+class _Cases:
+    """Removes the kept data of CTs after each erasure."""
+
+    def __init__(self, erased: Erased, forget: Callable[[], bool]) -> None:
+        self._erased, self._forget = erased, forget
+        self._seen: dict[str, float] = {}
+        self._pending = False
+
+    def forget_erased(self) -> None:
+        """Removes the data if a study was erased since the last call, or if a case was running at the last call."""
+        times = dict(self._erased.times())
+        self._pending |= times != self._seen
+        self._seen = times
+        if self._pending:
+            self._pending = not self._forget()

@@ -90,7 +90,8 @@ class Predictions:
             return self._runner.once(segmenter, image, options)
 
         def marked(volume: Volume) -> Options:
-            return replace(options, marks=marks_of(request, volume))
+            first, *others = marks_of(request, volume)
+            return replace(options, marks=first, more_marks=tuple(others))
 
         return self._runner.once(segmenter, image, marked)
 

@@ -13,19 +13,21 @@ from medsam2_atlas.prompting import MarkedOrgan, marked_organ
 from medsam2_atlas.segmenters.base import Options, Segmenter
 from tasks import replies
 
-CLICKS = frozenset({"label", "foreground", "background", "boxes"})
+CLICKS = frozenset({"label", "foreground", "background", "boxes", "objects"})
 """Keys of a request that contain marks, not settings.
 
 3D Slicer and OHIF send all points on the organ (`foreground`) and outside of it (`background`) with each request, as voxel
-indices (x, y, z) of the file. Each of the `boxes` consists of two opposite corners.
+indices (x, y, z) of the file. Each of the `boxes` consists of two opposite corners. A request for several organs contains
+`objects` instead: a list of objects with these four keys, one for each organ.
 """
+_MARKS = CLICKS - {"label", "objects"}
 
 
 def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:
     """Returns the options in a request; options that the segmenter does not have are ignored.
 
     Raises:
-        InputError: an organ or a source of prompts is not available.
+        InputError: an organ, a source of prompts or a mode is not available.
     """
     available = segmenter.available_options()
     found: dict[str, Any] = {}
@@ -33,6 +35,8 @@ def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:
         found["organs"] = replies.organs(request)
     if "prompts" in available:
         found["prompts"] = replies.choice(request, "prompts", available["prompts"])
+    if "mode" in available:
+        found["mode"] = replies.choice(request, "mode", available["mode"])
     if "weights" in available:
         found["weights"] = replies.text(request, "weights")
     if "augment" in available:
@@ -40,24 +44,45 @@ def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:
     return Options(**found)
 
 
-def marks_of(request: Mapping[str, Any], image: Volume) -> MarkedOrgan:
-    """Returns the organ and the marks of a request, converted to voxel indices of the CT in LPS orientation.
+def marks_of(request: Mapping[str, Any], image: Volume) -> list[MarkedOrgan]:
+    """Returns the organs and marks of a request, converted to voxel indices of the CT in LPS orientation; at least one organ.
 
     Args:
         request: the request, with marks as voxel indices (x, y, z) of the file.
         image: the CT on which the marks were drawn.
 
     Raises:
-        InputError: no mark lies on the organ, or a mark cannot be used.
+        InputError: no mark lies on an organ, a mark cannot be used, or an organ appears twice.
     """
-    return marked_organ(
-        image,
-        _organ(request),
-        boxes=_listed(request, "boxes"),
-        inside=_listed(request, "foreground"),
-        outside=_listed(request, "background"),
-        reach=_reach(request),
-    )
+    reach, found = _reach(request), dict[int, MarkedOrgan]()
+    for one in _objects(request):
+        label = _organ(one)
+        if label in found:
+            raise InputError("objects", f"contains {organ_table()[label].name} twice.", "Send all marks of an organ together.")
+        found[label] = marked_organ(
+            image,
+            label,
+            boxes=_listed(one, "boxes"),
+            inside=_listed(one, "foreground"),
+            outside=_listed(one, "background"),
+            reach=reach,
+        )
+    return list(found.values())
+
+
+def _objects(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the parts of a request that mark one organ each: its `objects`, or else the request itself."""
+    objects = _listed(request, "objects")
+    if not objects:
+        return [request]
+    if any(_listed(request, key) for key in _MARKS):
+        raise InputError("objects", "cannot be combined with other marks.", "Send the marks of all organs in `objects`.")
+    if len(objects) > len(organ_table().organs):
+        raise InputError("objects", "contains more entries than there are organs.", "Send one entry for each organ.")
+    if not all(isinstance(one, dict) and one.get("label") and set(one) <= _MARKS | {"label"} for one in objects):
+        problem = "is not a list of organs with `label`, `boxes`, `foreground` and `background`."
+        raise InputError("objects", problem, "Send the name and the marks of each organ.")
+    return objects
 
 
 def _organ(request: Mapping[str, Any]) -> int:

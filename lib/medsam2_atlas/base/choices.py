@@ -6,7 +6,7 @@ The module imports no other library, so that the command line can list the choic
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 from medsam2_atlas.base.errors import InputError
 
@@ -27,6 +27,9 @@ Loop = Literal["symmetric", "published"]
 
 Mode = Literal["exact", "fast"]
 """How MedSAM2 computes: as the official predictor (`exact`), or with approximations that save time (`fast`)."""
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+"""The modes, the default first."""
 
 Memory = Literal["", "small", "smallest", "cpu"]
 """How networks use a GPU's memory.

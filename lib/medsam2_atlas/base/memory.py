@@ -12,13 +12,15 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 import torch
 
-from medsam2_atlas.base.choices import Memory
+from medsam2_atlas.base.choices import Memory, Mode
+from medsam2_atlas.base.precision import dtype_name, engine_dtype
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ _ALLOCATOR = ("NVML_SUCCESS", "CUDACachingAllocator")
 
 See https://github.com/pytorch/pytorch/issues/112377.
 """
+_halved: ContextVar[list[int] | None] = ContextVar("_halved", default=None)
+"""The sizes of halved parts in the current attempt of a ladder, which mentions them in its note; None without a ladder."""
 _FAILED = (
     *("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cusolver error", "nvrtc: error"),
     *("device-side assert", "Triton Error [CUDA]", "No CUDA GPUs are available", "HIP error"),
@@ -81,7 +85,45 @@ def free_gpu_memory() -> None:
         log.warning("the GPU's memory cannot be freed: %s", first_line(error))
 
 
-def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = "") -> dict[str, str]:
+def in_parts(items: Sequence[T], size: int, work: Callable[[Sequence[T]], object]) -> int:
+    """Runs work on successive parts of items, and again on half of a part if the GPU's memory does not suffice for it.
+
+    This is cheaper than the next step of a ladder, which repeats the whole case.
+
+    Args:
+        items: the items, in order.
+        size: max number of items of a part.
+        work: processes a part. If it fails for lack of memory, it is repeated on fewer items, so a failed call must not have
+            changed anything that the next call reads.
+
+    Returns:
+        The max number of items with which the last part succeeded; `size` if the memory sufficed.
+
+    Raises:
+        Exception: any other error of `work`, and a lack of memory for a single item.
+    """
+    first = 0
+    while first < len(items):
+        part = items[first : first + size]
+        try:
+            work(part)
+        except Exception as error:
+            if len(part) == 1 or not is_out_of_memory(error):
+                raise
+            problem = first_line(error)
+        else:
+            first += len(part)
+            continue
+        # After the `except` block, inside which the error's frames still refer to the tensors of the failed attempt.
+        free_gpu_memory()
+        size = (len(part) + 1) // 2
+        if (halved := _halved.get()) is not None:
+            halved.append(size)
+        log.warning("out of GPU memory with %d at a time, so the next part has %d: %s", len(part), size, problem)
+    return size
+
+
+def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = "", mode: Mode = "exact") -> dict[str, str]:
     """Returns the provenance of a result's device: its kind, the networks' precision, and whether windows had fewer slices.
 
     Results of the processor and of a GPU differ in a few voxels at ambiguous edges. The other memory-saving steps only change
@@ -89,12 +131,15 @@ def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = 
 
     Args:
         device: the device of the networks.
-        medsam2: whether MedSAM2 was used. It runs in float32 everywhere (TF32 is off).
+        medsam2: whether MedSAM2 was used. It runs in float32 (TF32 is off), and in 16 bits on a GPU in fast mode
+            (`precision.engine_dtype`).
         unet: whether a U-Net was used. On a GPU it runs in float16, by autocast.
         memory: the step of the ladder.
+        mode: the mode of MedSAM2's engine.
     """
     halved = unet and device.type == "cuda"
-    parts = [*(["float32"] if medsam2 or not halved else []), *(["U-Net float16" if medsam2 else "float16"] if halved else [])]
+    engine = dtype_name(engine_dtype(device, mode)) if medsam2 else "float32"
+    parts = [*([engine] if medsam2 or not halved else []), *(["U-Net float16" if medsam2 else "float16"] if halved else [])]
     found = {"device": device.type, "precision": ", ".join(parts)}
     return found | ({"windows": "fewer slices"} if unet and memory == "smallest" else {})
 
@@ -172,6 +217,7 @@ class Ladder:
         for memory in STEPS[STEPS.index(first) :]:
             if self._failure and memory != "cpu":
                 continue
+            halved = _halved.set([])
             try:
                 result = attempt(memory)
             except Exception as error:
@@ -185,7 +231,13 @@ class Ladder:
                         self._fitted[what] = (memory, time.monotonic())
                 if not notes and memory and self.device.type != "cpu":
                     notes.append("out of GPU memory a short time ago")
-                return result, Step(memory, f"{'; '.join(notes)}; done {_DESCRIPTIONS[memory]}" if notes else "")
+                done = _DESCRIPTIONS[memory]
+                if _halved.get():
+                    notes = notes or ["out of GPU memory at times"]
+                    done += " with smaller batches"
+                return result, Step(memory, f"{'; '.join(notes)}; done {done}" if notes else "")
+            finally:
+                _halved.reset(halved)
             # After the `except` block, inside which the error's frames still refer to the tensors of the failed attempt.
             if self._release is not None:
                 self._release()

@@ -13,9 +13,12 @@ AsPublishedOption = Annotated[
     bool,
     typer.Option(
         "--as-published",
-        help="Follow the published method in all steps: its settings, loop and thresholds are used; see docs/method.md.",
+        help="Follow the published method in all steps: its settings, loop, mode and thresholds are used; see docs/method.md.",
     ),
 ]
+
+_PUBLISHED = {"loop": "published", "thresholds": "published", "mode": "exact"}
+"""The values of the options that the method sets; see `studies.as_published`, which this module imports late."""
 
 
 def follow_published_method(context: typer.Context) -> None:
@@ -24,14 +27,14 @@ def follow_published_method(context: typer.Context) -> None:
     A command with `--as-published` calls this before it reads settings, and gives its options to `published_options`.
 
     Args:
-        context: the command's context; `--loop` and `--thresholds` are checked if the command has them.
+        context: the command's context; `--loop`, `--thresholds` and `--mode` are checked if the command has them.
 
     Raises:
-        InputError: the user gave `--loop` or `--thresholds` with another value than `published`, or a setting is invalid.
+        InputError: the user gave one of these options with another value than the method's, or a setting is invalid.
     """
-    for name in ("loop", "thresholds"):
-        source, value = context.get_parameter_source(name), context.params.get(name, "published")
-        if value != "published" and source is not None and source.name != "DEFAULT":
+    for name, published in _PUBLISHED.items():
+        source, value = context.get_parameter_source(name), context.params.get(name, published)
+        if value != published and source is not None and source.name != "DEFAULT":
             raise InputError("--as-published", f"contradicts --{name} {value}.", "Omit one of the two options.")
     from medsam2_atlas.cli.configurations import changed_settings
     from medsam2_atlas.studies.as_published import use_published_method

@@ -21,6 +21,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
     from medsam2_atlas.registration import registration_config
     from medsam2_atlas.scoremaps import fusion_config
     from medsam2_atlas.segmenters.marked_config import marks_config
+    from medsam2_atlas.segmenters.open_images_config import open_images_config
     from medsam2_atlas.unet.inference_config import unet_inference_config
 
     return {
@@ -33,6 +34,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
         "confidence.yaml": confidence_config,
         "medsam2.yaml": medsam2_config,
         "marks.yaml": marks_config,
+        "open_images.yaml": open_images_config,
         "unet.yaml": unet_inference_config,
         "active_learning.yaml": active_learning_config,
         "evaluation.yaml": evaluation_config,

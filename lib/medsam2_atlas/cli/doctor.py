@@ -26,7 +26,7 @@ def doctor_command(
     config: ConfigOption = None,
     dicomweb: Annotated[str, typer.Option(help="DICOMweb URL to test.")] = "http://127.0.0.1:8042/dicom-web",
 ) -> None:
-    """Check versions, device, weights, atlas, settings and DICOMweb server; print a remedy for everything that is missing.
+    """Check versions, device, weights, engine, atlas, settings and DICOMweb server; print a remedy for each missing part.
 
     The exit status is 1 if something is missing.
     """
@@ -34,6 +34,7 @@ def doctor_command(
         *_versions(),
         *_checked("device", _device),
         *_checked("weights", lambda: _weights(checkpoint, config)),
+        *_checked("engine", _engine),
         *_checked("U-Net", _unet),
         *_checked("atlas", lambda: _atlas(atlas)),
         *_checked("settings", _settings),
@@ -80,6 +81,14 @@ def _weights(checkpoint: Path | None, config: str | None) -> Iterator[_Row]:
     yield _Row("weights", _file(found.file, found.sha256), "medsam2-atlas weights fetch" if found.mark else "")
     if found.mark:
         yield _Row("", found.mark)
+
+
+def _engine() -> Iterator[_Row]:
+    import torch
+
+    from medsam2_atlas.medsam2 import describe_engine
+
+    yield _Row("engine on the CPU", describe_engine(torch.device("cpu")))
 
 
 def _unet() -> Iterator[_Row]:

@@ -23,8 +23,10 @@ from medsam2_atlas.cli.options import (
     DeviceOption,
     FolderOption,
     HuOption,
+    ModeOption,
     StrictOption,
     named_folders,
+    print_mode,
 )
 from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.segmenters.registry import family_of, trainable
@@ -68,6 +70,7 @@ def evaluate_command(
     as_published: AsPublishedOption = False,
     prompts: Annotated[str, typer.Option(help="Source of the first boxes; see `segment`.")] = "atlas",
     loop: Annotated[Loop, typer.Option(help="Propagation loop; see `segment`.")] = "symmetric",
+    mode: ModeOption = "exact",
     thresholds: Annotated[
         ThresholdRule, typer.Option(help="Thresholds of the score maps; see `segment`.")
     ] = DEFAULT_THRESHOLDS,
@@ -151,12 +154,14 @@ def evaluate_command(
         hu=hu,
         prompts=prompts,
         loop=loop,
+        mode=mode,
         thresholds=thresholds,
         fill_holes=fill_holes,
         as_published=as_published,
         energy=jobs == 1,
         threads=threads,
     )
+    print_mode(mode)
     choice = Choice(images, labels, tuple(counts), empty, jobs, seed, strict, tuple(changed_settings()))
     with umask_of_user(), bars(time_left=True) as progress:
         results = conduct(setting, choice, progress)

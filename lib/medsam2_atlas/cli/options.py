@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medsam2_atlas.base.choices import device_name
+from medsam2_atlas.base.choices import Mode, device_name
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.segmenters.registry import FAMILIES, family_of, vocabulary
@@ -46,6 +46,16 @@ DeviceOption = Annotated[
         help="Device for the networks: cpu, cuda, cuda:N, or auto (the first GPU that works, else the CPU).",
     ),
 ]
+ModeOption = Annotated[
+    Mode,
+    typer.Option(
+        "--mode",
+        help="How MedSAM2 computes: as the official predictor (exact), or with approximations that save time (fast); see "
+        "docs/method.md.",
+    ),
+]
+FAST_NOTE = "The masks differ from those of the official predictor; see docs/method.md."
+"""What a user of the fast mode must know."""
 
 AtlasOption = Annotated[
     Path | None,
@@ -114,6 +124,12 @@ def check_segmenter(name: str, truth: bool = False) -> str:
             "Add it or omit it.",
         )
     return name
+
+
+def print_mode(mode: Mode) -> None:
+    """Prints a note if MedSAM2 runs in the fast mode, because its masks are not those of the official predictor."""
+    if mode == "fast":
+        console.print(f"[yellow]mode:[/] fast. {FAST_NOTE}", soft_wrap=True)
 
 
 def named_folders(given: list[str] | None) -> dict[str, str]:

@@ -23,9 +23,11 @@ from medsam2_atlas.cli.options import (
     DeviceOption,
     FolderOption,
     HuOption,
+    ModeOption,
     UNetWeightsOption,
     check_segmenter,
     named_folders,
+    print_mode,
     renamed,
 )
 from medsam2_atlas.cli.outputs import JSON, NPZ, PNG, check_files
@@ -63,6 +65,7 @@ def segment_command(
             "script (published)."
         ),
     ] = "symmetric",
+    mode: ModeOption = "exact",
     thresholds: Annotated[
         ThresholdRule,
         typer.Option(
@@ -88,8 +91,8 @@ def segment_command(
         unet_weights = Path(renamed(str(unet_weights or ""), str(unet), "--unet", "--unet-weights", ""))
     if prompts not in PROMPTS and family_of(prompts).role != "trained":
         raise InputError(prompts, "is not a source of prompts.", "Choose atlas, unet, both or the name of a trained segmenter.")
-    given = {"--prompts": prompts != "atlas", "--loop": loop != "symmetric", "--fill-holes": fill_holes}
-    given |= {"--thresholds": thresholds != DEFAULT_THRESHOLDS, "--as-published": as_published}
+    given = {"--prompts": prompts != "atlas", "--loop": loop != "symmetric", "--mode": mode != "exact"}
+    given |= {"--fill-holes": fill_holes, "--thresholds": thresholds != DEFAULT_THRESHOLDS, "--as-published": as_published}
     if family_of(segmenter).role == "trained" and any(given.values()):
         unused = ", ".join(option for option, used in given.items() if used)
         raise InputError(segmenter, f"does not use {unused}.", "Omit these options; only the strategies of MedSAM2 use them.")
@@ -119,11 +122,12 @@ def segment_command(
     if volume.hu is not None and volume.hu["offset"]:
         console.print(f"[yellow]values:[/] {volume.hu['offset']:+g} was added to get HU (--hu {rule})")
     true_labels = read_labels(truth, volume) if truth is not None else None
-    options = Options(chosen, prompts, loop=loop, thresholds=thresholds, fill_holes=fill_holes, truth=true_labels)
+    options = Options(chosen, prompts, loop=loop, mode=mode, thresholds=thresholds, fill_holes=fill_holes, truth=true_labels)
     if as_published:
         options = published_options(options)
     if used.uses_network:
         console.print(f"networks run on {models.device}")
+        print_mode(mode)
     with bars() as progress, reporting(progress):
         result = run(used, volume, options, models).segmentation
     content = result.report
@@ -158,6 +162,7 @@ def propagate_command(
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     loop: Annotated[Loop, typer.Option(help="Propagation loop; see `segment`.")] = "symmetric",
+    mode: ModeOption = "exact",
     window: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Lower and upper HU bound to which the CT is clipped. Default: as in configs/medsam2.yaml."),
@@ -180,12 +185,13 @@ def propagate_command(
     weights = load_weights(find_checkpoint(checkpoint), config)
     ladder = Ladder(pick_device(device))
     console.print(f"networks run on {ladder.device}")
+    print_mode(mode)
     volume = read_volume(image)
     boxes = read_prompts(prompts, volume.geometry)
     with bars() as progress:
 
         def attempt(memory: Memory) -> dict[int, OrganLogits]:
-            engine = MedSAM2Volume(weights.on(ladder.device_of(memory)), volume.array, window=window, memory=memory)
+            engine = MedSAM2Volume(weights.on(ladder.device_of(memory)), volume.array, window=window, memory=memory, mode=mode)
             return engine.segment(boxes, loop=loop, fill_holes=fill_holes, progress=progress)
 
         found, step = ladder.run("propagation", attempt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from medsam2_atlas.base.progress import Progress
 from medsam2_atlas.base.resource import model_folder, resource
 from medsam2_atlas.cli.options import ConfigOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files
+
+if TYPE_CHECKING:
+    from medsam2_atlas.medsam2 import Weights
 
 app = typer.Typer(help="Download and check MedSAM2's weights.", no_args_is_help=True)
 
@@ -40,20 +43,38 @@ def fetch_command(
     target.parent.mkdir(parents=True, exist_ok=True)
     with bars() as progress:
         download(listed[name], target, progress)
-    echo(f"{target}", f"SHA-256 {sha256(target)}")
-    check_command(target)
+    echo(f"{target}", f"SHA-256 {sha256(target)}", _note(target, name))
+    _fit(target, None)
 
 
 @app.command("check")
 def check_command(file: Annotated[Path, typer.Argument(help="Checkpoint (.pt).")], config: ConfigOption = None) -> None:
-    """Check that each tensor of a checkpoint fits the network, and print the checkpoint's SHA-256."""
+    """Check that each tensor of a checkpoint fits the network, and whether its size and SHA-256 are the known ones."""
+    weights = _fit(file, config)
+    echo(f"SHA-256 {weights.sha256}", _note(file, file.name))
+
+
+def _fit(file: Path, config: str | None) -> Weights:
+    """Loads a checkpoint, and prints its size and its mark.
+
+    Raises:
+        WeightsError: the file is not a checkpoint, or it belongs to another network.
+    """
     from medsam2_atlas.medsam2 import load_weights
 
     weights = load_weights(file, config)
     count = sum(tensor.numel() for tensor in weights.network.state_dict().values())
-    echo(f"{file}: fits the network, {len(weights.network.state_dict())} tensors, {count} values", f"SHA-256 {weights.sha256}")
+    echo(f"{file}: fits the network, {len(weights.network.state_dict())} tensors, {count} values")
     if weights.mark:
         echo(weights.mark)
+    return weights
+
+
+def _note(file: Path, name: str) -> str:
+    """Returns whether a checkpoint is the known one of that name."""
+    from medsam2_atlas.medsam2.known_checkpoints import known_checkpoints
+
+    return known_checkpoints().note(name, file.stat().st_size, sha256(file))
 
 
 @app.command("shapes")

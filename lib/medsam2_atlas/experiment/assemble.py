@@ -183,6 +183,7 @@ def _made_with(
         atlas=dict(atlas),
         weights=weights,
         settings=list(choice.changed_settings),
+        mode=session.setting.options.mode,
         as_published=session.setting.as_published,
         data={case.name: {"image": case.image_sha256, "label": case.label_sha256} for case in cases},
         marks=marks,

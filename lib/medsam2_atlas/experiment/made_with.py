@@ -34,6 +34,7 @@ class MadeWith(BaseModel):
     atlas: dict[str, Any] = Field(description="folder, version and references of the atlas; empty without one")
     weights: dict[str, dict[str, Any]] = Field(description="file, checksum and mark of the weights, by segmenter")
     settings: list[str] = Field(description="settings that differ from their defaults, by file")
+    mode: str = Field(description="mode of MedSAM2: exact or fast")
     as_published: bool = Field(description="whether the published method was switched on")
     data: dict[str, dict[str, str]] = Field(description="SHA-256 of image and label map (`image`, `label`), by case")
     marks: list[str] = Field(description="warnings about weights, such as that they are demo weights")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, ThresholdRule
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Mode, ThresholdRule
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.experiment.variant import Variant
 from medsam2_atlas.imaging.hounsfield import HuRule
@@ -34,6 +34,7 @@ class Setting:
         hu: text of the rule that converts CT values to HU.
         prompts: source of the first boxes; see `Options.prompts`.
         loop: propagation loop; see `Options.loop`.
+        mode: mode of MedSAM2; see `Options.mode`.
         thresholds: threshold rule; see `Options.thresholds`.
         fill_holes: see `Options.fill_holes`.
         as_published: whether the published method is switched on.
@@ -49,6 +50,7 @@ class Setting:
     hu: str = "check"
     prompts: str = "atlas"
     loop: Loop = "symmetric"
+    mode: Mode = "exact"
     thresholds: ThresholdRule = DEFAULT_THRESHOLDS
     fill_holes: bool = False
     as_published: bool = False
@@ -67,7 +69,13 @@ class Setting:
     @property
     def options(self) -> Options:
         """The options of all variants, without ground truth."""
-        options = Options(prompts=self.prompts, loop=self.loop, thresholds=self.thresholds, fill_holes=self.fill_holes)
+        options = Options(
+            prompts=self.prompts,
+            loop=self.loop,
+            mode=self.mode,
+            thresholds=self.thresholds,
+            fill_holes=self.fill_holes,
+        )
         return published_options(options) if self.as_published else options
 
     def record_file(self, case: str, variant: Variant) -> Path:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from medsam2_atlas.base.choices import Mode
 from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.base.files import sha256
+from medsam2_atlas.base.precision import engine_dtype
 from medsam2_atlas.base.resource import model_folder, resource
 from medsam2_atlas.base.tensor_files import load_tensors
 from medsam2_atlas.medsam2.network import OFFICIAL, build_network, config_names, load_config
@@ -56,6 +58,15 @@ class Weights:
             WeightsError: the network's structure is not that of SAM 2.1.
         """
         return PreparedNetwork(self.network)
+
+    @cached_property
+    def _prepared_in_16_bits(self) -> PreparedNetwork:
+        return PreparedNetwork(self.network, engine_dtype(self.device, "fast"))
+
+    def prepared_for(self, mode: Mode) -> PreparedNetwork:
+        """Returns the network prepared for a mode: in fast mode on a GPU, with 16-bit products (`precision.engine_dtype`)."""
+        in_32_bits = engine_dtype(self.device, mode) == torch.float32
+        return self.prepared if in_32_bits else self._prepared_in_16_bits
 
     def on(self, device: torch.device) -> Weights:
         """Returns the weights on a device: these weights if they are on it, else a copy.

@@ -32,13 +32,18 @@ class MedSAM2Config(Settings):
         gt=0,
         description="max size in MiB of an image's stored features; those not used for longest are dropped and computed again",
     )
+    compile: bool = Field(
+        False,
+        description="whether encoder, mask decoder and memory encoder are compiled at their first use on a GPU, which takes up "
+        "to minutes and suits a server or many cases; results differ by rounding only",
+    )
     batch: int = Field(
-        16,
+        32,
         ge=1,
         description="max number of tracks (organ and direction) in one batch on a GPU; the CPU runs organs one after the other",
     )
     encoder_batch: int = Field(
-        4, ge=1, description="number of slices that are encoded together on a GPU; larger batches need more memory"
+        8, ge=1, description="number of slices that are encoded together on a GPU; larger batches need more memory"
     )
     small_batch: int = Field(
         4, ge=1, description="replaces `batch` if the GPU's memory is short; 1 is used if it is still too short"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from medsam2_atlas.base.memory import in_parts
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.medsam2.memory_attention import FirstLayer
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
@@ -34,6 +35,9 @@ class FeatureStore:
         batch: the number of slices that are encoded together.
         max_bytes: the max size of the stored tensors.
         kept_on: the device that stores the features; by default the network's device.
+
+    Attributes:
+        bytes: the size of the stored tensors.
     """
 
     def __init__(
@@ -50,32 +54,37 @@ class FeatureStore:
         self._first: OrderedDict[int, tuple[torch.Tensor, ...]] = OrderedDict()
         self.bytes = 0
 
+    def __len__(self) -> int:
+        return len(self._features)
+
     def stack(self, slices: Sequence[int]) -> SliceFeatures:
         """Returns the features of several slices as one batch on the network's device."""
         return SliceFeatures(self._stacked([self._of(z) for z in slices]))
 
     def first(self, slices: Sequence[int]) -> FirstLayer:
         """Returns the first layer of the memory attention for several slices, as one batch on the network's device."""
-        found: dict[int, tuple[torch.Tensor, ...]] = {}
-        for z in dict.fromkeys(slices):
-            if z in self._first:
-                self._first.move_to_end(z)
-                found[z] = self._first[z]
-            else:
-                top = self._of(z)[-1].to(self._prepared.device)
-                first = self._prepared.memory_attention.first(top, self._prepared.position)
-                found[z] = self._keep(self._first, z, (first.features, first.queries))
+        different = dict.fromkeys(slices)
+        found = {z: self._first[z] for z in different if z in self._first}
+        for z in found:
+            self._first.move_to_end(z)
+        new = [z for z in different if z not in found]
+        if new:
+            top = self._stacked([(self._of(z)[-1],) for z in new])[0]
+            first = self._prepared.memory_attention.first(top, self._prepared.position)
+            for n, z in enumerate(new):
+                found[z] = self._keep(self._first, z, (first.features[n : n + 1], first.queries[n : n + 1]))
         return FirstLayer(*self._stacked([found[z] for z in slices]))
 
     @torch.inference_mode()
     def encode(self, slices: Iterable[int], progress: Progress = silent) -> None:
         """Encodes the slices whose features are not stored yet, as far as they all fit into the store."""
         todo = sorted(set(slices) - set(self._features))
-        for start in range(0, len(todo), self._batch):
-            part = todo[start : start + self._batch]
-            size = sum(map(_bytes, self._encoded(part)))
+        size = self._batch
+        for start in range(0, len(todo), size):
+            part = todo[start : start + size]
+            self._batch = in_parts(part, self._batch, self._encoded)
             progress("encoding slices", (start + len(part)) / len(todo))
-            if self.bytes + size > self._max_bytes:
+            if self.bytes + sum(_bytes(self._features.get(z, ())) for z in part) > self._max_bytes:
                 break
 
     def _of(self, z: int) -> tuple[torch.Tensor, ...]:
@@ -87,7 +96,7 @@ class FeatureStore:
 
     def _encoded(self, slices: Sequence[int]) -> list[tuple[torch.Tensor, ...]]:
         size = int(self._prepared.network.image_size)
-        images = to_network([self._planes(z) for z in slices], size).to(self._prepared.device)
+        images = to_network([self._planes(z) for z in slices], size, self._prepared.device)
         levels = self._prepared.encode(images)
         return [self._keep(self._features, z, tuple(level[n : n + 1] for level in levels)) for n, z in enumerate(slices)]
 
@@ -96,7 +105,7 @@ class FeatureStore:
     ) -> tuple[torch.Tensor, ...]:
         """Stores copies of tensors and drops old ones; a view of a batch would keep the whole batch in memory."""
         kept = tuple(tensor.clone() if self._kept_on is None else tensor.to(self._kept_on, copy=True) for tensor in tensors)
-        self.bytes += _bytes(kept)
+        self.bytes += _bytes(kept) - _bytes(store.pop(z, ()))
         store[z] = kept
         for old in (self._first, self._features):
             while self.bytes > self._max_bytes and old:

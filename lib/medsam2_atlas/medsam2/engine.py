@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,14 @@ from scipy import ndimage
 
 from medsam2_atlas.base.choices import Loop, Memory, Mode
 from medsam2_atlas.base.progress import Progress, part, silent
+from medsam2_atlas.medsam2.batched_propagation import BatchedPropagator
 from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.medsam2.propagation import Propagator
 from medsam2_atlas.medsam2.tracks import BOX_FIRST, BOX_LAST, OFF, ON, Mend, Points, Track
+from medsam2_atlas.medsam2.uploads import uploaded
 from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
 
 _MAX_HOLE = 8
@@ -89,12 +92,23 @@ class MedSAM2Volume:
             batch = max_batch
         kept_on = torch.device("cpu") if spares and weights.device.type != "cpu" else None
         planes = to_uint8(hu, window)
-        prepared = weights.prepared
+        prepared = weights.prepared_for(mode)
         self._net = prepared.network
         self._shape = hu.shape
         max_bytes = int(config.feature_megabytes * 2**20)
         self._features = FeatureStore(prepared, planes.__getitem__, min(batch, encoder_batch), max_bytes, kept_on)
-        self._propagator = Propagator(prepared, self._features, hu.shape[0], batch)
+        propagator = Propagator if weights.device.type == "cpu" else BatchedPropagator
+        self._propagator = propagator(prepared, self._features, hu.shape[0], batch)
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the CT's voxels (8 bit) and its encoded slices."""
+        return math.prod(self._shape) + self._features.bytes
+
+    @property
+    def slice_bytes(self) -> float:
+        """The mean memory of an encoded slice; 0 before the first one is encoded."""
+        return self._features.bytes / max(1, len(self._features))
 
     def segment(
         self,
@@ -151,11 +165,15 @@ class MedSAM2Volume:
         """
         starts = {marks.z: self._points(marks) for marks in organ.defining}
         corrections = {marks.z: self._points(marks) for marks in organ.correcting}
-        share = 0.5 if corrections else 1.0
         tracks = self._both_ways(organ, min(starts), patience, min_certainty)
+        whole = sum(len(track) for track in tracks)
         for track in tracks:
             track.starts, track.mend = starts, mend
             track.corrections = {z: p for z, p in corrections.items() if track.direction * (z - track.start) > 0}
+            if corrections:  # the second run gives the other slices
+                track.end = max((track.start, *track.corrections), key=lambda z: abs(z - track.start))
+        first = sum(len(track) for track in tracks)
+        share = first / (first + whole) if corrections else 1.0
         self._propagator.run(tracks, part(progress, 0, share))
         if corrections:
             known = {z: memory for t in tracks for z, memory in (t.starting | t.corrected).items()}
@@ -191,8 +209,8 @@ class MedSAM2Volume:
         kinds = [BOX_FIRST, BOX_LAST] * bool(box) + [ON] * len(marks.inside) + [OFF] * len(marks.outside)
         rows, columns = self._shape[1:]
         device = self._net.device
-        scaled = (places / torch.tensor([columns, rows]) * self._net.image_size).to(device)
-        return Points(scaled, torch.tensor(kinds, dtype=torch.int32, device=device))
+        scaled = places / torch.tensor([columns, rows]) * self._net.image_size
+        return Points(uploaded(scaled, device), uploaded(torch.tensor(kinds, dtype=torch.int32), device))
 
 
 def _filled(logits: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from sam2.modeling.memory_encoder import CXBlock
+from sam2.modeling.sam2_utils import MLP
 from torch import nn
 
 from medsam2_atlas.medsam2.config import medsam2_config
@@ -34,8 +36,9 @@ _MIN_SPEED = 0.8
 """Min rate of oneDNN, as a multiple of PyTorch's. It is below 1 so that noise does not change the choice between processes."""
 _PACKED_ROWS = 1024
 """Number of rows for which oneDNN packs weights; other numbers of rows give the same result."""
+_ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.ReLU: "relu", nn.GELU: "gelu"}
 _MIN_SIZE = 32
-"""Min number of inputs and outputs of a packed layer; smaller products gain nothing."""
+"""Min number of rows, inputs and outputs of a product by oneDNN; smaller products gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Measurement:
 
 
 def backend_of(tensor: torch.Tensor) -> Backend:
-    """Returns the library that multiplies tensors of this device and precision."""
+    """Returns the library that multiplies matrices of a tensor's device and precision; the tensor may have any shape."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
         return "torch"
     chosen = medsam2_config().linear
@@ -126,8 +129,9 @@ class Linear(nn.Module):
         self._packed_weight = _packed(self.weight) if packs else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the layer's output `[..., outputs]` for an input `[..., inputs]`."""
-        if self._packed_weight is not None and x.dtype == torch.float32:
+        """Returns the layer's output, `[n, ..., outputs]`, for an input `[n, ..., inputs]`."""
+        large = x.numel() >= _MIN_SIZE * self.in_features
+        if self._packed_weight is not None and large and x.dtype == torch.float32:
             return _onednn(x.contiguous(), self._packed_weight, self.bias, self.activation)
         y = F.linear(x, self.weight, self.bias)
         return {"none": lambda v: v, "relu": F.relu, "gelu": F.gelu}[self.activation](y)
@@ -139,12 +143,24 @@ def product(x: torch.Tensor, y: torch.Tensor, backend: Backend) -> torch.Tensor:
 
 
 def replace_linear_layers(part: nn.Module) -> None:
-    """Replaces all linear layers inside a module of sam2 by the engine's own, which share their weights."""
+    """Replaces all linear layers inside a module of sam2 by the engine's own, which share their weights.
+
+    Activations between the layers of a multilayer perceptron become part of the layers.
+    """
     for name, child in list(part.named_children()):
-        if isinstance(child, nn.Linear):
+        activation = _ACTIVATIONS.get(type(child.act)) if isinstance(child, MLP | CXBlock) else None
+        if isinstance(child, MLP) and activation is not None:
+            *inner, last = child.layers
+            child.layers = nn.ModuleList(
+                [*(Linear(m.weight, m.bias, activation) for m in inner), Linear(last.weight, last.bias)]
+            )
+            child.act = nn.Identity()
+        elif isinstance(child, nn.Linear):
             setattr(part, name, Linear(child.weight, child.bias))
         else:
             replace_linear_layers(child)
+            if isinstance(child, CXBlock) and activation is not None:
+                child.pwconv1.activation, child.act = activation, nn.Identity()
 
 
 def _packed(weight: torch.Tensor) -> Any:

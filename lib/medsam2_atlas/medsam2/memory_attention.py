@@ -28,8 +28,8 @@ from torch import nn
 from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.medsam2.linear import Linear, backend_of, product
 
-_CHUNK = 128
-"""Number of query rows that are processed together on the CPU."""
+_CHUNK = 2**21
+"""Max number of scores that are computed together on the CPU."""
 _INPUT_POSITION = 0.1
 """Weight of the position encoding that sam2 adds to the features."""
 
@@ -187,11 +187,11 @@ def _attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) 
     for q, k, v in zip(queries, keys, values, strict=True):
         columns = v.T
         parts = []
-        for rows in q.split(_CHUNK):
+        for rows in q.split(max(1, _CHUNK // len(k))):
             scores = product(rows, k, backend)
             parts.append(product(torch.softmax(scores, -1, out=scores), columns, backend))
-        found.append(torch.cat(parts))
-    return torch.stack(found)
+        found.append(parts[0] if len(parts) == 1 else torch.cat(parts))
+    return found[0][None] if len(found) == 1 else torch.stack(found)
 
 
 def _tokens(maps: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,10 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import nn
 
 from medsam2_atlas.base.errors import WeightsError
+from medsam2_atlas.medsam2.arithmetic import Arithmetic, halve_weights, in_own_arithmetic
+from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
+from medsam2_atlas.medsam2.compiled import compile_parts
+from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.linear import Linear, replace_linear_layers
 from medsam2_atlas.medsam2.memory_attention import MemoryAttention
 from medsam2_atlas.medsam2.tracks import Points
@@ -48,10 +52,13 @@ class PreparedNetwork:
 
     Args:
         network: the network (`SAM2Base`) in evaluation mode. It stays as it is; the weights are shared.
+        half: the 16-bit format of matrix products and convolutions, for which their weights are copied; None by default: all
+            has the weights' precision.
 
     Attributes:
         network: the prepared copy. The engine reads sizes and flags from it.
-        memory_attention: the memory attention.
+        arithmetic: the precision of `encode`, `decode`, `remember` and the memory attention.
+        memory_attention: the memory attention; on a GPU, it takes slices with different amounts of memory together.
         position: the position encoding of the coarsest features, `[1, c, h, w]`.
 
     Raises:
@@ -59,26 +66,36 @@ class PreparedNetwork:
     """
 
     @torch.inference_mode()
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, half: torch.dtype | None = None) -> None:
         _check(network)
         shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
         self.network = copy.deepcopy(network, shared)
-        self.memory_attention = MemoryAttention(self.network)
-        self.side = int(self.network.sam_image_embedding_size)
-        for part in (self.network.image_encoder, self.network.memory_encoder, self.network.sam_mask_decoder):
-            replace_linear_layers(part)
         self._like = next(self.network.parameters())
+        self.arithmetic = Arithmetic(self.device.type, half)
+        on_gpu = self.device.type != "cpu"
+        self.memory_attention = (
+            BatchedMemoryAttention(self.network, self.arithmetic) if on_gpu else MemoryAttention(self.network)
+        )
+        self.side = int(self.network.sam_image_embedding_size)
+        parts = [self.network.image_encoder, self.network.memory_encoder, self.network.sam_mask_decoder]
+        for part in parts:
+            replace_linear_layers(part)
         trunk, neck, decoder = self.network.image_encoder.trunk, self.network.image_encoder.neck, self.network.sam_mask_decoder
         cells = int(self.network.image_size) // trunk.patch_embed.proj.stride[0]
         table = trunk._get_pos_embed((cells, cells))
         trunk._get_pos_embed = lambda _: table
         self._levels = [_folded(outer, neck.convs[-1 - n].conv) for n, outer in enumerate((decoder.conv_s0, decoder.conv_s1))]
         self._levels += [_as_linear(neck.convs[n].conv) for n in (1, 0)]
+        if half is not None:
+            for part in (*parts, self.network.obj_ptr_proj, nn.ModuleList(self._levels)):
+                halve_weights(part, half)
         top = torch.zeros(1, neck.d_model, self.side, self.side, device=self.device, dtype=self.dtype)
         self.position = neck.position_encoding(top).to(self.dtype)
         self._dense_position = self.network.sam_prompt_encoder.get_dense_pe()
         no_point = torch.full((1, 1), _NO_POINT, dtype=torch.int32, device=self.device)
         self._no_prompt = self._embedded(torch.zeros(1, 1, 2, device=self.device), no_point, None)
+        if on_gpu and medsam2_config().compile:
+            compile_parts(self.network)
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +107,7 @@ class PreparedNetwork:
         """The precision of the weights."""
         return self._like.dtype
 
+    @in_own_arithmetic
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns the features of n slices, from fine to coarse: three tensors `[n, c, h, w]`.
 
@@ -103,6 +121,7 @@ class PreparedNetwork:
         top = coarse + F.interpolate(coarsest, scale_factor=2.0, mode="nearest")
         return fine.contiguous(), middle.contiguous(), top.contiguous()
 
+    @in_own_arithmetic
     def decode(
         self,
         embedding: torch.Tensor,
@@ -153,8 +172,9 @@ class PreparedNetwork:
             present = presence > 0
             masks = torch.where(present[:, None, None], masks, NO_OBJ_SCORE)
             pointer = self._pointer(pointer, presence.sigmoid() if net.soft_no_obj_ptr else present.to(pointer.dtype))
-        return Decoded(masks, pointer, presence)
+        return Decoded(*(found.to(self.dtype) for found in (masks, pointer, presence)))
 
+    @in_own_arithmetic
     def remember(self, top: torch.Tensor, logits: torch.Tensor, presence: torch.Tensor, prompted: bool) -> torch.Tensor:
         """Returns the memory features of n segmented slices, `[n, c, h, w]`.
 
@@ -185,8 +205,9 @@ class PreparedNetwork:
     def _embedded(
         self, places: torch.Tensor, kinds: torch.Tensor, masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the sparse and dense embeddings of prompts."""
-        sparse, dense = self.network.sam_prompt_encoder(points=(places, kinds), boxes=None, masks=masks)
+        """Returns the sparse and dense embeddings of prompts. In 16 bits, the places of points would be off by some pixels."""
+        with torch.autocast(self.device.type, enabled=False):
+            sparse, dense = self.network.sam_prompt_encoder(points=(places, kinds), boxes=None, masks=masks)
         return sparse, dense
 
 

@@ -39,21 +39,25 @@ def to_uint8(hu: np.ndarray, window: tuple[float, float] | None = None) -> np.nd
     return ((clipped - lower) / (upper - lower) * 255.0).astype(np.uint8)
 
 
-def to_network(slices: Sequence[np.ndarray] | np.ndarray, size: int) -> torch.Tensor:
+def to_network(slices: Sequence[np.ndarray] | np.ndarray, size: int, device: torch.device | None = None) -> torch.Tensor:
     """Converts 8-bit slices to the network's input.
 
-    Each slice is copied to three channels, resized by PIL's default filter (bicubic), and normalised by ImageNet's mean and
-    standard deviation.
+    Each slice is resized by PIL's default filter (bicubic), copied to three channels, and normalised by ImageNet's mean and
+    standard deviation. A GPU does the latter two: a twelfth of the bytes is copied to it, from pinned memory, so that the
+    processor can resize the next slices meanwhile.
 
     Args:
         slices: the slices, `[n, y, x]` uint8.
         size: the side of the network's input in pixels.
+        device: the device of the result; the CPU by default.
 
     Returns:
         `[n, 3, size, size]`, float32.
     """
-    resized = [np.asarray(Image.fromarray(plane).convert("RGB").resize((size, size))) for plane in slices]
-    pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255.0
-    mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    return (pixels - mean) / std
+    grey = torch.from_numpy(np.stack([np.asarray(Image.fromarray(plane).resize((size, size))) for plane in slices]))
+    if device is not None and device.type == "cuda":
+        grey = grey.pin_memory().to(device, non_blocking=True)
+    pixels = grey.float() / 255.0
+    # Numbers instead of tensors, which would have to be copied to the GPU, too.
+    channels = [(pixels - mean) / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+    return torch.stack(channels, -1).permute(0, 3, 1, 2)

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
+from medsam2_atlas.base.memory import in_parts
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
@@ -60,7 +62,7 @@ class Propagator:
                 if not going:
                     break
                 for group in self._groups(going, step):
-                    self._step(group, step)
+                    self._batch = in_parts(group, self._batch, partial(self._step, step=step))
                     progress("propagation", (finished + sum(t.done(step - 1) for t in part)) / total)
                 for track in going:
                     track.end_if_lost(track.slice_at(step))
@@ -95,19 +97,21 @@ class Propagator:
         for (_, z), sharing in starts.items():
             same_length[len(sharing[0].starts[z].kinds)].append((z, sharing))
         for items in same_length.values():
-            for first in range(0, len(items), self._batch):
-                part = items[first : first + self._batch]
-                progress("propagation", done)
-                slices = self._features.stack([z for z, _ in part])
-                embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)
-                prompts = [sharing[0].starts[z] for z, sharing in part]
-                found = self._prepared.decode(embedding, slices.levels, prompts=prompts, starting=True)
-                logits = torch.stack([sharing[0].mended(z, found.logits[n]) for n, (z, sharing) in enumerate(part)])
-                memory = self._remember(slices, logits, found.presence, prompted=True)
-                for n, (z, sharing) in enumerate(part):
-                    own = Memory(memory[n : n + 1], found.pointer[n : n + 1])
-                    for track in sharing:
-                        track.logits[z], track.starting[z] = logits[n], own
+            progress("propagation", done)
+            self._batch = in_parts(items, self._batch, self._start_together)
+
+    def _start_together(self, items: Sequence[tuple[int, list[Track]]]) -> None:
+        """Segments starting slices whose prompts have the same number of points, each for the tracks that share it."""
+        slices = self._features.stack([z for z, _ in items])
+        embedding = slices.levels[-1] + self._net.no_mem_embed.view(1, -1, 1, 1)
+        prompts = [sharing[0].starts[z] for z, sharing in items]
+        found = self._prepared.decode(embedding, slices.levels, prompts=prompts, starting=True)
+        logits = torch.stack([sharing[0].mended(z, found.logits[n]) for n, (z, sharing) in enumerate(items)])
+        memory = self._remember(slices, logits, found.presence, prompted=True)
+        for n, (z, sharing) in enumerate(items):
+            own = Memory(memory[n : n + 1], found.pointer[n : n + 1])
+            for track in sharing:
+                track.logits[z], track.starting[z] = logits[n], own
 
     def _step(self, tracks: Sequence[Track], step: int) -> None:
         """Segments the slices of one step, for tracks with the same amount of memory."""
@@ -124,7 +128,8 @@ class Propagator:
             tracks[n].passed[places[n]] = Memory(None, found.pointer[n : n + 1])
         kept = [n for n in tracked if tracks[n].read_later(places[n], self._reach)]
         if kept:
-            memory = self._remember(_part(slices, kept), found.logits[kept], found.presence[kept], prompted=False)
+            logits, presence = (_rows(tensor, kept) for tensor in (found.logits, found.presence))
+            memory = self._remember(_part(slices, kept), logits, presence, prompted=False)
             for row, n in enumerate(kept):
                 tracks[n].passed[places[n]].features = memory[row : row + 1]
         for track, z in zip(tracks, places, strict=True):
@@ -213,4 +218,9 @@ class Propagator:
 
 def _part(slices: SliceFeatures, rows: Sequence[int]) -> SliceFeatures:
     """Returns the features of some rows of a batch."""
-    return SliceFeatures(tuple(level[list(rows)] for level in slices.levels))
+    return SliceFeatures(tuple(_rows(level, rows) for level in slices.levels))
+
+
+def _rows(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """Returns some rows of a tensor, in ascending order. On a GPU, an index would have to be copied there first."""
+    return tensor if len(rows) == len(tensor) else torch.cat([tensor[n : n + 1] for n in rows])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
+from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.memory_attention import Keys, MemoryAttention, Read
 
 OFF, ON, BOX_FIRST, BOX_LAST = range(4)
@@ -49,6 +50,17 @@ class Memory:
         """Deletes all but the pointer."""
         self.features = None
         self.forget_keys()
+
+
+def read_together(memories: Sequence[Memory], attention: BatchedMemoryAttention) -> None:
+    """Projects the keys of all memories that are read for the first time, in one batch."""
+    new = list({id(memory): memory for memory in memories if memory._tokens is None}.values())
+    if new:
+        features = torch.cat([memory.features for memory in new if memory.features is not None])
+        tokens = attention.arithmetic.rounded(features.flatten(2).transpose(1, 2).to(new[0].pointer.dtype)).contiguous()
+        keys = attention.keys(tokens)
+        for n, memory in enumerate(new):
+            memory._tokens, memory._keys = tokens[n], tuple(layer[n] for layer in keys)
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ class Track:
         return any(z + self.direction * distance not in self.starting for distance in range(1, left + 1))
 
     def mended(self, z: int, logits: torch.Tensor) -> torch.Tensor:
-        """Returns the logits `[1, h, w]` of a prompted slice as they enter the memory."""
+        """Returns the logits of a prompted slice as they enter the memory, `[1, y, x]` at the network's mask resolution."""
         return logits if self.mend is None else self.mend(z, logits)
 
     def end_if_lost(self, z: int) -> None:
@@ -150,6 +162,6 @@ class Track:
 
 
 def _certainty(logits: torch.Tensor) -> float:
-    """Returns the mean logit inside a mask; 0 if the mask is empty."""
-    inside = logits[logits > 0]
-    return float(inside.mean()) if inside.numel() else 0.0
+    """Returns the mean logit inside a mask; 0 if the mask is empty. The CPU waits only once for a GPU."""
+    inside = logits > 0
+    return float((logits * inside).sum() / inside.sum().clamp(min=1))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Memory, ThresholdRule
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Memory, Mode, ThresholdRule
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from medsam2_atlas.prompting import Jitter, MarkedOrgan
     from medsam2_atlas.registration import RegistrationCache
     from medsam2_atlas.scoremaps import ScoreMaps
+    from medsam2_atlas.segmenters.open_images import OpenImages
     from medsam2_atlas.unet import UNet
 
 __all__ = ["DEFAULTS", "Options", "Provenance", "Report", "Resources", "Segmentation", "Segmenter", "Validation", "base_report"]
@@ -66,12 +67,14 @@ class Options:
             these two for each organ), or the name of another segmenter that gives coarse masks.
         weights: name of MedSAM2's weights; the default weights if empty.
         loop: propagation loop; see `medsam2.propagation`.
+        mode: how MedSAM2 computes: `exact`, or `fast` with approximations; see `medsam2.MedSAM2Volume`.
         thresholds: threshold rule of the prompting regions; see `scoremaps`.
         fill_holes: fill holes in masks, as the official CUDA build does.
         augment: test-time augmentation of U-Nets and nnU-Nets.
         memory: step of the memory ladder: device, and how networks save GPU memory.
         truth: ground truth label map, for the reference strategies only.
-        marks: a person's boxes and points, for `medsam2` only.
+        marks: a person's boxes and points on an organ, for `medsam2` only.
+        more_marks: boxes and points on further organs of the same CT, for `medsam2` only.
         jitter: displacement of the true prompts, for the reference strategies only; the other strategies refuse it.
     """
 
@@ -79,12 +82,14 @@ class Options:
     prompts: str = "atlas"
     weights: str = ""
     loop: Loop = "symmetric"
+    mode: Mode = "exact"
     thresholds: ThresholdRule = DEFAULT_THRESHOLDS
     fill_holes: bool = False
     augment: bool = False
     memory: Memory = ""
     truth: Volume | None = None
     marks: MarkedOrgan | None = None
+    more_marks: tuple[MarkedOrgan, ...] = ()
     jitter: Jitter | None = None
 
     @property
@@ -134,6 +139,11 @@ class Resources(Protocol):
     @property
     def registrations(self) -> RegistrationCache | None:
         """The cache of targets' registrations; None if they are not kept."""
+        ...
+
+    @property
+    def images(self) -> OpenImages:
+        """The CTs that stay open between cases, with their slices encoded for MedSAM2."""
         ...
 
     def atlas(self) -> Atlas:

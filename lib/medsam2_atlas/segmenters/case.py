@@ -16,7 +16,7 @@ from medsam2_atlas.base.progress import current
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
+from medsam2_atlas.medsam2 import OrganLogits, Weights
 from medsam2_atlas.prompting import (
     OrganPrompt,
     PromptOrigin,
@@ -30,6 +30,7 @@ from medsam2_atlas.prompting import (
 from medsam2_atlas.scoremaps import ScoreMaps
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Resources, Segmenter
 from medsam2_atlas.segmenters.fusion import fuse_logits
+from medsam2_atlas.segmenters.open_images import OpenImage
 from medsam2_atlas.segmenters.registry import family_of, trainable
 
 
@@ -59,7 +60,8 @@ class Case:
     """A CT with resources and options, and the intermediate results that strategies share.
 
     Score maps, coarse masks, encoded slices and the first pass of B, C and D are computed at first use; their time is added
-    to the strategy that uses them first. Networks and atlas stay the same for the whole case, even if training publishes new
+    to the strategy that uses them first. Slices that an earlier case of the same CT encoded may still be there
+    (`open_images`). Networks and atlas stay the same for the whole case, even if training publishes new
     weights meanwhile. A case belongs to one device; another step of the memory ladder needs a new case.
     """
 
@@ -75,7 +77,7 @@ class Case:
         self._resources = resources
         self._scores: ScoreMaps | None = None
         self._coarse: np.ndarray | None = None
-        self._volume: MedSAM2Volume | None = None
+        self._open: OpenImage | None = None
         self._first: tuple[Prompts, np.ndarray] | None = None
 
     @cached_property
@@ -172,12 +174,12 @@ class Case:
     def logits(self, prompts: Sequence[OrganPrompt], clock: Clock) -> dict[int, OrganLogits]:
         """Runs one pass of MedSAM2 and returns its logits by organ number."""
         options = self.options
-        if self._volume is None:
+        if self._open is None:
             weights = self.weights
             with clock.stage("network"):
-                self._volume = MedSAM2Volume(weights, self.image.array, memory=options.memory)
-        with clock.stage("network"):
-            return self._volume.segment(prompts, loop=options.loop, fill_holes=options.fill_holes, progress=current())
+                self._open = self._resources.images.open(self.image, weights, memory=options.memory, mode=options.mode)
+        with clock.stage("network"), self._open.used() as prepared:
+            return prepared.segment(prompts, loop=options.loop, fill_holes=options.fill_holes, progress=current())
 
     def fused(self, logits: dict[int, OrganLogits], clock: Clock) -> np.ndarray:
         """Fuses the logits of organs to a label map `[z, y, x]`."""

@@ -1,6 +1,6 @@
-"""Lists the settings that a result depends on and that differ from their defaults, for its provenance.
+"""Lists the settings and options that a result depends on and that differ from their defaults, for its provenance.
 
-Settings at their defaults are omitted, so that stored results remain valid when a later release adds settings. Results of early
+Those at their defaults are omitted, so that stored results remain valid when a later release adds one. Results of early
 releases have no entry `settings`; they are used regardless of the settings. The number of the release represents changes of
 the program.
 """
@@ -16,8 +16,18 @@ from medsam2_atlas.imaging.hu_config import hu_check_config
 from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.prompting import confidence_config, priors_config, prompting_config
 from medsam2_atlas.registration import registration_config
+from medsam2_atlas.segmenters.base import DEFAULTS, Options
 from medsam2_atlas.segmenters.marked_config import marks_config
 from medsam2_atlas.unet.inference_config import unet_inference_config
+
+
+def changed_options(options: Options, *names: str) -> dict[str, Any]:
+    """Returns the named options that differ from their defaults, by name.
+
+    >>> changed_options(Options(loop="published"), "loop", "mode")
+    {'loop': 'published'}
+    """
+    return {name: value for name in names if (value := getattr(options, name)) != getattr(DEFAULTS, name)}
 
 
 def foundation_settings(*, network: bool = True, unet: bool = False) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""Segments one organ from a person's marks: MedSAM2 propagates boxes and points on any slices through the volume."""
+"""Segments organs from a person's marks: MedSAM2 propagates boxes and points on any slices through the volume."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,44 +11,33 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from medsam2_atlas.base.choices import MODES
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.base.memory import free_gpu_memory, ran_on
-from medsam2_atlas.base.progress import Progress, current, silent
+from medsam2_atlas.base.memory import ran_on
+from medsam2_atlas.base.progress import Progress, current, part, silent
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights
+from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, describe_engine
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
-from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Resources, Segmentation, Segmenter, base_report
-from medsam2_atlas.segmenters.changed_settings import marked_settings
+from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, base_report
+from medsam2_atlas.segmenters.changed_settings import changed_options, marked_settings
+from medsam2_atlas.segmenters.mark_results import FoundOrgan, MarkedLabels, MarkResult, MarkResults
 from medsam2_atlas.segmenters.marked_config import marks_config
 
 INTERACTIVE = "medsam2"
 
 
-@dataclass(frozen=True)
-class _Open:
-    """The CT that was segmented last, prepared for MedSAM2; `key` identifies CT, weights, device and memory step."""
-
-    key: tuple[str, ...]
-    prepared: MedSAM2Volume
-
-
 class Marked(Segmenter):
-    """MedSAM2, prompted by a person's marks. The slices of the last CT stay encoded, so a correction only propagates again."""
-
-    def __init__(self, name: str, resources: Resources) -> None:
-        super().__init__(name, resources)
-        self._open: _Open | None = None
-        resources.at_release(self._close)
+    """MedSAM2, prompted by a person's marks. Slices that a case has encoded stay encoded (`open_images`)."""
 
     def check(self) -> None:
         """Loads the weights."""
         self._resources.weights()
 
     def available_options(self) -> dict[str, Any]:
-        """Returns the weights, and `reach`: max distance from the marks in mm; empty for no limit."""
-        return {"weights": self._resources.weight_names(), "reach": ""}
+        """Returns the weights, the modes of MedSAM2, and `reach`: max distance from the marks in mm; empty for no limit."""
+        return {"weights": self._resources.weight_names(), "mode": list(MODES), "reach": ""}
 
     def describe(self) -> dict[str, Any]:
         """Returns the mark of the weights."""
@@ -59,11 +47,11 @@ class Marked(Segmenter):
         """Returns the inputs of the result. The result itself is never stored, because it contains one organ only."""
         device = self._resources.ladder.device_of(options.memory)
         weights = self._resources.weights(options.weights).sha256
-        found = self._basis(options) | {"weights": weights} | marked_settings()
+        found = self._basis(options) | {"weights": weights} | changed_options(options, "mode") | marked_settings()
         return found | ran_on(device, medsam2=True, unet=False, memory=options.memory)
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments the organ of `options.marks`; see `segment_marked`.
+        """Segments the organ of `options.marks`, and those of `options.more_marks`; see `segment_marked`.
 
         Raises:
             InputError: if the options contain no marks.
@@ -72,42 +60,79 @@ class Marked(Segmenter):
         if options.marks is None:
             raise InputError("marks", "are missing.", "Draw a box around the organ, or set a point on it.")
         weights = self._resources.weights(options.weights, self._resources.ladder.device_of(options.memory))
-        prepared = self._prepared(volume, weights, options)
-        return segment_marked(volume, prepared, weights, options.marks, current())
-
-    def _prepared(self, image: Volume, weights: Weights, options: Options) -> MedSAM2Volume:
-        key = (image.digest, weights.sha256, str(weights.device), options.memory)
-        if self._open is None or self._open.key != key:
-            self._close()  # frees its memory before the next CT needs it
-            if weights.device.type == "cuda":
-                free_gpu_memory()
-            with stage("network"):
-                self._open = _Open(key, MedSAM2Volume(weights, image.array, memory=options.memory))
-        return self._open.prepared
-
-    def _close(self) -> None:
-        self._open = None
+        with stage("network"):
+            opened = self._resources.images.open(volume, weights, memory=options.memory, mode=options.mode)
+        organs = (options.marks, *options.more_marks)
+        with opened.used() as prepared:
+            return segment_marked(volume, prepared, weights, organs, current(), opened.results)
 
 
 def segment_marked(
-    image: Volume, prepared: MedSAM2Volume, weights: Weights, organ: MarkedOrgan, progress: Progress = silent
+    image: Volume,
+    prepared: MedSAM2Volume,
+    weights: Weights,
+    organs: MarkedOrgan | Sequence[MarkedOrgan],
+    progress: Progress = silent,
+    results: MarkResults | None = None,
 ) -> Segmentation:
-    """Segments one organ from a person's marks. Components that contain no voxel of a marked slice are removed.
+    """Segments organs from a person's marks. Components that contain no voxel of a marked slice are removed.
 
     A person's points overrule the network: a mask that contradicts a point is corrected (`apply_points`), and the report lists
-    the correction (`overruled`).
+    the correction (`overruled`). A voxel of several organs' masks gets the organ with the highest logit.
 
     Args:
         image: the CT, `[z, y, x]` in HU.
         prepared: the same CT, prepared for these weights; its encoded slices are reused.
         weights: the weights of MedSAM2, for the report.
-        organ: organ number and marks, in voxel indices of the image.
+        organs: numbers and marks of one or several organs, in voxel indices of the image; each organ once.
         progress: called with stage and fraction completed.
+        results: earlier results on the same CT with the same weights; an organ with the same marks is not propagated again.
 
     Returns:
-        The label map `[z, y, x]` of this organ on the grid of the image, and the report.
+        The label map `[z, y, x]` of these organs on the grid of the image, and the report.
     """
     began = time.perf_counter()
+    given = [organs] if isinstance(organs, MarkedOrgan) else list(organs)
+    fused = MarkedLabels(image.array.shape)
+    for n, organ in enumerate(given):
+        fused.add(*_found(image, prepared, organ, part(progress, n / len(given), (n + 1) / len(given)), results))
+    labels, found = fused.fused(), fused.found
+    ends = [(one.logits.z_min, one.logits.z_min + len(one.logits.values) - 1) for one in found]
+    report = base_report(INTERACTIVE, image, labels, [organ.label for organ in given]).with_fields(
+        marks=[marks for organ in given for marks in _described(organ)],
+        overruled=[note for one in found for note in one.overruled],
+        range=[min(first for first, _ in ends), max(last for _, last in ends)],
+        seconds={"network": round(time.perf_counter() - began, 3)},
+        **ran_on(weights.device, medsam2=True, unet=False) | {"device": str(weights.device)},
+        mode=prepared.mode,
+        engine=describe_engine(weights.device),
+        weights=weights.describe(),
+        **({"mark": weights.mark} if weights.mark else {}),
+    )
+    return Segmentation(image.with_array(labels), report)
+
+
+def _found(
+    image: Volume, prepared: MedSAM2Volume, organ: MarkedOrgan, progress: Progress, results: MarkResults | None
+) -> tuple[FoundOrgan, np.ndarray]:
+    """Returns an organ, and its mask `[z, y, x]`, which agrees with all points."""
+    key = (organ, marks_config().model_dump_json())
+    result = (MarkResults() if results is None else results).get(key, lambda: _propagated(image, prepared, organ, progress))
+    overruled, certain = dict(result.overruled), []
+    mask = _mask(result.logits, image.array.shape)
+    for marks in organ.slices:  # the logits were corrected at the network's resolution; this corrects the mask
+        before = mask[marks.z].copy()
+        note = apply_points(mask[marks.z], image, marks)
+        if note:
+            overruled.setdefault(marks.z, note)
+        certain += [(marks.z, y, x) for y, x in np.argwhere(mask[marks.z] & ~before)]
+        certain += [(marks.z, round(y), round(x)) for x, y in marks.inside]
+    mask = _reaching(mask, [marks.z for marks in organ.slices])
+    notes = tuple(overruled[z] for z in sorted(overruled))
+    return FoundOrgan(organ, result.logits, np.array(certain, int).reshape(-1, 3), notes), mask
+
+
+def _propagated(image: Volume, prepared: MedSAM2Volume, organ: MarkedOrgan, progress: Progress) -> MarkResult:
     config = marks_config()
     patience = max(1, round(config.max_gap_mm / image.geometry.spacing[2]))
     by_slice, overruled = {marks.z: marks for marks in organ.slices}, dict[int, str]()
@@ -122,23 +147,7 @@ def segment_marked(
         logits = prepared.segment_marked(
             organ, patience=patience, min_certainty=config.min_certainty, mend=mend, progress=progress
         )
-    mask = _mask(logits, image.array.shape)
-    for z, marks in by_slice.items():  # the logits were corrected at the network's resolution; this corrects the mask
-        note = apply_points(mask[z], image, marks)
-        if note:
-            overruled.setdefault(z, note)
-    mask = _reaching(mask, [marks.z for marks in organ.slices])
-    labels = np.where(mask, organ.label, 0).astype(np.uint8)
-    report = base_report(INTERACTIVE, image, labels, [organ.label]).with_fields(
-        marks=_described(organ),
-        overruled=[overruled[z] for z in sorted(overruled)],
-        range=[logits.z_min, logits.z_min + len(logits.values) - 1],
-        seconds={"network": round(time.perf_counter() - began, 3)},
-        **ran_on(weights.device, medsam2=True, unet=False) | {"device": str(weights.device)},
-        weights=weights.describe(),
-        **({"mark": weights.mark} if weights.mark else {}),
-    )
-    return Segmentation(image.with_array(labels), report)
+    return MarkResult(logits, overruled)
 
 
 def _mask(logits: OrganLogits, shape: tuple[int, ...]) -> np.ndarray:

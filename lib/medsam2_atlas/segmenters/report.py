@@ -62,6 +62,8 @@ class Report(BaseModel):
     prompter: dict[str, Any] | None = Field(None, description="weights of another segmenter whose coarse masks gave prompts")
     loop: str | None = Field(None, description="propagation loop: how boxes condition the propagation")
     thresholds: str | None = Field(None, description="threshold rule that gave prompting regions from score maps")
+    mode: str | None = Field(None, description="mode of MedSAM2: exact, or fast with approximations")
+    engine: str | None = Field(None, description="implementation of MedSAM2's linear layers, and its measured speed")
     prompts_from: str | None = Field(None, description="source of the first prompts: atlas, unet, both, truth, or a segmenter")
     prompt_sources: dict[str, str] | None = Field(None, description="source of each organ's prompt, and the reason")
     jitter: str | None = Field(None, description="displacement of the true prompts in mm, such as shift=10 or scale=-5")

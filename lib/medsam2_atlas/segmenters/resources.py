@@ -18,6 +18,7 @@ from medsam2_atlas.medsam2 import Weights
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.scoremaps import ScoreMaps, score_maps
 from medsam2_atlas.segmenters.base import Segmenter
+from medsam2_atlas.segmenters.open_images import OpenImages
 from medsam2_atlas.segmenters.registry import make_segmenter
 from medsam2_atlas.unet import UNet
 
@@ -36,6 +37,7 @@ class LoadedResources:
         device: torch.device | None = None,
         hu: HuRule = CHECK,
         registrations: RegistrationCache | None = None,
+        images: OpenImages | None = None,
     ) -> None:
         """Keeps the given atlas and networks.
 
@@ -46,8 +48,10 @@ class LoadedResources:
             device: device of the networks; by default the CPU.
             hu: rule that converts the values of CTs to HU.
             registrations: cache of targets' registrations; none by default.
+            images: the CTs that stay open between cases; by default, as many as `configs/open_images.yaml` allows.
         """
         self.hu, self.registrations = hu, registrations
+        self.images = OpenImages() if images is None else images
         self.ladder = Ladder(device or torch.device("cpu"), self.release)
         self._atlas, self._weights, self._unets = atlas, weights, dict(unets or {})
         self._copies: dict[tuple[str, torch.device], Any] = {}
@@ -59,6 +63,7 @@ class LoadedResources:
     def release(self) -> None:
         """Frees all GPU memory that is kept between cases."""
         self._copies.clear()
+        self.images.close()
         for drop in self._drops:
             drop()
 

@@ -22,10 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from medsam2_atlas.base.choices import MODES
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.medsam2 import describe_engine
 from medsam2_atlas.prompting import (
     PromptOrigin,
     Prompts,
@@ -51,7 +53,7 @@ from medsam2_atlas.segmenters.base import (
     only,
 )
 from medsam2_atlas.segmenters.case import Case, Clock, prompter_of
-from medsam2_atlas.segmenters.changed_settings import foundation_settings
+from medsam2_atlas.segmenters.changed_settings import changed_options, foundation_settings
 from medsam2_atlas.segmenters.fusion import fuse_scores
 from medsam2_atlas.segmenters.registry import models, ready_made, trainable
 
@@ -171,9 +173,11 @@ class Strategy(Segmenter):
             self._resources.weights()
 
     def available_options(self) -> dict[str, Any]:
-        """Returns the organs and, for strategies with a network, the weights and sources of prompts."""
+        """Returns the organs and, for strategies with a network, the weights, sources of prompts, and modes of MedSAM2."""
         found = super().available_options()
-        return found | {"weights": self._resources.weight_names(), "prompts": self._sources()} if self.uses_network else found
+        if not self.uses_network:
+            return found
+        return found | {"weights": self._resources.weight_names(), "prompts": self._sources(), "mode": list(MODES)}
 
     def describe(self) -> dict[str, Any]:
         """Returns the atlas' version and number of references, and the mark of the weights."""
@@ -200,11 +204,7 @@ class Strategy(Segmenter):
         found |= foundation_settings(network=self.uses_network, unet=prompter is not None)
         if not self.uses_network:
             return found
-        changed: Provenance = {
-            key: value
-            for key, value in (("loop", options.loop), ("thresholds", options.thresholds), ("fill_holes", options.fill_holes))
-            if value != getattr(DEFAULTS, key)  # defaults are omitted, so that predictions of earlier releases are found
-        }
+        changed = changed_options(options, "loop", "mode", "thresholds", "fill_holes")
         changed |= {"jitter": str(options.jitter)} if options.jitter else {}
         device = resources.ladder.device_of(options.memory)
         return (
@@ -313,6 +313,7 @@ def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict
         device = case.weights.device
         found |= ran_on(device, medsam2=True, unet=prompter is not None, memory=case.options.memory)
         found |= {"device": str(device), "weights": case.weights.describe()}
+        found |= {"mode": case.options.mode, "engine": describe_engine(device)}
         marks.append(case.weights.mark)
     if prompter is not None:
         about = prompter.used_weights()

@@ -14,6 +14,7 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,14 @@ class Erased:
         """
         known = self._read()
         return known.times.get(_hash(known, study), float("-inf")) if known.times else float("-inf")
+
+    def times(self) -> Mapping[str, float]:
+        """Returns the times of all erasures in epoch seconds, by keyed hash of the study's name.
+
+        Raises:
+            StorageError: the list cannot be read.
+        """
+        return self._read().times
 
     def bars(self, study: str) -> bool:
         """Returns whether a study must not be added again.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from medsam2_atlas.base.choices import Loop, ThresholdRule
+from medsam2_atlas.base.choices import Loop, Mode, ThresholdRule
 from medsam2_atlas.base.overlay import use_overlay
 from medsam2_atlas.base.resource import resource
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FOLDER = "configs/as_published"
 LOOP: Loop = "published"
+MODE: Mode = "exact"
 THRESHOLDS: ThresholdRule = "published"
 
 
@@ -34,5 +35,5 @@ def use_published_method() -> None:
 
 
 def published_options(options: Options) -> Options:
-    """Returns the options with the loop and the threshold rule of the published method."""
-    return replace(options, loop=LOOP, thresholds=THRESHOLDS)
+    """Returns the options with the loop, mode and threshold rule of the published method."""
+    return replace(options, loop=LOOP, mode=MODE, thresholds=THRESHOLDS)

@@ -26,6 +26,7 @@ from medsam2_atlas.medsam2 import Weights, find_checkpoint, load_weights
 from medsam2_atlas.registration import RegistrationCache
 from medsam2_atlas.scoremaps import ScoreMaps, score_maps
 from medsam2_atlas.segmenters.base import Segmenter
+from medsam2_atlas.segmenters.open_images import OpenImages, none_kept
 from medsam2_atlas.segmenters.places import find_atlas, find_unet, known_checkpoints
 from medsam2_atlas.segmenters.registry import check_folder_name, make_segmenter
 from medsam2_atlas.storage import WorkFolder
@@ -47,7 +48,9 @@ class Models:
     are published meanwhile.
     """
 
-    def __init__(self, conf: Mapping[str, str], work: WorkFolder | None = None, hu: HuRule = CHECK) -> None:
+    def __init__(
+        self, conf: Mapping[str, str], work: WorkFolder | None = None, hu: HuRule = CHECK, *, keeps_images: bool = False
+    ) -> None:
         """Checks the names of folders; loads nothing.
 
         Args:
@@ -56,11 +59,14 @@ class Models:
                 locations.
             work: work folder of the studies; None for a command without studies.
             hu: rule that converts the values of CTs to HU, for all models and trainings.
+            keeps_images: whether CTs stay open between cases, as for annotators, who correct what was segmented before. A
+                command segments each CT once.
 
         Raises:
             InputError: if the name of a folder is not valid.
         """
         self.hu = hu
+        self.images = OpenImages(None if keeps_images else none_kept)
         self.busy = threading.Lock()
         """The lock that is held while a case is segmented, so that the device runs one case at a time."""
         self._work = work
@@ -89,6 +95,7 @@ class Models:
         """Frees all GPU memory that is kept between cases."""
         with self._lock:
             self._copies.clear()
+        self.images.close()
         for drop in self._drops:
             drop()
 
@@ -165,6 +172,21 @@ class Models:
         """Drops all kept score maps, so that the next segmenter registers its CT itself, and its cost includes that."""
         with self._lock:
             self._scores.clear()
+
+    def forget_cases(self) -> bool:
+        """Drops all kept data of CTs: score maps, encoded slices and results of marked organs.
+
+        Returns:
+            Whether no case was running. A running case may keep data of its CT later; the caller then calls this again.
+        """
+        idle = self.busy.acquire(blocking=False)
+        try:
+            self.forget_score_maps()
+            self.images.close()
+        finally:
+            if idle:
+                self.busy.release()
+        return idle
 
     def base_atlas(self) -> Atlas | None:
         """Returns the configured or default atlas, before any growth; None if there is none."""

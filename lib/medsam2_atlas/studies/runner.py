@@ -16,7 +16,6 @@ import torch
 from medsam2_atlas.base.energy import measured
 from medsam2_atlas.base.memory import Ladder, Step
 from medsam2_atlas.base.stages import stage
-from medsam2_atlas.imaging.hounsfield import read_ct
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Resources, Segmentation, Segmenter
 from medsam2_atlas.segmenters.registry import model_of
@@ -141,7 +140,7 @@ def run(segmenter: Segmenter, image: Path | Volume, options: AnyOptions, models:
 
 def _read(image: Path, models: Resources) -> Volume:
     with stage("reading"):
-        return read_ct(image, models.hu)
+        return models.images.read(image, models.hu)
 
 
 def _ladder(segmenter: Segmenter, models: Resources) -> Ladder:

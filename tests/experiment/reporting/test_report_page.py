@@ -99,6 +99,14 @@ def test_warnings_come_before_the_summary(page: str) -> None:
     assert "1 result is missing" in top
 
 
+def test_results_of_the_fast_mode_are_named_at_the_top() -> None:
+    found = results(("D", "unet_3d"), cases=1)
+    fast = [r.model_copy(update={"report": {"mode": "fast"}}) if r.variant.segmenter == "D" else r for r in found.records]
+    page = report_page(ReportParts(Results(tuple(fast), found.organs), made_with()))
+    assert "D: MedSAM2 ran in the fast mode" in Reader(page.partition('id="summary"')[0]).text
+    assert "fast mode" not in report_page(ReportParts(found, made_with()))
+
+
 def test_sections_without_content_and_their_links_are_omitted() -> None:
     page = report_page(ReportParts(results(("D",), cases=1), made_with()))
     reader = Reader(page)

@@ -21,7 +21,7 @@ _TRUTH_TAG = "<span class=tag>reads the ground truth</span>"
 
 
 def warnings_of(results: Results, made_with: MadeWith) -> str:
-    """Returns the warnings at the top: marks of weights, segmenters that read the ground truth, and left-out cases."""
+    """Returns the warnings at the top: marks of weights, segmenters that read the ground truth, fast mode, left-out cases."""
     by_mark: dict[str, list[str]] = {mark: [] for mark in made_with.marks}
     for segmenter, about in made_with.weights.items():
         if about.get("mark"):
@@ -31,6 +31,9 @@ def warnings_of(results: Results, made_with: MadeWith) -> str:
     if reading:
         verb = "reads" if len(reading) == 1 else "read"
         found.append(text(f"{', '.join(reading)} {verb} the ground truth; no such scores are possible without it."))
+    fast = [v.name for v in results.main if any(r.report.get("mode") == "fast" for r in results.of(v).values())]
+    if fast:
+        found.append(text(f"{', '.join(fast)}: MedSAM2 ran in the fast mode; its exact results differ."))
     warnings = [f'<p class="mark">{one}</p>' for one in found]
     if results.problems:
         count = len(results.problems)
@@ -149,6 +152,7 @@ def made_with_list(made: MadeWith) -> str:
         "threads per process": str(made.threads),
         "processes": str(made.jobs),
         **{f"atlas, {name}": _shown(value) for name, value in made.atlas.items()},
+        "mode of MedSAM2": made.mode,
         "method": "as published" if made.as_published else "default",
         "settings changed": "; ".join(made.settings) or "none",
     }
