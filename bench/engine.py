@@ -8,8 +8,8 @@ comparable on a busy machine; wall seconds only on an idle one. The cases:
 - `100` and `235`: 15 organs of 30 and 70 slices. The published loop would take up to hours: its calls are counted with a narrow
   network and multiplied by the costs of case `14`. `--measure` runs the engine on them.
 
-Seeded weights give masks that fill most of a slice, so fast mode's windows follow the true masks instead. The small case has the
-masks of its network.
+Seeded weights give masks that fill most of a slice, so fast mode's windows follow the true masks instead. The small case has
+the masks of its network.
 
 `--json FILE` adds the results to a file, and `--page FILE` writes docs/performance.md from one.
 """

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from engine_loops import Engine, Published
 
 from medsam2_atlas.medsam2 import linear
-from medsam2_atlas.medsam2.memory_attention import Read
+from medsam2_atlas.medsam2.memory_attention import MemoryAttention, Read
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
 
 ENCODER, FIRST, KEYS, ATTENTION, DECODER, MEMORY = (
@@ -151,7 +153,8 @@ def operations(network: Any, memories: tuple[int, int] = (2, 6)) -> dict[str, di
             num_obj_ptr_tokens=pointers,
         )
 
-    with torch.inference_mode():
+    # `meta` has no autocast, which the engine turns off for some parts.
+    with torch.inference_mode(), patch.object(torch, "autocast", lambda *_, **__: nullcontext()):
         encoder, encoded = counted(lambda: net.forward_image(blank(1, 3, size, size)))
         fine, middle, top = encoded["backbone_fpn"][-3:]
         decoder, _ = counted(lambda: net._forward_sam_heads(top, high_res_features=[fine, middle], multimask_output=False))
@@ -159,17 +162,16 @@ def operations(network: Any, memories: tuple[int, int] = (2, 6)) -> dict[str, di
         published = {ENCODER: (encoder, 0.0), ATTENTION: on_memories(own), DECODER: (decoder, 0.0), MEMORY: (memory, 0.0)}
 
         prepared = PreparedNetwork(net)
-        attention = prepared.memory_attention
+        attention = MemoryAttention(net)
         encoder, levels = counted(lambda: prepared.encode(blank(1, 3, size, size)))
         first, layer = counted(lambda: attention.first(levels[-1], prepared.position))
         keys, found = counted(lambda: attention.keys(blank(tokens, thin)))
         decoder, masks = counted(lambda: prepared.decode(levels[-1], levels))
         memory, _ = counted(lambda: prepared.remember(levels[-1], masks.logits, masks.presence, prompted=False))
 
-    def ours(count: int) -> Any:
-        pointers = blank(count * split, thin)
-        return attention.attend(layer, [[Read(blank(tokens, thin), found, 0)] * count], [pointers], pointers[None])
+        def ours(count: int) -> Any:
+            pointers = blank(count * split, thin)
+            return attention.attend(layer, [[Read(blank(tokens, thin), found, 0)] * count], [pointers], pointers[None])
 
-    with torch.inference_mode():
         exact = {ENCODER: (encoder, 0.0), FIRST: (first, 0.0), KEYS: (keys, 0.0), ATTENTION: on_memories(ours)}
     return {"published": published, "exact": exact | {DECODER: (decoder, 0.0), MEMORY: (memory, 0.0)}}

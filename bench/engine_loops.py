@@ -78,7 +78,7 @@ class Engine:
 
     def __init__(self, weights: Weights, mode: Mode) -> None:
         self.weights, self.mode = weights, mode
-        self.prepared = weights.prepared
+        self.prepared = weights.prepared_for(mode)
 
     def __call__(self, case: Case, passes: list[tuple[OrganPrompt, ...]]) -> Logits:
         volume = MedSAM2Volume(self.weights, case.hu, mode=self.mode)
@@ -102,7 +102,7 @@ def true_masks(volume: MedSAM2Volume, case: Case) -> Iterator[None]:
     """
     propagator = volume._propagator
     kind = type(propagator)
-    start, step = kind._start, kind._step
+    start, run_step = kind._start, kind._step
 
     def replace(track: Any, z: int) -> None:
         logits = track.logits[z]
@@ -116,10 +116,10 @@ def true_masks(volume: MedSAM2Volume, case: Case) -> Iterator[None]:
             for z in track.starts:
                 replace(track, z)
 
-    def stepped(self: Any, tracks: Any, step_number: int) -> None:
-        step(self, tracks, step_number)
+    def stepped(self: Any, tracks: Any, step: int) -> None:
+        run_step(self, tracks, step)
         for track in tracks:
-            replace(track, track.slice_at(step_number))
+            replace(track, track.slice_at(step))
 
     with patch.object(kind, "_start", started), patch.object(kind, "_step", stepped):
         yield

@@ -73,7 +73,18 @@ def _runs(case: CaseResult) -> str:
                 *(f"{run.start_gib:.2f}", f"{run.peak_gib:.2f}", _difference(run)),
             ]
         )
-    head = ("loop", "threads", "passes", "CPU s", "times faster", "wall s", "times faster", "GiB before", "peak GiB", "difference")
+    head = (
+        "loop",
+        "threads",
+        "passes",
+        "CPU s",
+        "times faster",
+        "wall s",
+        "times faster",
+        "GiB before",
+        "peak GiB",
+        "difference",
+    )
     return _table(head, rows)
 
 
