@@ -7,8 +7,8 @@ For each tracked slice,
 - the memory encoder runs around the mask. The rest of a memory is that of an empty mask, which all organs share.
 
 Features outside that window are thus approximate, but none are left out: a network that sees only a part of the slice lets
-organs leak into their surroundings. The mask decoder sees the whole slice for the same reason. Starting and corrected slices are
-computed as in exact mode.
+organs leak into their surroundings. The mask decoder sees the whole slice for the same reason. Starting and corrected slices
+are computed as in exact mode.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ class FastPropagator(Propagator):
         of = {id(memory): y for group in (track.starting, track.passed) for y, memory in group.items()}
         oldest = int(net.num_maskmem) - self._config.fast_memories
         pooled = [
-            memory.read_pooled(attention, row - place, partial(self._pooling, track, of[id(memory)]))
-            for place, memory in found
+            memory.read_pooled(attention, row - place, partial(self._pooling, track, of[id(memory)])) for place, memory in found
         ]
         read = [
             memory.read(attention, row - place) if place == 0 or place >= oldest else coarse
