@@ -38,5 +38,5 @@ def _iou(one: Box, other: Box) -> float:
     return shared / (_area(one) + _area(other) - shared)
 
 
-def _area(box: Box) -> int:
-    return max(0, box[2] - box[0] + 1) * max(0, box[3] - box[1] + 1)
+def _area(box: Box) -> float:
+    return max(0.0, box[2] - box[0] + 1) * max(0.0, box[3] - box[1] + 1)
