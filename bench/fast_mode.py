@@ -1,8 +1,8 @@
 """Measures the price of fast mode: Dice to exact mode and to the ground truth, and processor time, on synthetic patients.
 
-Each patient is segmented in both modes, in two passes as by strategy D: the first prompted by boxes from the ground truth that are
-shifted by 6 mm, the second by the masks of the first. Each mode uses its own first pass. The settings of fast mode were chosen on
-the population 6100; `--population` draws other patients, on which the printed price was measured.
+Each patient is segmented in both modes, in two passes as by strategy D: the first prompted by boxes from the ground truth that
+are shifted by 6 mm, the second by the masks of the first. Each mode uses its own first pass. The settings of fast mode were
+chosen on the population 6100. Report the price on other patients, as those of the default population.
 """
 
 from __future__ import annotations
@@ -82,7 +82,11 @@ def main() -> None:
             seconds[mode] += result.seconds
         repeated += results["fast"].repeated
         maps = {mode: image.with_array(result.labels) for mode, result in results.items()}
-        pairs = ((to_exact, maps["fast"], maps["exact"]), (to_truth, maps["fast"], truth), (exact_to_truth, maps["exact"], truth))
+        pairs = (
+            (to_exact, maps["fast"], maps["exact"]),
+            (to_truth, maps["fast"], truth),
+            (exact_to_truth, maps["exact"], truth),
+        )
         for found, one, other in pairs:
             for k, value in _dice(one, other).items():
                 found[k].append(value)

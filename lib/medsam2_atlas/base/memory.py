@@ -123,7 +123,15 @@ def in_parts(items: Sequence[T], size: int, work: Callable[[Sequence[T]], object
     return size
 
 
-def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = "", mode: Mode = "exact", processor: ProcessorFormat = "auto") -> dict[str, str]:
+def ran_on(
+    device: torch.device,
+    *,
+    medsam2: bool,
+    unet: bool,
+    memory: Memory = "",
+    mode: Mode = "exact",
+    processor: ProcessorFormat = "auto",
+) -> dict[str, str]:
     """Returns the provenance of a result's device: its kind, the networks' precision, and whether windows had fewer slices.
 
     Results of the processor and of a GPU differ in a few voxels at ambiguous edges. The other memory-saving steps only change

@@ -65,7 +65,7 @@ class Weights:
         return PreparedNetwork(self.network, torch.bfloat16 if self.device.type == "cpu" else engine_dtype(self.device, "fast"))
 
     def prepared_for(self, mode: Mode) -> PreparedNetwork:
-        """Returns the network prepared for a mode: in fast mode, with 16-bit products if they pay (`precision.engine_dtype`)."""
+        """Returns the network prepared for a mode: in fast mode with 16-bit products, if they pay (`engine_dtype`)."""
         in_32_bits = engine_dtype(self.device, mode, medsam2_config().fast_precision) == torch.float32
         return self.prepared if in_32_bits else self._prepared_in_16_bits
 

@@ -29,7 +29,7 @@ class MedSAM2Config(Settings):
         "measurement shows that it is slower or less precise on this machine; results differ by rounding only",
     )
     feature_megabytes: float = Field(
-        2048.0,
+        1536.0,
         gt=0,
         description="max size in MiB of an image's stored features; those not used for longest are dropped and computed again",
     )
@@ -62,8 +62,8 @@ class MedSAM2Config(Settings):
         0.28,
         ge=0,
         le=1,
-        description="fast mode on the CPU: the part of a slice around the previous mask that reads memories in full detail, as a "
-        "margin on each side, in slice widths",
+        description="fast mode on the CPU: the part of a slice around the previous mask that reads memories in full detail, as "
+        "a margin on each side, in slice widths",
     )
     fast_key_margin: float = Field(
         0.09,
@@ -78,15 +78,15 @@ class MedSAM2Config(Settings):
     fast_memories: int = Field(
         3,
         ge=1,
-        description="fast mode on the CPU: number of the newest memories that are read in full detail besides those of prompted "
-        "slices; older ones are read with averaged tokens",
+        description="fast mode on the CPU: number of the newest memories that are read in full detail besides those of "
+        "prompted slices; older ones are read with averaged tokens",
     )
     fast_min_overlap: float = Field(
         0.8,
         ge=0,
         le=1,
-        description="fast mode: the second pass repeats an organ only if a box or the z-range of its mask overlaps with the first "
-        "prompt's by less than this IoU; 0 skips the second pass, 1 repeats all organs whose prompts changed",
+        description="fast mode: the second pass repeats an organ only if a box or the z-range of its mask overlaps with the "
+        "first prompt's by less than this IoU; 0 skips the second pass, 1 repeats all organs whose prompts changed",
     )
 
     @model_validator(mode="after")

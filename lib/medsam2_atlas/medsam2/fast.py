@@ -6,14 +6,15 @@ For each tracked slice,
   detail; older memories, and all memories for the other tokens, are read coarsely (`near_attention`);
 - the memory encoder runs around the mask. The rest of a memory is that of an empty mask, which all organs share.
 
-Features outside that window are thus approximate, but none are left out: a network that sees only a part of the slice lets organs
-leak into their surroundings. The mask decoder sees the whole slice for the same reason. Starting and corrected slices are
-computed as in exact mode.
+Features outside that window are thus approximate, but none are left out: a network that sees only a part of the slice lets
+organs leak into their surroundings. The mask decoder sees the whole slice for the same reason. Starting and corrected slices
+are computed as in exact mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -22,7 +23,7 @@ from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
 from medsam2_atlas.medsam2.near_attention import NearAttention
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
 from medsam2_atlas.medsam2.propagation import Propagator
-from medsam2_atlas.medsam2.tracks import Memory, Track
+from medsam2_atlas.medsam2.tracks import Track
 from medsam2_atlas.medsam2.windows import Pooling, Window
 
 _NOTHING = Window(0, 0, 0, 0)
@@ -65,8 +66,7 @@ class FastPropagator(Propagator):
         of = {id(memory): y for group in (track.starting, track.passed) for y, memory in group.items()}
         oldest = int(net.num_maskmem) - self._config.fast_memories
         pooled = [
-            memory.read_pooled(attention, row - place, lambda y=of[id(memory)]: self._pooling(track, y))  # type: ignore[misc]
-            for place, memory in found
+            memory.read_pooled(attention, row - place, partial(self._pooling, track, of[id(memory)])) for place, memory in found
         ]
         read = [
             memory.read(attention, row - place) if place == 0 or place >= oldest else coarse
@@ -105,7 +105,10 @@ class FastPropagator(Propagator):
         return self._backgrounds[z]
 
     def _near(self, track: Track, z: int) -> Window:
-        """Returns the window whose tokens read memories in full detail: around the mask of the slice before, or the nearest one."""
+        """Returns the window whose tokens read memories in full detail: around the mask of the slice before.
+
+        If that mask is empty, it is around the mask of the nearest starting slice that is not.
+        """
         whole = Window.whole(self._side)
         if z in track.corrections:
             return whole

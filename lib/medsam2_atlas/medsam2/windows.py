@@ -50,7 +50,10 @@ class Window:
     def grown(self, margin: int, side: int) -> Window:
         """Returns the window with `margin` more tokens on each side, within a slice of `side` rows and columns."""
         return Window(
-            max(0, self.top - margin), min(side, self.bottom + margin), max(0, self.left - margin), min(side, self.right + margin)
+            max(0, self.top - margin),
+            min(side, self.bottom + margin),
+            max(0, self.left - margin),
+            min(side, self.right + margin),
         )
 
     def tokens(self, side: int) -> torch.Tensor:

@@ -35,8 +35,9 @@ def overlap(one: OrganPrompt, other: OrganPrompt) -> float:
 def _iou(one: Box, other: Box) -> float:
     """Returns the IoU of two boxes (x_min, y_min, x_max, y_max), whose last pixels are included."""
     shared = _area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
-    return shared / (_area(one) + _area(other) - shared)
+    both = _area(one) + _area(other) - shared
+    return shared / both
 
 
-def _area(box: Box) -> int:
+def _area(box: Box) -> float:
     return max(0, box[2] - box[0] + 1) * max(0, box[3] - box[1] + 1)
