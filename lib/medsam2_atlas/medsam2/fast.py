@@ -105,10 +105,7 @@ class FastPropagator(Propagator):
         return self._backgrounds[z]
 
     def _near(self, track: Track, z: int) -> Window:
-        """Returns the window whose tokens read memories in full detail: around the mask of the slice before.
-
-        If that mask is empty, it is around the mask of the nearest starting slice that is not.
-        """
+        """Returns the window of the tokens that read memories in full detail: around the nearest mask before."""
         whole = Window.whole(self._side)
         if z in track.corrections:
             return whole

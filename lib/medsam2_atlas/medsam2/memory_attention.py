@@ -204,7 +204,7 @@ class MemoryAttention:
 def _attention(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Returns softmax(QKᵀ + bias)·V of scaled queries, `[n, queries, value channels]`, with a bias `[keys]` of the keys."""
+    """Returns softmax(QKᵀ + bias)·V of scaled queries, `[n, queries, value channels]`; the bias of keys is `[keys]`."""
     if queries.device.type != "cpu":
         mask = None if bias is None else bias.expand(1, 1, queries.shape[1], -1)
         return F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], mask, scale=1.0)[:, 0]

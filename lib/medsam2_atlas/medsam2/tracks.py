@@ -40,8 +40,9 @@ class Memory:
         """
         if self._tokens is None:
             assert self.features is not None
-            self._tokens = self.features.flatten(2)[0].T.to(self.pointer.dtype).contiguous()
-            self._keys = attention.keys(self._tokens)
+            tokens = self.features.flatten(2)[0].T.to(self.pointer.dtype).contiguous()
+            self._keys = attention.keys(tokens)
+            self._tokens = tokens  # only after the keys, for which a GPU's memory may not suffice
         return Read(self._tokens, self._keys, place)
 
     def read_pooled(self, attention: MemoryAttention, place: int, pooling: Callable[[], Pooling]) -> Read:

@@ -1,7 +1,7 @@
 """Windows of a slice's tokens, and memories whose tokens outside a window are averaged.
 
-A *token* is a cell of the encoder's coarsest features, 16 x 16 pixels of the network's input. In fast mode, only the tokens around
-the previous mask read memories in full detail.
+A *token* is a cell of the encoder's coarsest features, 16 x 16 pixels of the network's input. In fast mode, only the tokens
+around the previous mask read memories in full detail.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from medsam2_atlas.prompting.prompt import Box, OrganPrompt, Prompts
 def unmoved(before: Prompts, after: Prompts, min_overlap: float) -> frozenset[int]:
     """Returns the organs whose boxes and z-range are about the same in both passes.
 
-    An organ has moved if a box overlaps with the corresponding box of the other pass by less than an IoU, or if the z-ranges do.
+    An organ has moved if a box, or the z-range, overlaps with that of the other pass by less than an IoU.
     Boxes correspond by their order along z; organs with different numbers of boxes have moved.
 
     Args:
@@ -35,9 +35,8 @@ def overlap(one: OrganPrompt, other: OrganPrompt) -> float:
 def _iou(one: Box, other: Box) -> float:
     """Returns the IoU of two boxes (x_min, y_min, x_max, y_max), whose last pixels are included."""
     shared = _area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
-    both = _area(one) + _area(other) - shared
-    return shared / both
+    return shared / (_area(one) + _area(other) - shared)
 
 
 def _area(box: Box) -> float:
-    return max(0, box[2] - box[0] + 1) * max(0, box[3] - box[1] + 1)
+    return max(0.0, box[2] - box[0] + 1) * max(0.0, box[3] - box[1] + 1)
