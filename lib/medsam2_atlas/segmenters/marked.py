@@ -48,7 +48,7 @@ class Marked(Segmenter):
         device = self._resources.ladder.device_of(options.memory)
         weights = self._resources.weights(options.weights).sha256
         found = self._basis(options) | {"weights": weights} | changed_options(options, "mode") | marked_settings()
-        return found | ran_on(device, medsam2=True, unet=False, memory=options.memory)
+        return found | ran_on(device, medsam2=True, unet=False, memory=options.memory, mode=options.mode)
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
         """Segments the organ of `options.marks`, and those of `options.more_marks`; see `segment_marked`.
@@ -103,7 +103,7 @@ def segment_marked(
         overruled=[note for one in found for note in one.overruled],
         range=[min(first for first, _ in ends), max(last for _, last in ends)],
         seconds={"network": round(time.perf_counter() - began, 3)},
-        **ran_on(weights.device, medsam2=True, unet=False) | {"device": str(weights.device)},
+        **ran_on(weights.device, medsam2=True, unet=False, mode=prepared.mode) | {"device": str(weights.device)},
         mode=prepared.mode,
         engine=describe_engine(weights.device),
         weights=weights.describe(),

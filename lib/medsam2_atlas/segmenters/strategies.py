@@ -216,7 +216,7 @@ class Strategy(Segmenter):
             }
             | changed
             | self._ready_made(prompter, options)
-            | ran_on(device, medsam2=True, unet=prompter is not None, memory=options.memory)
+            | ran_on(device, medsam2=True, unet=prompter is not None, memory=options.memory, mode=options.mode)
         )
 
     def _ready_made(self, prompter: Segmenter | None, options: Options) -> Provenance:
@@ -311,7 +311,8 @@ def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict
     marks = []
     if passes:
         device = case.weights.device
-        found |= ran_on(device, medsam2=True, unet=prompter is not None, memory=case.options.memory)
+        options = case.options
+        found |= ran_on(device, medsam2=True, unet=prompter is not None, memory=options.memory, mode=options.mode)
         found |= {"device": str(device), "weights": case.weights.describe()}
         found |= {"mode": case.options.mode, "engine": describe_engine(device)}
         marks.append(case.weights.mark)
