@@ -20,7 +20,6 @@ from medsam2_atlas.medsam2.network import build_network
 from medsam2_atlas.medsam2.preprocessing import to_network
 from medsam2_atlas.prompting import MarkedOrgan, OrganPrompt
 
-
 _PRESENCE = "sam_mask_decoder.pred_obj_score_head.layers.2."
 
 
@@ -168,6 +167,17 @@ def legacy_marked(predictor: Any, planes: np.ndarray, organ: MarkedOrgan) -> np.
             predictor.add_new_points_or_box(state, marks.z, obj_id=1, points=places, labels=kinds, box=box)
         propagate(lowest, last)
     return np.stack([found[z] for z in range(organ.z_min, organ.z_max + 1)])
+
+
+def legacy_masked(
+    predictor: Any, planes: np.ndarray, masks: Mapping[int, np.ndarray], first: int, last: int
+) -> dict[int, np.ndarray]:
+    """Returns logits `[H, W]` by slice, propagated from slice `first` to `last` with given masks `[H, W]` by slice."""
+    state, propagate, found = _opened(predictor, planes)
+    for z, mask in masks.items():
+        predictor.add_new_mask(state, z, obj_id=1, mask=mask)
+    propagate(first, last)
+    return found
 
 
 def _opened(predictor: Any, planes: np.ndarray) -> tuple[Any, Callable[[int, int], None], dict[int, np.ndarray]]:

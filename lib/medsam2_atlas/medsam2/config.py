@@ -28,14 +28,14 @@ class MedSAM2Config(Settings):
         "measurement shows that it is slower or less precise on this machine; results differ by rounding only",
     )
     feature_megabytes: float = Field(
-        2048.0,
+        1536.0,
         gt=0,
         description="max size in MiB of an image's stored features; those not used for longest are dropped and computed again",
     )
     compile: bool = Field(
         False,
-        description="whether encoder, mask decoder and memory encoder are compiled at their first use on a GPU; this takes up to "
-        "minutes, so it suits a server or many cases; results differ by rounding only",
+        description="whether encoder, mask decoder and memory encoder are compiled at their first use on a GPU, which takes up "
+        "to minutes and suits a server or many cases; results differ by rounding only",
     )
     batch: int = Field(
         32,

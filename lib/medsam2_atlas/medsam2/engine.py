@@ -20,9 +20,10 @@ from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.medsam2.propagation import Propagator
+from medsam2_atlas.medsam2.refining import RefinedMask, Refiner, RefineRules, Settle
 from medsam2_atlas.medsam2.tracks import BOX_FIRST, BOX_LAST, OFF, ON, Mend, Points, Track
 from medsam2_atlas.medsam2.uploads import uploaded
-from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
+from medsam2_atlas.prompting import Box, MarkedOrgan, MaskedOrgan, OrganPrompt, SliceMarks
 
 _MAX_HOLE = 8
 """Max size of a filled hole, in pixels of the network's mask resolution; `fill_hole_area` of the official predictor."""
@@ -198,6 +199,17 @@ class MedSAM2Volume:
                 self._file, "exceed the range of float16, in which this GPU computes in fast mode.", "Use the exact mode."
             )
         return logits
+
+    def refine(self, organ: MaskedOrgan, rules: RefineRules, settle: Settle, progress: Progress = silent) -> RefinedMask:
+        """Returns an organ's mask, corrected by a person's marks; see `refining`.
+
+        Args:
+            organ: the current mask and the marks, in voxel indices of the volume.
+            rules: the settings.
+            settle: decides on the mask of a marked slice.
+            progress: called with the stage and the fraction completed.
+        """
+        return Refiner(self._propagator, self._points, organ, rules, settle).run(progress)
 
     @staticmethod
     def _both_ways(organ: MarkedOrgan, start: int, patience: int, min_certainty: float) -> list[Track]:
