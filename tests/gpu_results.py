@@ -44,13 +44,11 @@ class Gpu:
                 return on_cpu, work(device)
 
     def assert_same_logits(self, on_cpu: torch.Tensor, on_gpu: torch.Tensor) -> None:
-        """Asserts that logits are equal; on a real GPU, which rounds differently, that they are nearly equal."""
+        """Asserts that logits are nearly equal: on a GPU, organs form a batch, which adds numbers in another order."""
         assert type(on_gpu) is torch.Tensor, "results are on the CPU"
+        assert on_gpu.dtype == torch.float32
         assert (on_cpu > 0).any(), "there is something to compare"
         assert (on_cpu < 0).any()
-        if not self.real:
-            assert torch.equal(on_cpu, on_gpu)
-            return
         difference = (on_cpu - on_gpu).abs()
         assert float(difference.mean()) <= MEAN_LOGIT
         assert float(difference.max()) <= MAX_LOGIT

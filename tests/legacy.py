@@ -20,7 +20,6 @@ from medsam2_atlas.medsam2.network import build_network
 from medsam2_atlas.medsam2.preprocessing import to_network
 from medsam2_atlas.prompting import MarkedOrgan, OrganPrompt
 
-
 _PRESENCE = "sam_mask_decoder.pred_obj_score_head.layers.2."
 
 

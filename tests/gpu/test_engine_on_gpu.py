@@ -12,6 +12,8 @@ import torch
 
 from gpu_results import Gpu
 from legacy import seeded_state
+from mask_dice import mask_dice
+from medsam2_atlas.base.choices import MODES
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import OFFICIAL, MedSAM2Volume, Weights, build_network, load_config, load_weights
@@ -45,6 +47,17 @@ def test_logits_match_those_of_the_cpu(target: Volume, prompts: list[OrganPrompt
         return torch.cat([found.values for found in (*together.values(), *alone.values())])
 
     gpu.assert_same_logits(*gpu.both(logits))
+
+
+def test_masks_of_fast_mode_hardly_differ_from_those_of_exact_mode(
+    target: Volume, prompts: list[OrganPrompt], gpu: Gpu
+) -> None:
+    with gpu() as device:
+        weights = load_weights(DEMO_WEIGHTS, None, device)
+        exact, fast = (MedSAM2Volume(weights, target.array, mode=mode).segment(prompts) for mode in MODES)
+    for label, found in exact.items():
+        assert not torch.equal(fast[label].values, found.values)
+        assert mask_dice((fast[label].values > 0).numpy(), (found.values > 0).numpy()) > 0.97
 
 
 def test_a_corrected_organ_matches_that_of_the_cpu(target: Volume, target_truth: Volume, gpu: Gpu) -> None:

@@ -71,10 +71,24 @@ def test_less_memory_is_used_on_the_card_with_the_same_result(weights: Weights, 
     assert peaks[0] > peaks[1] > peaks[2]
     for other in logits[1:]:
         assert float((other - logits[0]).abs().mean()) < 1e-3
-    with pretended_gpu(megabytes=(peaks[0] + peaks[1]) / 2 / 2**20):
+    with pretended_gpu(megabytes=(peaks[1] + peaks[2]) / 2 / 2**20):
         result = run_on_gpu(weights, patient)
-    assert result.report.memory == "out of GPU memory as usual; done in smaller steps"
+    assert result.report.memory == "out of GPU memory as usual; done in smaller steps with smaller batches"
     assert result.report.device == "cuda:0"
+
+
+def test_smaller_batches_suffice_if_little_memory_is_missing(
+    weights: Weights, patient: tuple[Volume, Volume], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pretended_gpu():
+        usual = run_on_gpu(weights, patient)
+    peak = peak_of(weights, patient, "")[0]
+    with pretended_gpu(megabytes=0.98 * peak / 2**20):
+        result = run_on_gpu(weights, patient)
+    assert usual.report.memory is None
+    assert result.report.memory == "out of GPU memory at times; done as usual with smaller batches"
+    assert "out of GPU memory with" in caplog.text
+    assert np.array_equal(result.labels.array, usual.labels.array)
 
 
 def test_a_command_s_case_falls_back_to_the_processor_with_the_same_label_map(

@@ -13,13 +13,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
 import torch
 
 from medsam2_atlas.base.choices import Memory, Mode
-from medsam2_atlas.base.precision import dtype_name, engine_dtype
+from medsam2_atlas.base.precision import ProcessorFormat, dtype_name, engine_dtype
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ _ALLOCATOR = ("NVML_SUCCESS", "CUDACachingAllocator")
 
 See https://github.com/pytorch/pytorch/issues/112377.
 """
+_halved: ContextVar[list[int] | None] = ContextVar("_halved", default=None)
+"""The sizes of halved parts in the current attempt of a ladder, which mentions them in its note; None without a ladder."""
 _FAILED = (
     *("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cusolver error", "nvrtc: error"),
     *("device-side assert", "Triton Error [CUDA]", "No CUDA GPUs are available", "HIP error"),
@@ -114,11 +117,21 @@ def in_parts(items: Sequence[T], size: int, work: Callable[[Sequence[T]], object
         # After the `except` block, inside which the error's frames still refer to the tensors of the failed attempt.
         free_gpu_memory()
         size = (len(part) + 1) // 2
+        if (halved := _halved.get()) is not None:
+            halved.append(size)
         log.warning("out of GPU memory with %d at a time, so the next part has %d: %s", len(part), size, problem)
     return size
 
 
-def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = "", mode: Mode = "exact") -> dict[str, str]:
+def ran_on(
+    device: torch.device,
+    *,
+    medsam2: bool,
+    unet: bool,
+    memory: Memory = "",
+    mode: Mode = "exact",
+    processor: ProcessorFormat = "auto",
+) -> dict[str, str]:
     """Returns the provenance of a result's device: its kind, the networks' precision, and whether windows had fewer slices.
 
     Results of the processor and of a GPU differ in a few voxels at ambiguous edges. The other memory-saving steps only change
@@ -126,14 +139,15 @@ def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = 
 
     Args:
         device: the device of the networks.
-        medsam2: whether MedSAM2 was used. It runs in float32 (TF32 is off), and in 16 bits on a GPU in fast mode
+        medsam2: whether MedSAM2 was used. It runs in float32 (TF32 is off), or in 16 bits in fast mode
             (`precision.engine_dtype`).
         unet: whether a U-Net was used. On a GPU it runs in float16, by autocast.
         memory: the step of the ladder.
         mode: the mode of MedSAM2's engine.
+        processor: the format of fast mode on the processor.
     """
     halved = unet and device.type == "cuda"
-    engine = dtype_name(engine_dtype(device, mode)) if medsam2 else "float32"
+    engine = dtype_name(engine_dtype(device, mode, processor)) if medsam2 else "float32"
     parts = [*([engine] if medsam2 or not halved else []), *(["U-Net float16" if medsam2 else "float16"] if halved else [])]
     found = {"device": device.type, "precision": ", ".join(parts)}
     return found | ({"windows": "fewer slices"} if unet and memory == "smallest" else {})
@@ -212,6 +226,7 @@ class Ladder:
         for memory in STEPS[STEPS.index(first) :]:
             if self._failure and memory != "cpu":
                 continue
+            halved = _halved.set([])
             try:
                 result = attempt(memory)
             except Exception as error:
@@ -225,7 +240,13 @@ class Ladder:
                         self._fitted[what] = (memory, time.monotonic())
                 if not notes and memory and self.device.type != "cpu":
                     notes.append("out of GPU memory a short time ago")
-                return result, Step(memory, f"{'; '.join(notes)}; done {_DESCRIPTIONS[memory]}" if notes else "")
+                done = _DESCRIPTIONS[memory]
+                if _halved.get():
+                    notes = notes or ["out of GPU memory at times"]
+                    done += " with smaller batches"
+                return result, Step(memory, f"{'; '.join(notes)}; done {done}" if notes else "")
+            finally:
+                _halved.reset(halved)
             # After the `except` block, inside which the error's frames still refer to the tensors of the failed attempt.
             if self._release is not None:
                 self._release()

@@ -304,5 +304,7 @@ def only(labels: np.ndarray, requested: Sequence[int]) -> np.ndarray:
     >>> only(np.array([[[0, 1, 6]]]), [6]).tolist()
     [[[0, 0, 6]]]
     """
-    kept: np.ndarray = np.where(np.isin(labels, list(requested)), labels, 0).astype(np.uint8)
+    kept = np.zeros(labels.shape, np.uint8)
+    for z, plane in enumerate(labels):  # slice by slice: NumPy would need eleven times the memory of the label map
+        kept[z] = np.where(np.isin(plane, list(requested)), plane, 0)
     return kept

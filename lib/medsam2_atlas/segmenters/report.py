@@ -132,7 +132,9 @@ def base_report(segmenter: str, image: Volume, labels: np.ndarray, organs: Seque
     import torch  # imported here, because programs that only read reports do not need it
 
     table = organ_table()
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts = np.zeros(256, np.int64)
+    for plane in labels:  # slice by slice: NumPy converts what it counts to 64 bit
+        counts += np.bincount(plane.ravel(), minlength=256)
     found: dict[str, Any] = {
         "image": image.source,
         "segmenter": segmenter,
