@@ -1,86 +1,87 @@
-"""The batched memory attention gives each slice the result that it gets alone, in float32 and in 16 bits."""
+"""Slices that read different amounts of memory get the same features in one batch as alone."""
 
 from __future__ import annotations
-
-import copy
-from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
 
-from gpu_results import Gpu
 from legacy import seeded_state
 from medsam2_atlas.medsam2 import build_network
 from medsam2_atlas.medsam2.arithmetic import Arithmetic
 from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
-from medsam2_atlas.medsam2.memory_attention import MemoryAttention, Read
+from medsam2_atlas.medsam2.memory_attention import FirstLayer, MemoryAttention, Read
 
-TOKENS, WIDTH = 64, 64
-"""The number of tokens and channels of a memory of the narrow network."""
-
-Slice = tuple[torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor]
-"""A slice's features `[1, c, h, w]`, the memories `[tokens, c]` that it reads, its pointer tokens and their positions."""
+TOKENS, WIDTH, MEMORY_WIDTH = 64, 256, 64
 
 
 @pytest.fixture(scope="module")
-def network(narrow_config: DictConfig) -> Any:
-    made = build_network(narrow_config)
-    made.load_state_dict(seeded_state(narrow_config))
-    return made
+def both(narrow_config: DictConfig) -> tuple[MemoryAttention, BatchedMemoryAttention]:
+    """Returns the memory attentions of the CPU and of GPUs, with the same weights."""
+    network = build_network(narrow_config)
+    network.load_state_dict(seeded_state(narrow_config))
+    return MemoryAttention(network), BatchedMemoryAttention(network, Arithmetic("cpu"))
 
 
-def slices(amounts: list[tuple[int, int]]) -> list[Slice]:
-    """Returns slices that read some numbers of memories and of pointer tokens."""
-    draw = torch.Generator().manual_seed(0)
+@pytest.fixture
+def draw() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=draw)
 
-    return [
-        (random(1, 256, 8, 8), [random(TOKENS, WIDTH) for _ in range(m)], random(p, WIDTH), random(p, WIDTH))
-        for m, p in amounts
-    ]
+def a_first(count: int, attention: MemoryAttention, draw: torch.Generator) -> FirstLayer:
+    return attention.first(torch.randn(count, WIDTH, 8, 8, generator=draw), torch.zeros(1, WIDTH, 8, 8))
+
+
+def reads(attention: MemoryAttention, places: tuple[int, ...], draw: torch.Generator) -> list[Read]:
+    tokens = [torch.randn(TOKENS, MEMORY_WIDTH, generator=draw) for _ in places]
+    return [Read(t, attention.keys(t), place) for t, place in zip(tokens, places, strict=True)]
 
 
 @torch.inference_mode()
-def attended(attention: MemoryAttention, given: list[Slice]) -> torch.Tensor:
-    """Returns the result of a batch of slices, `[n, tokens, c]`."""
-    read = [[Read(memory, attention.keys(memory), place) for place, memory in enumerate(memories)] for _, memories, *_ in given]
-    most = max(len(pointers) for _, _, pointers, _ in given)
-    positions = torch.stack([torch.cat([own, own.new_ones(most - len(own), WIDTH)]) for *_, own in given])
-    tops = torch.cat([top for top, *_ in given])
-    first = attention.first(tops, torch.ones_like(tops[:1]))
-    pointers = [own for _, _, own, _ in given] if most else []
-    return attention.attend(first, read, pointers, positions if most else None)
+@pytest.mark.parametrize(
+    ("places", "pointers"),
+    [
+        (((6,), (6, 5, 4), (6, 6)), (4, 12, 8)),
+        (((6, 5), (6, 4)), (4, 4)),
+        (((6,), (6, 5)), (4, 4)),
+        (((6, 5), (6, 5)), (0, 8)),
+        (((6,), (6, 5)), ()),
+    ],
+    ids=["all differ", "the same amounts", "memories differ", "no pointer of the first", "no pointers"],
+)
+def test_padding_does_not_change_a_slice(
+    places: tuple[tuple[int, ...], ...],
+    pointers: tuple[int, ...],
+    both: tuple[MemoryAttention, BatchedMemoryAttention],
+    draw: torch.Generator,
+) -> None:
+    usual, batched = both
+    first = a_first(len(places), usual, draw)
+    read = [reads(usual, own, draw) for own in places]
+    tokens = [torch.randn(count, MEMORY_WIDTH, generator=draw) for count in pointers]
+    positions = [torch.randn(max(pointers), MEMORY_WIDTH, generator=draw) for _ in pointers]
+    found = batched.attend(first, read, tokens, torch.stack(positions) if pointers else None)
+    for n, own in enumerate(read):
+        part = FirstLayer(first.features[n : n + 1], first.queries[n : n + 1])
+        has = bool(pointers and pointers[n])
+        alone = usual.attend(part, [own], tokens[n : n + 1] if has else [], positions[n][None, : pointers[n]] if has else None)
+        assert torch.allclose(found[n], alone[0], atol=1e-4), n
 
 
-AMOUNTS = {
-    "equal amounts": [(2, 4), (2, 4)],
-    "no pointers": [(1, 0), (3, 0)],
-    "pointers of one slice only": [(2, 0), (2, 8)],
-    "different amounts": [(1, 4), (7, 64), (3, 20)],
-}
+@torch.inference_mode()
+def test_keys_of_several_memories_are_those_of_each(
+    both: tuple[MemoryAttention, BatchedMemoryAttention], draw: torch.Generator
+) -> None:
+    usual, batched = both
+    tokens = torch.randn(3, TOKENS, MEMORY_WIDTH, generator=draw)
+    together = batched.keys(tokens)
+    for n, own in enumerate(tokens):
+        assert all(torch.allclose(layer[n], keys, atol=1e-5) for layer, keys in zip(together, usual.keys(own), strict=True))
 
 
-@pytest.mark.parametrize("name", AMOUNTS)
-def test_slices_with_different_amounts_of_memory_do_not_affect_each_other(name: str, network: Any) -> None:
-    given = slices(AMOUNTS[name])
-    alone = torch.cat([attended(MemoryAttention(network), [one]) for one in given])
-    together = attended(BatchedMemoryAttention(network, Arithmetic("cpu")), given)
-    assert together.dtype == torch.float32
-    assert torch.allclose(together, alone, atol=1e-4)
-
-
-def test_16_bits_change_little_and_the_features_keep_the_weights_precision(network: Any, gpu: Gpu) -> None:
-    given = slices(AMOUNTS["different amounts"])
-    exact = attended(BatchedMemoryAttention(network, Arithmetic("cpu")), given)
-    with gpu() as device:
-        moved = [
-            tuple(t.to(device) if isinstance(t, torch.Tensor) else [m.to(device) for m in t] for t in one) for one in given
-        ]
-        attention = BatchedMemoryAttention(copy.deepcopy(network).to(device), Arithmetic("cuda", torch.bfloat16))
-        assert {keys.dtype for keys in attention.keys(moved[0][1][0])} == {torch.bfloat16}
-        rounded = attended(attention, moved).cpu()  # type: ignore[arg-type]
-    assert rounded.dtype == torch.float32
-    assert 0 < float((rounded - exact).abs().mean()) < 0.05 * float(exact.abs().mean())
+def test_equal_amounts_need_no_mask(both: tuple[MemoryAttention, BatchedMemoryAttention]) -> None:
+    _, batched = both
+    assert batched._mask([2, 2], [4, 4], TOKENS) is None
+    mask = batched._mask([1, 2], [4, 0], 3)
+    assert mask is not None
+    assert mask[:, 0, 0].int().tolist() == [[1, 1, 1, 0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0, 0]]

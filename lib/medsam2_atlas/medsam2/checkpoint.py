@@ -18,6 +18,7 @@ from medsam2_atlas.base.files import sha256
 from medsam2_atlas.base.precision import engine_dtype
 from medsam2_atlas.base.resource import model_folder, resource
 from medsam2_atlas.base.tensor_files import load_tensors
+from medsam2_atlas.medsam2.arithmetic import Arithmetic
 from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.network import OFFICIAL, build_network, config_names, load_config
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
@@ -58,11 +59,15 @@ class Weights:
         Raises:
             WeightsError: the network's structure is not that of SAM 2.1.
         """
-        return PreparedNetwork(self.network)
+        return self._prepared()
 
     @cached_property
     def _prepared_in_16_bits(self) -> PreparedNetwork:
-        return PreparedNetwork(self.network, torch.bfloat16 if self.device.type == "cpu" else engine_dtype(self.device, "fast"))
+        return self._prepared(torch.bfloat16 if self.device.type == "cpu" else engine_dtype(self.device, "fast"))
+
+    def _prepared(self, half: torch.dtype | None = None) -> PreparedNetwork:
+        with Arithmetic(self.device.type)():  # a caller's autocast would round the folded weights
+            return PreparedNetwork(self.network, half)
 
     def prepared_for(self, mode: Mode) -> PreparedNetwork:
         """Returns the network prepared for a mode: in fast mode with 16-bit products, if they pay (`engine_dtype`)."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from medsam2_atlas.base.choices import Loop, Memory, Mode
+from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.medsam2.batched_propagation import BatchedPropagator
 from medsam2_atlas.medsam2.checkpoint import Weights
@@ -95,7 +96,7 @@ class MedSAM2Volume:
         kept_on = torch.device("cpu") if spares and weights.device.type != "cpu" else None
         planes = to_uint8(hu, window)
         prepared = weights.prepared_for(mode)
-        self._net = prepared.network
+        self._prepared, self._net, self._file = prepared, prepared.network, weights.file
         self._shape = hu.shape
         max_bytes = int(config.feature_megabytes * 2**20)
         self._features = FeatureStore(prepared, planes.__getitem__, min(batch, encoder_batch), max_bytes, kept_on)
@@ -143,7 +144,7 @@ class MedSAM2Volume:
             for track in tracks:
                 if track.label == p.label:
                     found |= {z: track.logits[z] for z in range(min(track.start, track.end), max(track.start, track.end) + 1)}
-            logits = torch.cat([found[z] for z in range(p.z_min, p.z_max + 1)]).cpu()
+            logits = self._result([found[z] for z in range(p.z_min, p.z_max + 1)])
             results[p.label] = OrganLogits(p.label, p.z_min, _filled(logits) if fill_holes else logits)
         return results
 
@@ -189,7 +190,20 @@ class MedSAM2Volume:
                 track.starting, track.logits = dict(known), dict(logits)
             self._propagator.run(tracks, part(progress, share, 1))
         found = {z: logits for track in tracks for z, logits in track.logits.items()}
-        return OrganLogits(organ.label, min(found), torch.cat([found[z] for z in sorted(found)]).cpu())
+        return OrganLogits(organ.label, min(found), self._result([found[z] for z in sorted(found)]))
+
+    def _result(self, slices: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Returns the logits of successive slices, `[n, h, w]`, on the CPU.
+
+        Raises:
+            WeightsError: the network's numbers have exceeded the range of float16.
+        """
+        logits = torch.cat(list(slices)).cpu()
+        if self._prepared.arithmetic.half == torch.float16 and not bool(torch.isfinite(logits).all()):
+            raise WeightsError(
+                self._file, "exceed the range of float16, in which this GPU computes in fast mode.", "Use the exact mode."
+            )
+        return logits
 
     def refine(self, organ: MaskedOrgan, rules: RefineRules, settle: Settle, progress: Progress = silent) -> RefinedMask:
         """Returns an organ's mask, corrected by a person's marks; see `refining`.

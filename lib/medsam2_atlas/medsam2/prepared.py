@@ -215,7 +215,7 @@ class PreparedNetwork:
         self, places: torch.Tensor, kinds: torch.Tensor, masks: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the sparse and dense embeddings of prompts. In 16 bits, the places of points would be off by some pixels."""
-        with torch.autocast(self.device.type, enabled=False):
+        with Arithmetic(self.device.type)():
             sparse, dense = self.network.sam_prompt_encoder(points=(places, kinds), boxes=None, masks=masks)
         return sparse, dense
 

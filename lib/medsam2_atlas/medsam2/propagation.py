@@ -26,6 +26,7 @@ from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from medsam2_atlas.base.memory import in_parts
 from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.medsam2.arithmetic import Arithmetic, in_own_arithmetic
 from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
 from medsam2_atlas.medsam2.mask_prompt import prompted_by_mask
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
@@ -44,13 +45,18 @@ class Propagator:
         slices: the number of slices of the volume; a short volume limits the number of object pointers.
         batch: the max number of tracks in one batch. With 1, organs run one after the other, so that the memories of only one
             organ are stored at a time.
+
+    Attributes:
+        arithmetic: the precision outside the network's own calls: that of the weights.
     """
 
     def __init__(self, prepared: PreparedNetwork, features: FeatureStore, slices: int, batch: int) -> None:
         self._prepared, self._features, self._batch = prepared, features, batch
         self._net = prepared.network
+        self.arithmetic = Arithmetic(prepared.device.type)
         self._pointers = min(slices, int(self._net.max_obj_ptrs_in_encoder))
 
+    @in_own_arithmetic  # so that a caller's autocast changes nothing
     @torch.inference_mode()
     def run(self, tracks: Sequence[Track], progress: Progress = silent) -> None:
         """Runs tracks to their ends; fills each track's `logits` with the result."""

@@ -72,6 +72,7 @@ def read_together(memories: Sequence[Memory], attention: BatchedMemoryAttention)
     """Projects the keys of all memories that are read for the first time, in one batch."""
     new = list({id(memory): memory for memory in memories if memory._tokens is None}.values())
     if new:
+        assert all(memory.features is not None for memory in new)
         features = torch.cat([memory.features for memory in new if memory.features is not None])
         tokens = attention.arithmetic.rounded(features.flatten(2).transpose(1, 2).to(new[0].pointer.dtype)).contiguous()
         keys = attention.keys(tokens)

@@ -39,7 +39,7 @@ class Window:
         """Returns the smallest window that covers a mask; None if the mask is empty.
 
         Args:
-            logits: the mask's logits `[1, h, w]`, with h and w multiples of `side`.
+            logits: the mask's logits `[1, y, x]`, with multiples of `side` rows and columns.
             side: the number of rows and columns of tokens.
         """
         mask = logits[0] > 0
@@ -62,7 +62,7 @@ class Window:
         return (rows[:, None] * side + columns).flatten()
 
     def crop(self, maps: torch.Tensor, scale: int = 1) -> torch.Tensor:
-        """Returns the window's part of maps `[..., h, w]` with `scale` rows and columns per token; a view."""
+        """Returns the window's part of maps `[..., y, x]` with `scale` rows and columns per token; a view."""
         return maps[..., self.top * scale : self.bottom * scale, self.left * scale : self.right * scale]
 
 
@@ -96,7 +96,7 @@ class Pooling:
 
     @cached_property
     def bias(self) -> torch.Tensor:
-        """The logarithm of the number of tokens that each result stands for, `[k + b]`: added to the scores of its key."""
+        """The logarithm of the number of tokens that each token `[n]` stands for: added to the scores of its key."""
         bias = torch.zeros(len(self.kept) + len(self.blocks), device=self.kept.device)
         bias[len(self.kept) :] = math.log(self.blocks.shape[1])
         return bias

@@ -45,7 +45,7 @@ def refine_marked(
         range=[organ.z_min, organ.z_max],
         refined={"mask": organ.source, "sha256": organ.sha256, **described_changes(organ.mask, mask)},
         seconds={"network": round(time.perf_counter() - began, 3)},
-        **ran_on(weights.device, medsam2=True, unet=False) | {"device": str(weights.device)},
+        **ran_on(weights.device, medsam2=True, unet=False, mode=prepared.mode) | {"device": str(weights.device)},
         mode=prepared.mode,
         engine=describe_engine(weights.device),
         weights=weights.describe(),
