@@ -110,7 +110,7 @@ class FastPropagator(Propagator):
         if z in track.corrections:
             return whole
         candidates = (z - track.direction, *sorted(track.starting, key=lambda start: abs(start - z)))
-        around = (Window.around(track.logits[y], self._side) for y in candidates)
+        around = (Window.around(track.logits[y], self._side) for y in candidates if y in track.logits)
         return self._surroundings(next((window for window in around if window is not None), whole))
 
     def _surroundings(self, window: Window) -> Window:
