@@ -24,6 +24,7 @@ from medsam2_atlas.medsam2.arithmetic import Arithmetic, halve_weights, in_own_a
 from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.compiled import compile_parts
 from medsam2_atlas.medsam2.config import medsam2_config
+from medsam2_atlas.medsam2.encoder_attention import PlainAttention
 from medsam2_atlas.medsam2.linear import Linear, replace_linear_layers
 from medsam2_atlas.medsam2.near_attention import NearAttention
 from medsam2_atlas.medsam2.tracks import Points
@@ -93,6 +94,9 @@ class PreparedNetwork:
         if half is not None:
             for part in (*parts, self.network.obj_ptr_proj, nn.ModuleList(self._levels)):
                 halve_weights(part, half)
+            if not on_gpu:
+                for block in trunk.blocks:
+                    block.attn = PlainAttention(block.attn)
         top = torch.zeros(1, neck.d_model, self.side, self.side, device=self.device, dtype=self.dtype)
         self.position = neck.position_encoding(top).to(self.dtype)
         self._dense_position = self.network.sam_prompt_encoder.get_dense_pe()
