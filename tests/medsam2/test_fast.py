@@ -117,7 +117,8 @@ def test_the_memory_of_an_empty_mask_is_that_of_exact_mode(weights: Weights, hu:
     torch.testing.assert_close(near.float(), whole.float(), atol=0.02, rtol=0.02)  # sigmoid(-10) is not quite zero
 
 
-def test_windows_of_all_sizes_leave_no_tables_behind(weights: Weights) -> None:
-    prepared = weights.prepared
-    assert isinstance(prepared.network.memory_encoder.position_encoding, torch.nn.Identity)
-    assert weights.network.memory_encoder.position_encoding is not prepared.network.memory_encoder.position_encoding
+@pytest.mark.usefixtures("small_masks")
+def test_windows_of_all_sizes_leave_no_tables_behind(weights: Weights, hu: np.ndarray) -> None:
+    found = volume(weights, hu, fast_margin=0.25)
+    found.segment([ORGAN])
+    assert len(found._net.memory_encoder.position_encoding.cache) <= 1

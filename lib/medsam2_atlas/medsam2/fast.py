@@ -91,6 +91,7 @@ class FastPropagator(Propagator):
             scale = logits.shape[-1] // self._side
             near = self._prepared.remember(window.crop(top), window.crop(logits, scale), presence, prompted=False)
             window.crop(features)[:] = near
+            self._net.memory_encoder.position_encoding.cache.clear()  # it would keep a table for each size of window
         return self._stored(features)
 
     def _background(self, top: torch.Tensor) -> torch.Tensor:

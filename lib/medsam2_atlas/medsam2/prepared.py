@@ -83,8 +83,6 @@ class PreparedNetwork:
         parts = [self.network.image_encoder, self.network.memory_encoder, self.network.sam_mask_decoder]
         for part in parts:
             replace_linear_layers(part)
-        # The memory attention has its own table of positions. The encoder's would be computed for windows of every size.
-        self.network.memory_encoder.position_encoding = nn.Identity()
         trunk, neck, decoder = self.network.image_encoder.trunk, self.network.image_encoder.neck, self.network.sam_mask_decoder
         cells = int(self.network.image_size) // trunk.patch_embed.proj.stride[0]
         table = trunk._get_pos_embed((cells, cells))
