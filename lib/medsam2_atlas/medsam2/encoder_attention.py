@@ -44,5 +44,5 @@ class PlainAttention(nn.Module):
 
     def _by_head(self, tokens: torch.Tensor) -> torch.Tensor:
         """Returns tokens `[windows, tokens, c]` as `[windows · heads, tokens, c / heads]`."""
-        parts = tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        parts = tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
         return parts.reshape(-1, *parts.shape[2:])
