@@ -213,8 +213,10 @@ def test_fast_results_of_a_gpu_name_their_16_bits(capability: tuple[int, int], p
         assert ran_on(GPU, medsam2=False, unet=True, mode="fast")["precision"] == "float16"
 
 
-def test_fast_results_of_the_processor_are_not_said_to_have_16_bits() -> None:
-    assert ran_on(CPU, medsam2=True, unet=False, mode="fast") == {"device": "cpu", "precision": "float32"}
+def test_fast_results_of_the_processor_name_the_configured_format() -> None:
+    for given in ("float32", "bfloat16"):
+        found = ran_on(CPU, medsam2=True, unet=False, mode="fast", processor=given)
+        assert found == {"device": "cpu", "precision": given}
 
 
 class Parts:

@@ -119,4 +119,7 @@ def test_a_record_of_one_mode_is_not_used_for_the_other(image: Path, tmp_path: P
     fast = key(replace(exact, mode="fast"))
     assert fast != key(exact)
     assert fast["segmenter"].pop("mode") == "fast"
-    assert fast == key(exact)
+    del fast["segmenter"]["precision"]  # fast mode may compute in bfloat16
+    expected = key(exact)
+    del expected["segmenter"]["precision"]
+    assert fast == expected

@@ -180,7 +180,7 @@ def test_fetching_weights_creates_the_folder(monkeypatch: pytest.MonkeyPatch) ->
         target.write_bytes(b"weights")
 
     monkeypatch.setattr(weights, "download", fetched)
-    monkeypatch.setattr(weights, "check_command", lambda file: None)
+    monkeypatch.setattr(weights, "_fit", lambda file, config: None)
     assert CliRunner().invoke(app, ["weights", "fetch", "-o", "new/folder/w.pt"], catch_exceptions=False).exit_code == 0
     assert targets == [Path("new/folder/w.pt")]
 
