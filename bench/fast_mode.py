@@ -103,7 +103,7 @@ def main() -> None:
     print(f"processor time: exact {seconds['exact']:.0f} s, fast {seconds['fast']:.0f} s; organs repeated: {repeated}")
     if options.json:
         by_organ = {table[k].name: v for k, v in to_exact.items()}
-        write_json(options.json, {"to_exact": by_organ, "means": means, "seconds": seconds, "repeated": repeated})
+        write_json({"to_exact": by_organ, "means": means, "seconds": seconds, "repeated": repeated}, options.json)
 
 
 def _dice(one: Volume, other: Volume) -> dict[int, float]:

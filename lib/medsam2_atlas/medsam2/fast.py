@@ -91,6 +91,7 @@ class FastPropagator(Propagator):
             scale = logits.shape[-1] // self._side
             near = self._prepared.remember(window.crop(top), window.crop(logits, scale), presence, prompted=False)
             window.crop(features)[:] = near
+            self._net.memory_encoder.position_encoding.cache.clear()  # it would keep a table for each size of window
         return self._stored(features)
 
     def _background(self, top: torch.Tensor) -> torch.Tensor:
@@ -110,7 +111,7 @@ class FastPropagator(Propagator):
         if z in track.corrections:
             return whole
         candidates = (z - track.direction, *sorted(track.starting, key=lambda start: abs(start - z)))
-        around = (Window.around(track.logits[y], self._side) for y in candidates)
+        around = (Window.around(track.logits[y], self._side) for y in candidates if y in track.logits)
         return self._surroundings(next((window for window in around if window is not None), whole))
 
     def _surroundings(self, window: Window) -> Window:

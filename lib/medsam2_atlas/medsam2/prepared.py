@@ -24,6 +24,7 @@ from medsam2_atlas.medsam2.arithmetic import Arithmetic, halve_weights, in_own_a
 from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.compiled import compile_parts
 from medsam2_atlas.medsam2.config import medsam2_config
+from medsam2_atlas.medsam2.encoder_attention import PlainAttention
 from medsam2_atlas.medsam2.linear import Linear, replace_linear_layers
 from medsam2_atlas.medsam2.near_attention import NearAttention
 from medsam2_atlas.medsam2.tracks import Points
@@ -82,8 +83,6 @@ class PreparedNetwork:
         parts = [self.network.image_encoder, self.network.memory_encoder, self.network.sam_mask_decoder]
         for part in parts:
             replace_linear_layers(part)
-        # The memory attention has its own table of positions. The encoder's would be computed for windows of every size.
-        self.network.memory_encoder.position_encoding = nn.Identity()
         trunk, neck, decoder = self.network.image_encoder.trunk, self.network.image_encoder.neck, self.network.sam_mask_decoder
         cells = int(self.network.image_size) // trunk.patch_embed.proj.stride[0]
         table = trunk._get_pos_embed((cells, cells))
@@ -93,6 +92,9 @@ class PreparedNetwork:
         if half is not None:
             for part in (*parts, self.network.obj_ptr_proj, nn.ModuleList(self._levels)):
                 halve_weights(part, half)
+            if not on_gpu:
+                for block in trunk.blocks:
+                    block.attn = PlainAttention(block.attn)
         top = torch.zeros(1, neck.d_model, self.side, self.side, device=self.device, dtype=self.dtype)
         self.position = neck.position_encoding(top).to(self.dtype)
         self._dense_position = self.network.sam_prompt_encoder.get_dense_pe()
