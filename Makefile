@@ -18,7 +18,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools evaluate prompts loop large-ct atlas-time gpu full-gpu load fuzz read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools evaluate prompts loop large-ct atlas-time gpu full-gpu performance load fuzz read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
 
 help:  ## list these targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -133,6 +133,11 @@ gpu: $(VENV)/.installed-dev  ## measure time, memory and energy on a GPU and on 
 
 full-gpu: $(VENV)/.installed-dev  ## test the server on a GPU whose memory another program has filled
 	$(BIN)/python bench/full_gpu.py
+
+# Two threads measure truly only on an idle machine. The cases of 100 and 235 slices are modelled from unit costs.
+performance: $(VENV)/.installed-dev  ## compare MedSAM2's engine with the published loop, and write docs/performance.md
+	$(BIN)/python bench/engine.py --case small 14 100 235 --threads 1 2 --json bench/engine.json
+	$(BIN)/python bench/engine.py --page bench/engine.json
 
 load: $(VENV)/.installed-dev  ## measure a server's response times with twenty annotators, for three minutes
 	$(BIN)/python bench/load.py

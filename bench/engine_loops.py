@@ -88,10 +88,7 @@ class Engine:
             for prompts in passes:
                 found = volume.segment(prompts, loop="published")
         shape = case.hu.shape[1:]
-        return {
-            label: np.stack([organ.plane(z, shape).numpy() for z in range(organ.z_min, organ.z_min + len(organ.values))])
-            for label, organ in found.items()
-        }
+        return {label: organ.planes(shape) for label, organ in found.items()}
 
 
 @contextmanager

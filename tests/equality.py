@@ -32,11 +32,7 @@ from legacy import (
 )
 from medsam2_atlas.base.choices import Loop
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, build_network
-from medsam2_atlas.medsam2.arithmetic import Arithmetic
-from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
-from medsam2_atlas.medsam2.prepared import PreparedNetwork
 from medsam2_atlas.medsam2.preprocessing import to_uint8
-from medsam2_atlas.medsam2.tables import PositionEmbeddingSine
 from medsam2_atlas.prompting import BoxPrompt, MarkedOrgan, OrganPrompt, SliceMarks
 from precision import computing_in
 from ties import Tie, assert_equal_except_behind_ties
@@ -229,10 +225,3 @@ def once_for_each_slice(encode: Callable[[torch.Tensor], dict[str, Any]]) -> Cal
         return {name: list(value) if isinstance(value, list) else value for name, value in kept[key].items()}
 
     return encoded
-
-
-def batched_attention(prepared: PreparedNetwork) -> BatchedMemoryAttention:
-    """Returns the memory attention of GPUs in the arithmetic of the CPU, for a network that was prepared for the CPU."""
-    network = prepared.network  # without the memory encoder's position encoding, which only the memory attention needs
-    network.memory_encoder.position_encoding = PositionEmbeddingSine(network.mem_dim, normalize=True)
-    return BatchedMemoryAttention(network, Arithmetic("cpu"))

@@ -16,10 +16,12 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from equality import FLOAT64_TOLERANCE, Both, Case, batched_attention, boxes, cases
+from equality import FLOAT64_TOLERANCE, Both, Case, boxes, cases
 from legacy import legacy_logits, legacy_predictor, seeded_state
 from medsam2_atlas.base.choices import Loop
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
+from medsam2_atlas.medsam2.arithmetic import Arithmetic
+from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.batched_propagation import BatchedPropagator
 from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.medsam2.propagation import Propagator
@@ -94,7 +96,7 @@ def test_organs_in_one_batch_have_the_official_semantics(on_gpu: bool, narrow_in
     with narrow_in_float64.computing():
         if on_gpu:  # its arithmetic on the CPU, in float64
             prepared = engine._propagator._prepared
-            prepared.memory_attention = batched_attention(prepared)
+            prepared.memory_attention = BatchedMemoryAttention(prepared.network, Arithmetic("cpu"))
             engine._propagator = BatchedPropagator(prepared, engine._features, len(narrow_in_float64.hu), 16)
         together = engine.segment(prompts, loop="published")
     for label, name in enumerate(names):

@@ -9,9 +9,10 @@ import torch
 from omegaconf import DictConfig
 from sam2.modeling.sam2_base import SAM2Base
 
-from equality import batched_attention
 from legacy import seeded_state
 from medsam2_atlas.medsam2 import build_network
+from medsam2_atlas.medsam2.arithmetic import Arithmetic
+from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.memory_attention import MemoryAttention, Read
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
 from medsam2_atlas.medsam2.tracks import BOX_FIRST, BOX_LAST, OFF, ON, Points
@@ -113,7 +114,7 @@ def test_memories_are_those_of_sam2(prompted: bool, parts: Parts) -> None:
 @pytest.mark.parametrize("rows", [[6], [6, 0, 3], [6, 6, 5, 4, 3, 2, 1, 0]], ids=lambda rows: f"{len(rows)} memories")
 def test_memory_attention_is_that_of_sam2(rows: list[int], batched: bool, parts: Parts) -> None:
     net, prepared = parts.network, parts.prepared
-    attention = batched_attention(prepared) if batched else prepared.memory_attention
+    attention = BatchedMemoryAttention(prepared.network, Arithmetic("cpu")) if batched else prepared.memory_attention
     top = parts.random(SLICES, 256, SIDE, SIDE)
     memories = parts.random(SLICES, len(rows), SIDE * SIDE, 64)
     pointers, positions = parts.random(SLICES, 4 * POINTERS, 64), parts.random(SLICES, 4 * POINTERS, 64)
@@ -133,7 +134,7 @@ def test_memory_attention_is_that_of_sam2(rows: list[int], batched: bool, parts:
 
 def test_slices_with_different_numbers_of_memories_are_attended_together(parts: Parts) -> None:
     prepared = parts.prepared
-    attention = batched_attention(prepared)
+    attention = BatchedMemoryAttention(prepared.network, Arithmetic("cpu"))
     top, memories = parts.random(SLICES, 256, SIDE, SIDE), parts.random(SLICES, 3, SIDE * SIDE, 64)
     pointers, positions = parts.random(SLICES, 4 * POINTERS, 64), parts.random(SLICES, 4 * POINTERS, 64)
     amounts = (([6, 1, 0], 4 * POINTERS), ([6], 4))

@@ -65,6 +65,5 @@ def refined_logits(
         found[f"z_min_{k}"] = np.array(organ.z_min)
     segmented = engine.segment(list(alone.values()), loop=loop, fill_holes=fill_holes, progress=part(progress, share, 1))
     for k, logits in segmented.items():
-        planes = [logits.plane(logits.z_min + n, rows_columns).numpy() for n in range(len(logits.values))]
-        found[str(k)], found[f"z_min_{k}"] = np.stack(planes), np.array(logits.z_min)
+        found[str(k)], found[f"z_min_{k}"] = logits.planes(rows_columns), np.array(logits.z_min)
     return found

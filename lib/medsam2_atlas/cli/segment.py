@@ -214,10 +214,7 @@ def propagate_command(
             if given is not None:
                 return refined_logits(engine, volume, given, prompts, loop=loop, fill_holes=fill_holes, progress=progress)
             found = engine.segment(boxes, loop=loop, fill_holes=fill_holes, progress=progress)
-            return {
-                str(k): np.stack([f.plane(f.z_min + n, rows_columns).numpy() for n in range(len(f.values))])
-                for k, f in found.items()
-            }
+            return {str(k): f.planes(rows_columns) for k, f in found.items()}
 
         arrays, step = ladder.run("propagation", attempt)
     if step.note:

@@ -14,11 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from medsam2_atlas.medsam2.arithmetic import Arithmetic, halve_weights, in_own_arithmetic
-from medsam2_atlas.medsam2.linear import Linear
+from medsam2_atlas.medsam2.arithmetic import Arithmetic, in_own_arithmetic
 from medsam2_atlas.medsam2.memory_attention import FirstLayer, Keys, MemoryAttention, Read
 from medsam2_atlas.medsam2.uploads import uploaded
 
@@ -32,13 +30,10 @@ class BatchedMemoryAttention(MemoryAttention):
     """
 
     def __init__(self, network: Any, arithmetic: Arithmetic) -> None:
-        super().__init__(network)
+        super().__init__(network, arithmetic.half)
         self.arithmetic = arithmetic
         self._tables = [arithmetic.rounded(torch.stack(places)) for places in self._temporal]
         self._temporal = []
-        if arithmetic.half is not None:
-            parts = [part for layer in self._layers for part in vars(layer).values() if isinstance(part, Linear)]
-            halve_weights(nn.ModuleList(parts), arithmetic.half)
 
     @in_own_arithmetic
     def first(self, top: torch.Tensor, position: torch.Tensor) -> FirstLayer:

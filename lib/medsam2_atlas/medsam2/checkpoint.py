@@ -63,7 +63,10 @@ class Weights:
 
     @cached_property
     def _prepared_in_16_bits(self) -> PreparedNetwork:
-        return self._prepared(torch.bfloat16 if self.device.type == "cpu" else engine_dtype(self.device, "fast"))
+        return self._prepared(self._dtype("fast"))
+
+    def _dtype(self, mode: Mode) -> torch.dtype:
+        return engine_dtype(self.device, mode, medsam2_config().fast_precision)
 
     def _prepared(self, half: torch.dtype | None = None) -> PreparedNetwork:
         with Arithmetic(self.device.type)():  # a caller's autocast would round the folded weights
@@ -71,8 +74,7 @@ class Weights:
 
     def prepared_for(self, mode: Mode) -> PreparedNetwork:
         """Returns the network prepared for a mode: in fast mode with 16-bit products, if they pay (`engine_dtype`)."""
-        in_32_bits = engine_dtype(self.device, mode, medsam2_config().fast_precision) == torch.float32
-        return self.prepared if in_32_bits else self._prepared_in_16_bits
+        return self.prepared if self._dtype(mode) == torch.float32 else self._prepared_in_16_bits
 
     def on(self, device: torch.device) -> Weights:
         """Returns the weights on a device: these weights if they are on it, else a copy.

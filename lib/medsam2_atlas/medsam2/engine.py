@@ -62,6 +62,14 @@ class OrganLogits:
         small = self.values[z - self.z_min][None, None]
         return F.interpolate(small, size=shape, mode="bilinear", align_corners=False)[0, 0]
 
+    def planes(self, shape: tuple[int, int]) -> np.ndarray:
+        """Returns the logits of all slices at image resolution, `[n, y, x]`; see `plane`.
+
+        Args:
+            shape: the rows and columns of the image.
+        """
+        return np.stack([self.plane(self.z_min + n, shape).numpy() for n in range(len(self.values))])
+
 
 class MedSAM2Volume:
     """A CT prepared for MedSAM2. Each slice is encoded once, however often the volume is prompted.

@@ -144,6 +144,14 @@ class Linear(nn.Module):
             self._packed_weight = _packed(self.weight)
 
 
+def folded(outer: nn.Linear | nn.Conv2d, inner: nn.Linear | nn.Conv2d) -> Linear:
+    """Returns the layer outer(inner(x)) of two linear layers or 1 x 1 convolutions; the factors are multiplied in float64."""
+    assert outer.bias is not None and inner.bias is not None
+    a, b = (layer.weight.flatten(1).double() for layer in (outer, inner))
+    weight, bias = a @ b, a @ inner.bias.double() + outer.bias.double()
+    return Linear(weight.to(outer.weight.dtype), bias.to(outer.weight.dtype))
+
+
 def product(x: torch.Tensor, y: torch.Tensor, backend: Backend, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Returns x·yᵀ + bias `[n, m]` of two matrices `[n, k]` and `[m, k]`, and a bias `[m]`."""
     return _onednn(x, y, bias, "none") if backend == "onednn" else F.linear(x, y, bias)

@@ -23,10 +23,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam.transformer import RoPEAttention
-from torch import nn
 
 from medsam2_atlas.base.errors import WeightsError
-from medsam2_atlas.medsam2.linear import Linear, backend_of, product
+from medsam2_atlas.medsam2.linear import Linear, backend_of, folded, product
 from medsam2_atlas.medsam2.windows import Pooling
 
 _CHUNK = 2**21
@@ -79,10 +78,10 @@ class _Layer:
             torch.cat([own.q_proj.weight[order] * scale, own.k_proj.weight[order]]),
             torch.cat([own.q_proj.bias[order] * scale, own.k_proj.bias[order]]),
         )
-        self.own_output = _folded(own.out_proj, own.v_proj)
+        self.own_output = folded(own.out_proj, own.v_proj)
         self.queries = Linear(cross.q_proj.weight[order] * scale, cross.q_proj.bias[order] * scale)
         self.keys = Linear(cross.k_proj.weight[order], cross.k_proj.bias[order])
-        self.output = _folded(cross.out_proj, cross.v_proj)
+        self.output = folded(cross.out_proj, cross.v_proj)
         self.wide = Linear(layer.linear1.weight, layer.linear1.bias, "relu")
         self.narrow = Linear(layer.linear2.weight, layer.linear2.bias)
 
@@ -223,13 +222,6 @@ def _attention(
 def _tokens(maps: torch.Tensor) -> torch.Tensor:
     """Returns feature maps `[n, c, h, w]` as tokens `[n, h·w, c]`."""
     return maps.flatten(2).transpose(1, 2).contiguous()
-
-
-def _folded(outer: nn.Linear, inner: nn.Linear) -> Linear:
-    """Returns the layer outer(inner(x)); the factors are multiplied in float64."""
-    weight, bias = outer.weight.double(), outer.bias.double()
-    folded, shift = weight @ inner.weight.double(), weight @ inner.bias.double() + bias
-    return Linear(folded.to(outer.weight.dtype), shift.to(outer.weight.dtype))
 
 
 def _check(attention: Any) -> None:

@@ -25,7 +25,7 @@ from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.compiled import compile_parts
 from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.encoder_attention import PlainAttention
-from medsam2_atlas.medsam2.linear import Linear, replace_linear_layers
+from medsam2_atlas.medsam2.linear import Linear, folded, replace_linear_layers
 from medsam2_atlas.medsam2.near_attention import NearAttention
 from medsam2_atlas.medsam2.tracks import Points
 
@@ -87,7 +87,7 @@ class PreparedNetwork:
         cells = int(self.network.image_size) // trunk.patch_embed.proj.stride[0]
         table = trunk._get_pos_embed((cells, cells))
         trunk._get_pos_embed = lambda _: table
-        self._levels = [_folded(outer, neck.convs[-1 - n].conv) for n, outer in enumerate((decoder.conv_s0, decoder.conv_s1))]
+        self._levels = [folded(outer, neck.convs[-1 - n].conv) for n, outer in enumerate((decoder.conv_s0, decoder.conv_s1))]
         self._levels += [_as_linear(neck.convs[n].conv) for n in (1, 0)]
         if half is not None:
             for part in (*parts, self.network.obj_ptr_proj, nn.ModuleList(self._levels)):
@@ -220,14 +220,6 @@ class PreparedNetwork:
         with Arithmetic(self.device.type)():
             sparse, dense = self.network.sam_prompt_encoder(points=(places, kinds), boxes=None, masks=masks)
         return sparse, dense
-
-
-def _folded(outer: nn.Conv2d, inner: nn.Conv2d) -> Linear:
-    """Returns the linear layer outer(inner(x)) of two 1 x 1 convolutions; the factors are multiplied in float64."""
-    assert outer.bias is not None and inner.bias is not None
-    a, b = (conv.weight[:, :, 0, 0].double() for conv in (outer, inner))
-    folded, shift = a @ b, a @ inner.bias.double() + outer.bias.double()
-    return Linear(folded.to(outer.weight.dtype), shift.to(outer.weight.dtype))
 
 
 def _as_linear(conv: nn.Conv2d) -> Linear:

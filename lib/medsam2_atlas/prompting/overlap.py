@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from medsam2_atlas.imaging.masks import box_overlap
 from medsam2_atlas.prompting.prompt import Box, OrganPrompt, Prompts
 
 
@@ -28,15 +31,11 @@ def overlap(one: OrganPrompt, other: OrganPrompt) -> float:
     """Returns the smallest IoU of two prompts' z-ranges and corresponding boxes; 0 with different numbers of boxes."""
     if len(one.boxes) != len(other.boxes):
         return 0.0
-    boxes = (_iou(a.box, b.box) for a, b in zip(one.boxes, other.boxes, strict=True))
-    return min(_iou((one.z_min, 0, one.z_max, 0), (other.z_min, 0, other.z_max, 0)), *boxes)
+    extents = [(_extent(a.box), _extent(b.box)) for a, b in zip(one.boxes, other.boxes, strict=True)]
+    ranges = (np.array([[p.z_min], [p.z_max + 1]]) for p in (one, other))
+    return min(box_overlap(*ranges), *(box_overlap(*pair) for pair in extents))
 
 
-def _iou(one: Box, other: Box) -> float:
-    """Returns the IoU of two boxes (x_min, y_min, x_max, y_max), whose last pixels are included."""
-    shared = _area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
-    return shared / (_area(one) + _area(other) - shared)
-
-
-def _area(box: Box) -> float:
-    return max(0.0, box[2] - box[0] + 1) * max(0.0, box[3] - box[1] + 1)
+def _extent(box: Box) -> np.ndarray:
+    """Returns the corners `[2, 2]` of a box (x_min, y_min, x_max, y_max), whose last pixels are included."""
+    return np.array(box).reshape(2, 2) + [[0], [1]]

@@ -17,10 +17,11 @@ from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.base.progress import Progress, current, part, silent
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, describe_engine, engine_mode
+from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, engine_mode
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, base_report
 from medsam2_atlas.segmenters.changed_settings import changed_options, marked_settings
+from medsam2_atlas.segmenters.engine_fields import engine_fields
 from medsam2_atlas.segmenters.mark_results import FoundOrgan, MarkedLabels, MarkResult, MarkResults
 from medsam2_atlas.segmenters.marked_config import INTERACTIVE, marks_config
 from medsam2_atlas.segmenters.point_corrections import apply_points, described_marks
@@ -107,11 +108,7 @@ def segment_marked(
         overruled=[note for one in found for note in one.overruled],
         range=[min(first for first, _ in ends), max(last for _, last in ends)],
         seconds={"network": round(time.perf_counter() - began, 3)},
-        **ran_on(weights.device, medsam2=True, unet=False, **engine_mode(prepared.mode)) | {"device": str(weights.device)},
-        mode=prepared.mode,
-        engine=describe_engine(weights.device),
-        weights=weights.describe(),
-        **({"mark": weights.mark} if weights.mark else {}),
+        **engine_fields(weights, prepared.mode),
     )
     return Segmentation(image.with_array(labels), report)
 
@@ -138,7 +135,7 @@ def _found(
 
 def _propagated(image: Volume, prepared: MedSAM2Volume, organ: MarkedOrgan, progress: Progress) -> MarkResult:
     config = marks_config()
-    patience = max(1, round(config.max_gap_mm / image.geometry.spacing[2]))
+    patience = config.patience(image.geometry.spacing[2])
     by_slice, overruled = {marks.z: marks for marks in organ.slices}, dict[int, str]()
 
     def mend(z: int, low: torch.Tensor) -> torch.Tensor:

@@ -76,6 +76,14 @@ class MarksConfig(Settings):
         "that an error of the network does not spread",
     )
 
+    def patience(self, slice_mm: float) -> int:
+        """Returns the number of successive slices without the organ after which propagation stops; see `Track`.
+
+        Args:
+            slice_mm: the distance of slices in mm.
+        """
+        return max(1, round(self.max_gap_mm / slice_mm))
+
 
 @read_once
 def marks_config(file: Path | None = None) -> MarksConfig:

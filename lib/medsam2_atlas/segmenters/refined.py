@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import Change, ChangeFilter, MedSAM2Volume, RefinedMask, RefineRules, Weights, describe_engine
+from medsam2_atlas.medsam2 import Change, ChangeFilter, MedSAM2Volume, RefinedMask, RefineRules, Weights
 from medsam2_atlas.prompting import MaskedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import Segmentation, base_report
+from medsam2_atlas.segmenters.engine_fields import engine_fields
 from medsam2_atlas.segmenters.marked_config import INTERACTIVE, marks_config
 from medsam2_atlas.segmenters.point_corrections import apply_points, described_marks
 
@@ -45,11 +45,7 @@ def refine_marked(
         range=[organ.z_min, organ.z_max],
         refined={"mask": organ.source, "sha256": organ.sha256, **described_changes(organ.mask, mask)},
         seconds={"network": round(time.perf_counter() - began, 3)},
-        **ran_on(weights.device, medsam2=True, unet=False, mode=prepared.mode) | {"device": str(weights.device)},
-        mode=prepared.mode,
-        engine=describe_engine(weights.device),
-        weights=weights.describe(),
-        **({"mark": weights.mark} if weights.mark else {}),
+        **engine_fields(weights, prepared.mode),
     )
     return Segmentation(image.with_array(labels), report)
 
@@ -76,7 +72,7 @@ def refined_mask(
             notes[marks.z] = note
         return plane
 
-    patience = max(1, round(config.max_gap_mm / spacing[2]))
+    patience = config.patience(spacing[2])
     return prepared.refine(
         organ, RefineRules(config.max_mask_slices, changes, patience, config.min_certainty), settle, progress
     )
