@@ -169,6 +169,17 @@ def legacy_marked(predictor: Any, planes: np.ndarray, organ: MarkedOrgan) -> np.
     return np.stack([found[z] for z in range(organ.z_min, organ.z_max + 1)])
 
 
+def legacy_masked(
+    predictor: Any, planes: np.ndarray, masks: Mapping[int, np.ndarray], first: int, last: int
+) -> dict[int, np.ndarray]:
+    """Returns logits `[H, W]` by slice, propagated from slice `first` to `last` with given masks `[H, W]` by slice."""
+    state, propagate, found = _opened(predictor, planes)
+    for z, mask in masks.items():
+        predictor.add_new_mask(state, z, obj_id=1, mask=mask)
+    propagate(first, last)
+    return found
+
+
 def _opened(predictor: Any, planes: np.ndarray) -> tuple[Any, Callable[[int, int], None], dict[int, np.ndarray]]:
     """Returns the predictor's state for a volume, a function that propagates between two slices, and the logits by slice."""
     frames = to_network(planes, predictor.image_size).to(predictor.device)

@@ -1,8 +1,8 @@
 """Runs sam2's code and the engine in another precision than float32, which both ask for in many places.
 
-sam2 casts masks, points and tables to float32, with `.float()`, `dtype=torch.float32` and PyTorch's default. `computing_in` replaces
-each of these requests and nothing else, so that a network in float64 stays in float64 from the image to the logits. Rounding
-to bfloat16, which is part of the method, remains.
+sam2 casts masks, points and tables to float32, with `.float()`, `dtype=torch.float32` and PyTorch's default. `computing_in`
+replaces each of these requests and nothing else, so that a network in float64 stays in float64 from the image to the logits.
+Rounding to bfloat16, which is part of the method, remains.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Requests(TorchFunctionMode):
 
 @contextmanager
 def computing_in(dtype: torch.dtype) -> Iterator[Requests]:
-    """Replaces float32 by a precision in a block. Networks must be built in the block, as their tables have a precision, too."""
+    """Replaces float32 by a precision in a block. Networks must be built in it, because their tables have a precision, too."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

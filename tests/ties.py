@@ -7,8 +7,8 @@ all slices that depend on it differ by much more. Such a *tie* is one of these:
 - Two candidate masks have nearly the same predicted IoU, and the other one is chosen.
 - The logit of the organ's presence is nearly zero.
 
-A deviation is accepted only if such a decision differs before it, and if the official predictor, repeated with the other decision,
-gives the same logits as the engine.
+A deviation is accepted only if such a decision differs before it, and if the official predictor, repeated with the other
+decision, gives the same logits as the engine.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from gpu_results import MAX_LOGIT, MEAN_LOGIT
 from legacy import Change, Decision, Place
 
-MEAN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.1
+MEAN_TOLERANCE, MAX_TOLERANCE = MEAN_LOGIT, MAX_LOGIT
 """Max mean and max of a slice's absolute differences."""
 MAX_TIED_LOGIT, MAX_TIED_SCORE = 1e-4, 1e-5
 """The max distance of a logit from zero, and of two predicted IoUs from each other, in a tie."""

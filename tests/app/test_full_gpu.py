@@ -19,6 +19,7 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.medsam2 import Weights
 from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.segmenters.open_images import _Key
 from medsam2_atlas.storage import StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore
 from medsam2_atlas.studies import models as models_module
@@ -143,7 +144,8 @@ def test_a_model_without_a_network_does_not_use_the_gpu(app: MedSAM2AtlasApp, mo
 
 
 def test_cached_gpu_data_is_released_if_memory_is_short(app: MedSAM2AtlasApp, gpu: FullGPU) -> None:
-    app._models.images._open["key"] = object()  # type: ignore[assignment, index]
+    key = _Key("image", "weights", str(GPU), "small", "exact")
+    app._models.images._open[key] = SimpleNamespace(bytes=1)  # type: ignore[assignment]
     app._models._copies["weights", GPU] = (object(), object())
     app.infer({"model": "unet_3d", "image": "one"})
     assert not app._models.images._open

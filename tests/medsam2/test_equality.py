@@ -7,6 +7,7 @@ rounding, except behind ties (`ties`). Another test shows that wrong engines are
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -19,6 +20,9 @@ from equality import FLOAT64_TOLERANCE, Both, Case, boxes, cases
 from legacy import legacy_logits, legacy_predictor, seeded_state
 from medsam2_atlas.base.choices import Loop
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
+from medsam2_atlas.medsam2.arithmetic import Arithmetic
+from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
+from medsam2_atlas.medsam2.batched_propagation import BatchedPropagator
 from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.medsam2.propagation import Propagator
 from medsam2_atlas.prompting import OrganPrompt
@@ -82,15 +86,21 @@ def test_organs_that_are_absent_from_slices_have_the_official_semantics(
         assert presence == {True, False}
 
 
-def test_organs_in_one_batch_have_the_same_semantics(narrow_in_float64: Both) -> None:
-    organs = [case.organ for case in SHORT.values() if isinstance(case.organ, OrganPrompt)][:2]
-    prompts = [OrganPrompt(label, organ.z_min, organ.z_max, organ.boxes) for label, organ in enumerate(organs, 1)]
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["the CPU's engine", "the GPU's engine"])
+def test_organs_in_one_batch_have_the_official_semantics(on_gpu: bool, narrow_in_float64: Both) -> None:
+    names = ["one box", "three boxes, published loop"]
+    prompts = [replace(SHORT[name].organ, label=label) for label, name in enumerate(names)]
     engine = narrow_in_float64.new_engine(batch=16)
     with narrow_in_float64.computing():
-        together = engine.segment(prompts)
-    for prompt in prompts:
-        alone = narrow_in_float64.ours(Case(prompt)).values
-        assert float((together[prompt.label].values - alone).abs().max()) <= FLOAT64_TOLERANCE
+        if on_gpu:  # its arithmetic on the CPU, in float64
+            prepared = engine._propagator._prepared
+            prepared.memory_attention = BatchedMemoryAttention(prepared.network, Arithmetic("cpu"))
+            engine._propagator = BatchedPropagator(prepared, engine._features, len(narrow_in_float64.hu), 16)
+        together = engine.segment(prompts, loop="published")
+    for label, name in enumerate(names):
+        decisions = narrow_in_float64.official(SHORT[name]).decisions
+        theirs = torch.stack([decisions[z].logits for z in SHORT[name].slices]).cpu()
+        assert float((together[label].values - theirs).abs().max()) <= FLOAT64_TOLERANCE
 
 
 def test_a_case_reads_as_many_memories_and_pointers_as_possible(narrow: Both) -> None:

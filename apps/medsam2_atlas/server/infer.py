@@ -17,6 +17,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from datastores.pacs_datastore import PacsDatastore
 from medsam2_atlas.base.errors import InputError, NotFoundError
 from medsam2_atlas.base.jobs import Job, JobQueue
 from medsam2_atlas.base.json_text import to_json
@@ -25,6 +26,7 @@ from server.access import user_of
 from server.answers import JsonAnswer
 from server.audit import note
 from server.forms import LimitedRoute
+from server.masks import discard, given_mask
 from server.metrics import Metrics
 from server.owners import owner_id
 from server.parameters import infer_parameters
@@ -33,6 +35,7 @@ from server.people import User
 from server.sessions import session_of
 from server.uploads import json_object, received
 from tasks.known import check_model, check_study
+from tasks.requests import GivenMask
 
 router = APIRouter(tags=["Infer"], route_class=LimitedRoute)
 
@@ -55,10 +58,15 @@ async def infer(
     session_id: str = "",
     params: Annotated[str, Form()] = "{}",
     file: Annotated[UploadFile | None, File()] = None,
+    mask: Annotated[UploadFile | None, File()] = None,
     output: Output | None = None,
     wait: bool = True,
 ) -> Response:
-    """Returns the result; with `wait=false`, returns the job at once (202)."""
+    """Returns the result; with `wait=false`, returns the job at once (202).
+
+    An interactive model can refine a mask: the file `mask` of the form (a label map on the grid of the image), or a stored
+    version of the study's label map, which the params name by its tag (`mask`) and number (`mask_version`).
+    """
     instance, user = app_instance(), user_of(request)
     check_model(model, instance._infers)
     task = instance._infers[model]
@@ -68,9 +76,17 @@ async def infer(
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
     if not image:
         note(request.scope, study=subject, details={"from": "upload" if file is not None else "session"})
+    if mask is not None and "mask" not in getattr(task, "inputs", ()):
+        raise InputError(model, "refines no mask.", "Use the model medsam2, or leave the mask out.")
+    given: GivenMask | None = None
     upload = await run_in_threadpool(received, file, suffix_of(file.filename)) if file is not None and file.filename else None
     try:
         requested |= await run_in_threadpool(_input, instance, image, upload, session_id, user)
+        given = await run_in_threadpool(_mask, instance, mask, options, requested)
+        if given is not None:
+            requested["given_mask"] = given
+            if not given.uploaded:  # a stored label map is read, so the audit log names it
+                note(request.scope, details={"mask": given.source})
         known = await run_in_threadpool(instance.stored, requested)
         if known is not None:
             return await run_in_threadpool(answer, known, output, True)
@@ -83,10 +99,9 @@ async def infer(
             interactive=hasattr(task, "inputs"),  # an annotator has drawn marks and is waiting
         )
     except BaseException:  # also if the request is cancelled
-        if upload is not None:
-            upload.unlink(missing_ok=True)
+        _remove(upload, given)
         raise
-    job.outcome.add_done_callback(lambda _: _ended(request.app.state.metrics, job, upload))
+    job.outcome.add_done_callback(lambda _: _ended(request.app.state.metrics, job, upload, given))
     if not wait:
         return JsonAnswer(queue.describe(job), 202, headers={"Location": f"/jobs/{job.id}", "X-Job-ID": job.id})
     result = await _outcome(request, queue, job)
@@ -128,10 +143,25 @@ def dispose(result: Mapping[str, Any]) -> None:
     Path(result["file"]).unlink(missing_ok=True)
 
 
-def _ended(metrics: Metrics, job: Job, upload: Path | None) -> None:
+def _ended(metrics: Metrics, job: Job, upload: Path | None, mask: GivenMask | None) -> None:
+    _remove(upload, mask)
+    metrics.ended(job)
+
+
+def _remove(upload: Path | None, mask: GivenMask | None) -> None:
+    """Removes the files that came with a request."""
     if upload is not None:
         upload.unlink(missing_ok=True)
-    metrics.ended(job)
+    discard(mask)
+
+
+def _mask(instance: Any, part: UploadFile | None, options: Mapping[str, Any], requested: Mapping[str, Any]) -> GivenMask | None:
+    """Returns the mask to refine. Its size is compared at once with a file's; a PACS' series is compared when it is read."""
+    datastore, study = instance.datastore(), str(requested.get("image") or "")
+    image = Path(requested["upload"]) if "upload" in requested else None
+    if study and part is not None and not isinstance(datastore, PacsDatastore):
+        image = Path(datastore.get_image_uri(study))
+    return given_mask(part, options, study, image, datastore)
 
 
 async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, Any]:

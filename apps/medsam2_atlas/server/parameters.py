@@ -53,6 +53,9 @@ _RANGES: dict[str, Any] = {
 }
 """Types of the numeric options."""
 
+_INPUTS: dict[str, Any] = {"label": Text, "mask": Text, "mask_version": Annotated[int, Field(ge=1, le=10**9)]}
+"""Types of the inputs of interactive models that are not lists of marks."""
+
 
 class Parameters(BaseModel):
     """The parameters that any client may send with any work. Fields with `exclude` are accepted without effect."""
@@ -197,9 +200,7 @@ def infer_parameters(model: str, task: Any, params: Mapping[str, Any]) -> dict[s
         InputError: a value has another type.
     """
     clicks: frozenset[str] = getattr(task, "inputs", frozenset())
-    options = _options(task.config()) | {key: Annotated[Any, AfterValidator(_marks)] for key in clicks if key != "label"}
-    if "label" in clicks:
-        options["label"] = Text
+    options = _options(task.config()) | {key: _INPUTS.get(key, Annotated[Any, AfterValidator(_marks)]) for key in clicks}
     fields = _with(InferParameters, options)
     supported = {key: value for key, value in params.items() if key in fields.model_fields}
     return _checked(fields, supported, model, limit=None)

@@ -15,7 +15,7 @@ from medsam2_atlas.studies import Prediction, PredictionStore
 from medsam2_atlas.studies.models import Models
 from medsam2_atlas.studies.runner import Runner
 from tasks import replies
-from tasks.requests import marks_of, options_of
+from tasks.requests import GivenMask, marks_of, masked_of, options_of
 
 
 class Predictions:
@@ -80,7 +80,7 @@ class Predictions:
         Args:
             tag: name of the model.
             image: file, or folder of a series.
-            request: the client's options, and the marks for an interactive model.
+            request: the client's options, and for an interactive model the marks, and the mask to refine (`given_mask`).
 
         Raises:
             MedSAM2AtlasError: as for `get`.
@@ -89,7 +89,11 @@ class Predictions:
         if self.models()[tag].role != "interactive":
             return self._runner.once(segmenter, image, options)
 
+        given = request.get("given_mask")
+
         def marked(volume: Volume) -> Options:
+            if isinstance(given, GivenMask):
+                return replace(options, masked=masked_of(request, volume, given))
             first, *others = marks_of(request, volume)
             return replace(options, marks=first, more_marks=tuple(others))
 

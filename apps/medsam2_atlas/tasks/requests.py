@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.json_text import from_json
 from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.prompting import MarkedOrgan, marked_organ
+from medsam2_atlas.imaging.volume import Volume, read_labels
+from medsam2_atlas.prompting import MarkedOrgan, MaskedOrgan, marked_organ, masked_organ
 from medsam2_atlas.segmenters.base import Options, Segmenter
 from tasks import replies
 
@@ -21,6 +23,24 @@ indices (x, y, z) of the file. Each of the `boxes` consists of two opposite corn
 `objects` instead: a list of objects with these four keys, one for each organ.
 """
 _MARKS = CLICKS - {"label", "objects"}
+
+MASK = frozenset({"mask", "mask_version"})
+"""Keys of a request that name the mask to refine: the tag of a stored label map of the study, and the number of its version."""
+
+
+@dataclass(frozen=True)
+class GivenMask:
+    """The label map that contains the mask to refine. Only the server creates it; clients cannot name files.
+
+    Attributes:
+        file: the label map.
+        source: its origin, for messages and reports.
+        uploaded: whether the file came with the request, and is removed after it.
+    """
+
+    file: Path
+    source: str
+    uploaded: bool = False
 
 
 def options_of(request: Mapping[str, Any], segmenter: Segmenter) -> Options:
@@ -83,6 +103,32 @@ def _objects(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         problem = "is not a list of organs with `label`, `boxes`, `foreground` and `background`."
         raise InputError("objects", problem, "Send the name and the marks of each organ.")
     return objects
+
+
+def masked_of(request: Mapping[str, Any], image: Volume, given: GivenMask) -> MaskedOrgan:
+    """Returns the mask of the request's organ, and the marks that correct it, in LPS orientation.
+
+    Args:
+        request: the request; its marks are optional.
+        image: the CT.
+        given: the label map; only the voxels of the organ count.
+
+    Raises:
+        InputError: the label map cannot be read, is not on the grid of the image, or does not contain the organ; a mark cannot
+            be used; or the request contains several organs.
+    """
+    if _listed(request, "objects"):
+        raise InputError("mask", "cannot be combined with `objects`.", "Refine the organs one after the other.")
+    label = _organ(request)
+    marks = {"boxes": "boxes", "inside": "foreground", "outside": "background"}
+    return masked_organ(
+        image,
+        read_labels(given.file, image),
+        label,
+        **{kind: _listed(request, key) for kind, key in marks.items()},
+        reach=_reach(request),
+        source=given.source,
+    )
 
 
 def _organ(request: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ from medsam2_atlas.segmenters.registry import Model
 from medsam2_atlas.studies.models import Models
 from tasks import replies
 from tasks.predictions import Predictions
-from tasks.requests import CLICKS
+from tasks.requests import CLICKS, MASK
 
 
 class SegmenterTask(InferTask):
@@ -31,7 +31,7 @@ class SegmenterTask(InferTask):
         clicks = model.role == "interactive"
         kind = InferType.DEEPGROW if clicks else InferType.SEGMENTATION
         super().__init__(kind, {o.name: o.index for o in organ_table().organs}, 3, model.description)
-        self.inputs = CLICKS if clicks else frozenset[str]()
+        self.inputs = CLICKS | MASK if clicks else frozenset[str]()
         """The keys of a request that are not options of `config`."""
         self._models, self._predictions, self._model = models, predictions, model
 

@@ -157,8 +157,19 @@ def _print_weights(segmenter: Segmenter) -> None:
 
 def propagate_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
-    prompts: Annotated[Path, typer.Option("--prompts", help="JSON file of prompts, in voxel indices of the LPS volume.")],
     logits: Annotated[Path, typer.Option("--logits", help="File (.npz) to write the logits to.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="JSON file of prompts, in voxel indices of the LPS volume. Optional with `--mask`."),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            "--mask",
+            help="Label map on the grid of the CT, to refine: boxes and points correct its labels, missing slices between its "
+            "slices are segmented, and everything else stays.",
+        ),
+    ] = None,
     checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     loop: Annotated[Loop, typer.Option(help="Propagation loop; see `segment`.")] = "symmetric",
@@ -170,16 +181,22 @@ def propagate_command(
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes in the masks, as the official CUDA build does.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Run only MedSAM2's propagation from given boxes; write the logits of each label, a float32 array of shape (z, y, x)."""
+    """Run only MedSAM2's propagation from given boxes; write the logits of each label, a float32 array of shape (z, y, x).
+
+    With `--mask`, boxes and points correct a given label map. The file then also has each label's first slice, `z_min_LABEL`.
+    """
+    if prompts is None and mask is None:
+        raise InputError("propagate", "has neither prompts nor a mask.", "Give --prompts, --mask or both.")
     if window and not (window[0] < window[1] and all(map(math.isfinite, window))):
         raise InputError(str(window), "is not a HU window.", "Give a lower bound and a larger upper bound, in HU.")
-    check_files((logits, NPZ), inputs=(image, prompts))
+    check_files((logits, NPZ), inputs=(image, prompts, mask))
     import numpy as np
 
     from medsam2_atlas.base.device import pick_device
     from medsam2_atlas.base.memory import Ladder
-    from medsam2_atlas.imaging.volume import read_volume
-    from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, find_checkpoint, load_weights
+    from medsam2_atlas.cli.refining import refined_logits
+    from medsam2_atlas.imaging.volume import read_labels, read_volume
+    from medsam2_atlas.medsam2 import MedSAM2Volume, find_checkpoint, load_weights
     from medsam2_atlas.prompting import read_prompts
 
     weights = load_weights(find_checkpoint(checkpoint), config)
@@ -187,23 +204,28 @@ def propagate_command(
     console.print(f"networks run on {ladder.device}")
     print_mode(mode)
     volume = read_volume(image)
-    boxes = read_prompts(prompts, volume.geometry)
+    given = None if mask is None else read_labels(mask, volume)
+    boxes = read_prompts(prompts, volume.geometry) if prompts is not None and given is None else []
+    rows_columns = (volume.array.shape[1], volume.array.shape[2])
     with bars() as progress:
 
-        def attempt(memory: Memory) -> dict[int, OrganLogits]:
+        def attempt(memory: Memory) -> dict[str, np.ndarray]:
             engine = MedSAM2Volume(weights.on(ladder.device_of(memory)), volume.array, window=window, memory=memory, mode=mode)
-            return engine.segment(boxes, loop=loop, fill_holes=fill_holes, progress=progress)
+            if given is not None:
+                return refined_logits(engine, volume, given, prompts, loop=loop, fill_holes=fill_holes, progress=progress)
+            found = engine.segment(boxes, loop=loop, fill_holes=fill_holes, progress=progress)
+            return {
+                str(k): np.stack([f.plane(f.z_min + n, rows_columns).numpy() for n in range(len(f.values))])
+                for k, f in found.items()
+            }
 
-        found, step = ladder.run("propagation", attempt)
+        arrays, step = ladder.run("propagation", attempt)
     if step.note:
         console.print(f"[yellow]memory:[/] {step.note}", soft_wrap=True)
-    rows_columns = (volume.array.shape[1], volume.array.shape[2])
     with replacing(logits) as part, part.open("wb") as stream:
-        arrays = {
-            str(k): np.stack([f.plane(f.z_min + n, rows_columns).numpy() for n in range(len(f.values))])
-            for k, f in found.items()
-        }
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    echo(f"{logits} written: labels {', '.join(arrays)}; weights {weights.file} (SHA-256 {weights.sha256})")
+    echo(
+        f"{logits} written: labels {', '.join(filter(str.isdigit, arrays))}; weights {weights.file} (SHA-256 {weights.sha256})"
+    )
     if weights.mark:
         echo(weights.mark)

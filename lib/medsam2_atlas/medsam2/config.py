@@ -28,7 +28,7 @@ class MedSAM2Config(Settings):
         "measurement shows that it is slower or less precise on this machine; results differ by rounding only",
     )
     feature_megabytes: float = Field(
-        2048.0,
+        1536.0,
         gt=0,
         description="max size in MiB of an image's stored features; those not used for longest are dropped and computed again",
     )

@@ -19,9 +19,10 @@ from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.encoder import FeatureStore
 from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.medsam2.propagation import Propagator
+from medsam2_atlas.medsam2.refining import RefinedMask, Refiner, RefineRules, Settle
 from medsam2_atlas.medsam2.tracks import BOX_FIRST, BOX_LAST, OFF, ON, Mend, Points, Track
 from medsam2_atlas.medsam2.uploads import uploaded
-from medsam2_atlas.prompting import Box, MarkedOrgan, OrganPrompt, SliceMarks
+from medsam2_atlas.prompting import Box, MarkedOrgan, MaskedOrgan, OrganPrompt, SliceMarks
 
 _MAX_HOLE = 8
 """Max size of a filled hole, in pixels of the network's mask resolution; `fill_hole_area` of the official predictor."""
@@ -184,6 +185,17 @@ class MedSAM2Volume:
             self._propagator.run(tracks, part(progress, share, 1))
         found = {z: logits for track in tracks for z, logits in track.logits.items()}
         return OrganLogits(organ.label, min(found), torch.cat([found[z] for z in sorted(found)]).cpu())
+
+    def refine(self, organ: MaskedOrgan, rules: RefineRules, settle: Settle, progress: Progress = silent) -> RefinedMask:
+        """Returns an organ's mask, corrected by a person's marks; see `refining`.
+
+        Args:
+            organ: the current mask and the marks, in voxel indices of the volume.
+            rules: the settings.
+            settle: decides on the mask of a marked slice.
+            progress: called with the stage and the fraction completed.
+        """
+        return Refiner(self._propagator, self._points, organ, rules, settle).run(progress)
 
     @staticmethod
     def _both_ways(organ: MarkedOrgan, start: int, patience: int, min_certainty: float) -> list[Track]:

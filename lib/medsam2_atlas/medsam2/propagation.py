@@ -20,12 +20,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 
 from medsam2_atlas.base.memory import in_parts
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.medsam2.encoder import FeatureStore, SliceFeatures
+from medsam2_atlas.medsam2.mask_prompt import prompted_by_mask
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
 from medsam2_atlas.medsam2.tracks import Memory, Track
 
@@ -75,6 +77,18 @@ class Propagator:
                 track.passed.clear()
                 for memory in (*track.starting.values(), *track.corrected.values()):
                     memory.forget_keys()
+
+    @torch.inference_mode()
+    def known(self, z: int, mask: np.ndarray) -> tuple[torch.Tensor, Memory]:
+        """Returns the logits `[1, h, w]` and the memory of a slice whose mask is known; see `mask_prompt`.
+
+        Args:
+            z: the slice.
+            mask: bool `[y, x]`, at image resolution.
+        """
+        slices = self._features.stack([z])
+        logits, pointer, presence = prompted_by_mask(self._prepared, slices, mask)
+        return logits[0], Memory(self._remember(slices, logits, presence, prompted=True), pointer)
 
     def _groups(self, going: Sequence[Track], step: int) -> Iterable[list[Track]]:
         """Yields batches of tracks with the same amount of memory. Slices that start a track need no step."""
@@ -137,7 +151,8 @@ class Propagator:
 
     def _correct(self, track: Track, z: int, embedding: torch.Tensor, slices: SliceFeatures, tracked: torch.Tensor) -> None:
         """Segments a tracked slice again, from its prompt together with the logits of the tracked mask."""
-        previous = tracked.clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
+        known = track.previous.get(z)
+        previous = (tracked if known is None else known[None]).clamp(-_CORRECTION_CLAMP, _CORRECTION_CLAMP)
         found = self._prepared.decode(embedding, slices.levels, prompts=[track.corrections[z]], previous=previous)
         logits = track.mended(z, found.logits[0])[None]
         memory = self._remember(slices, logits, found.presence, prompted=True)

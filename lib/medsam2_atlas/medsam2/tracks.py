@@ -98,6 +98,7 @@ class Track:
             None: it ends at `end`.
         min_certainty: a slice also counts as without the organ if the mean logit inside its mask falls below this share of
             that of the starting slices: the network then follows another structure, or is about to.
+        previous: logits `[1, h, w]` by corrected slice that enter the decoder with its prompt, instead of the tracked mask's.
         mend: changes the logits `[1, h, w]` of a prompted slice before they enter the memory.
         logits: the result, `[1, h, w]` by slice.
         starting: the memories of the starting slices. A new track that gets them and their logits continues from there.
@@ -114,6 +115,7 @@ class Track:
     corrections: dict[int, Points] = field(default_factory=dict)
     patience: int | None = None
     min_certainty: float = 0.0
+    previous: dict[int, torch.Tensor] = field(default_factory=dict)
     mend: Mend | None = None
     logits: dict[int, torch.Tensor] = field(default_factory=dict)
     starting: dict[int, Memory] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from medsam2_atlas.prompting.confidence import ConfidenceConfig, confidence, con
 from medsam2_atlas.prompting.config import PromptingConfig, prompting_config
 from medsam2_atlas.prompting.jitter import Jitter, JitterKind, jittered
 from medsam2_atlas.prompting.marks import MarkedOrgan, SliceMarks, marked_organ
+from medsam2_atlas.prompting.masks import MaskedOrgan, masked_organ
 from medsam2_atlas.prompting.priors import by_stability, constrained, priors_config, resolve_laterality
 from medsam2_atlas.prompting.prompt import (
     Box,
@@ -32,6 +33,7 @@ __all__ = [
     "Jitter",
     "JitterKind",
     "MarkedOrgan",
+    "MaskedOrgan",
     "OrganPrompt",
     "PromptOrigin",
     "PromptingConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "enlarged",
     "jittered",
     "marked_organ",
+    "masked_organ",
     "priors_config",
     "prompt_from_planes",
     "prompting_config",

@@ -89,10 +89,35 @@ def marked_organ(
     Raises:
         InputError: no mark defines the organ, or a mark cannot be used.
     """
-    if len(boxes) + len(inside) + len(outside) > _MAX_MARKS:
-        raise InputError("marks", f"are more than {_MAX_MARKS}.", "Send fewer points.")
     if not boxes and not inside:
         raise InputError("marks", "do not show the organ.", "Draw a box around it, or set a point on it.")
+    found = slice_marks(volume, boxes=boxes, inside=inside, outside=outside)
+    defining = {marks.z for marks in found if marks.box is not None} or {_indices(volume, inside[:1], "point")[0][2]}
+    slices = [marks.z for marks in found]
+    more = len(volume.array) if reach is None else round(reach / volume.geometry.spacing[2])
+    return MarkedOrgan(
+        label,
+        max(0, slices[0] - more),
+        min(len(volume.array) - 1, slices[-1] + more),
+        tuple(marks for marks in found if marks.z in defining),
+        tuple(marks for marks in found if marks.z not in defining),
+    )
+
+
+def slice_marks(
+    volume: Volume,
+    *,
+    boxes: Sequence[Sequence[Sequence[float]]] = (),
+    inside: Sequence[Sequence[float]] = (),
+    outside: Sequence[Sequence[float]] = (),
+) -> list[SliceMarks]:
+    """Returns the marks by slice, in ascending order; the arguments are those of `marked_organ`.
+
+    Raises:
+        InputError: a mark cannot be used.
+    """
+    if len(boxes) + len(inside) + len(outside) > _MAX_MARKS:
+        raise InputError("marks", f"are more than {_MAX_MARKS}.", "Send fewer points.")
     corners = [_indices(volume, box, "box", 2) for box in boxes]
     on, off = (_indices(volume, points, "point") for points in (inside, outside))
     drawn: dict[int, Box] = {}
@@ -106,16 +131,7 @@ def marked_organ(
     for kind, listed in enumerate((on, off)):
         for x, y, z in listed:
             points[z][kind].append((float(x), float(y)))
-    found = {z: SliceMarks(z, drawn.get(z), tuple(points[z][0]), tuple(points[z][1])) for z in sorted({*drawn, *points})}
-    defining = set(drawn) or {on[0][2]}
-    more = len(volume.array) if reach is None else round(reach / volume.geometry.spacing[2])
-    return MarkedOrgan(
-        label,
-        max(0, min(found) - more),
-        min(len(volume.array) - 1, max(found) + more),
-        tuple(marks for z, marks in found.items() if z in defining),
-        tuple(marks for z, marks in found.items() if z not in defining),
-    )
+    return [SliceMarks(z, drawn.get(z), tuple(points[z][0]), tuple(points[z][1])) for z in sorted({*drawn, *points})]
 
 
 def _indices(volume: Volume, points: Sequence[Sequence[float]], what: str, count: int | None = None) -> list[list[int]]:

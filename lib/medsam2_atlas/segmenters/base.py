@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from medsam2_atlas.atlas import Atlas
     from medsam2_atlas.base.memory import Ladder
     from medsam2_atlas.medsam2 import Weights
-    from medsam2_atlas.prompting import Jitter, MarkedOrgan
+    from medsam2_atlas.prompting import Jitter, MarkedOrgan, MaskedOrgan
     from medsam2_atlas.registration import RegistrationCache
     from medsam2_atlas.scoremaps import ScoreMaps
     from medsam2_atlas.segmenters.open_images import OpenImages
@@ -75,6 +75,7 @@ class Options:
         truth: ground truth label map, for the reference strategies only.
         marks: a person's boxes and points on an organ, for `medsam2` only.
         more_marks: boxes and points on further organs of the same CT, for `medsam2` only.
+        masked: an organ's current mask with the marks that correct it, for `medsam2` only; it replaces `marks`.
         jitter: displacement of the true prompts, for the reference strategies only; the other strategies refuse it.
     """
 
@@ -90,6 +91,7 @@ class Options:
     truth: Volume | None = None
     marks: MarkedOrgan | None = None
     more_marks: tuple[MarkedOrgan, ...] = ()
+    masked: MaskedOrgan | None = None
     jitter: Jitter | None = None
 
     @property
@@ -302,5 +304,7 @@ def only(labels: np.ndarray, requested: Sequence[int]) -> np.ndarray:
     >>> only(np.array([[[0, 1, 6]]]), [6]).tolist()
     [[[0, 0, 6]]]
     """
-    kept: np.ndarray = np.where(np.isin(labels, list(requested)), labels, 0).astype(np.uint8)
+    kept = np.zeros(labels.shape, np.uint8)
+    for z, plane in enumerate(labels):  # slice by slice: NumPy would need eleven times the memory of the label map
+        kept[z] = np.where(np.isin(plane, list(requested)), plane, 0)
     return kept

@@ -16,16 +16,15 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.base.progress import Progress, current, part, silent
 from medsam2_atlas.base.stages import stage
-from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, describe_engine
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, base_report
 from medsam2_atlas.segmenters.changed_settings import changed_options, marked_settings
 from medsam2_atlas.segmenters.mark_results import FoundOrgan, MarkedLabels, MarkResult, MarkResults
-from medsam2_atlas.segmenters.marked_config import marks_config
-
-INTERACTIVE = "medsam2"
+from medsam2_atlas.segmenters.marked_config import INTERACTIVE, marks_config
+from medsam2_atlas.segmenters.point_corrections import apply_points, described_marks
+from medsam2_atlas.segmenters.refined import refine_marked
 
 
 class Marked(Segmenter):
@@ -48,22 +47,27 @@ class Marked(Segmenter):
         device = self._resources.ladder.device_of(options.memory)
         weights = self._resources.weights(options.weights).sha256
         found = self._basis(options) | {"weights": weights} | changed_options(options, "mode") | marked_settings()
+        if options.masked is not None:
+            found |= {"mask": options.masked.sha256}
         return found | ran_on(device, medsam2=True, unet=False, memory=options.memory)
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
-        """Segments the organ of `options.marks`, and those of `options.more_marks`; see `segment_marked`.
+        """Segments the organs of `options.marks` and `options.more_marks`, or refines the mask of `options.masked`.
 
         Raises:
             InputError: if the options contain no marks.
             WeightsError: if MedSAM2 has no weights.
         """
-        if options.marks is None:
+        if options.marks is None and options.masked is None:
             raise InputError("marks", "are missing.", "Draw a box around the organ, or set a point on it.")
         weights = self._resources.weights(options.weights, self._resources.ladder.device_of(options.memory))
         with stage("network"):
             opened = self._resources.images.open(volume, weights, memory=options.memory, mode=options.mode)
-        organs = (options.marks, *options.more_marks)
         with opened.used() as prepared:
+            if options.masked is not None:
+                return refine_marked(volume, prepared, weights, options.masked, current())
+            assert options.marks is not None
+            organs = (options.marks, *options.more_marks)
             return segment_marked(volume, prepared, weights, organs, current(), opened.results)
 
 
@@ -99,7 +103,7 @@ def segment_marked(
     labels, found = fused.fused(), fused.found
     ends = [(one.logits.z_min, one.logits.z_min + len(one.logits.values) - 1) for one in found]
     report = base_report(INTERACTIVE, image, labels, [organ.label for organ in given]).with_fields(
-        marks=[marks for organ in given for marks in _described(organ)],
+        marks=[marks for organ in given for marks in described_marks(organ.label, organ.slices)],
         overruled=[note for one in found for note in one.overruled],
         range=[min(first for first, _ in ends), max(last for _, last in ends)],
         seconds={"network": round(time.perf_counter() - began, 3)},
@@ -180,71 +184,3 @@ def _mended(low: torch.Tensor, image: Volume, marks: SliceMarks) -> tuple[torch.
     config = marks_config()
     certain, share = torch.full_like(low, config.certain_logit), config.min_changed_share
     return torch.where(change > share, certain, torch.where(change < -share, -certain, low)), note
-
-
-def apply_points(plane: np.ndarray, image: Volume, marks: SliceMarks) -> str:
-    """Corrects a slice's mask in place, so that it agrees with a person's points.
-
-    A point off the organ removes the mask's component that contains it if the point is about as deep inside as the
-    component's deepest pixel. Otherwise, it removes the component's pixels that are nearer to the point than to that deepest
-    pixel. A point on the organ, but outside the mask, adds the connected pixels around it of similar intensity.
-
-    Args:
-        plane: the mask `[y, x]`, bool; changed in place.
-        image: the CT, `[z, y, x]` in HU.
-        marks: marks of this slice, in voxel indices (x, y).
-
-    Returns:
-        The list of corrections as text; empty if the mask agreed with all points.
-    """
-    config, step = marks_config(), np.array(image.geometry.spacing[1::-1])
-    notes = []
-    for x, y in marks.outside:
-        off = (round(y), round(x))
-        pieces, _ = ndimage.label(plane)
-        if pieces[off]:
-            piece = pieces == pieces[off]
-            depth = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=step)[1:-1, 1:-1]
-            core = np.unravel_index(int(depth.argmax()), depth.shape)
-            wrong = piece
-            if depth[off] < config.min_inner_depth * depth[core]:
-                wrong = piece & (_distances(plane.shape, off, step) < _distances(plane.shape, core, step))
-            plane[wrong] = False
-            notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was removed")
-    for x, y in marks.inside:
-        on = (round(y), round(x))
-        if not plane[on]:
-            near = _distances(plane.shape, on, step) < config.max_radius_mm
-            plane |= _similar(image.array[marks.z], on, near, config.max_hu_difference)
-            notes.append(f"slice {marks.z}: ({x:.0f}, {y:.0f}) was added")
-    return "; ".join(notes)
-
-
-def _distances(shape: tuple[int, ...], pixel: Sequence[int | np.integer], step: np.ndarray) -> np.ndarray:
-    """Returns the distances `[y, x]` of all pixels to one pixel (y, x), in mm; `step` is the spacing (y, x) in mm."""
-    rows, columns = np.indices(shape)
-    distance: np.ndarray = np.hypot((rows - pixel[0]) * step[0], (columns - pixel[1]) * step[1])
-    return distance
-
-
-def _similar(hu: np.ndarray, pixel: tuple[int, int], near: np.ndarray, max_difference: float) -> np.ndarray:
-    """Returns the pixels `[y, x]` that are connected to one pixel (y, x), near it, and of similar HU; holes are filled."""
-    around = hu[max(0, pixel[0] - 1) : pixel[0] + 2, max(0, pixel[1] - 1) : pixel[1] + 2]
-    similar = near & (np.abs(hu - np.median(around)) <= max_difference)
-    similar[pixel] = True
-    pieces, _ = ndimage.label(similar)
-    piece: np.ndarray = pieces == pieces[pixel]
-    return ndimage.binary_fill_holes(piece)
-
-
-def _described(organ: MarkedOrgan) -> list[dict[str, Any]]:
-    return [
-        {
-            "organ": organ_table()[organ.label].name,
-            "z": marks.z,
-            "box": marks.box,
-            "inside": marks.inside,
-            "outside": marks.outside,
-        }
-        for marks in organ.slices
-    ]

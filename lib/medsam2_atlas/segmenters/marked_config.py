@@ -10,6 +10,9 @@ from medsam2_atlas.base.configuration import Settings, read_config
 from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
+INTERACTIVE = "medsam2"
+"""Name of the segmenter that a person's marks prompt."""
+
 
 class MarksConfig(Settings):
     """Settings that control propagation from marked slices, and the correction of masks by a person's points."""
@@ -53,6 +56,24 @@ class MarksConfig(Settings):
         8.0,
         gt=0,
         description="logit of the pixels that a point has changed: a probability of .9997, because points count as certain",
+    )
+    max_mask_slices: int = Field(
+        4,
+        ge=1,
+        le=32,
+        description="max number of slices of a given mask that condition a slice; more take more time",
+    )
+    min_change_mm: float = Field(
+        4.0,
+        gt=0,
+        description="mm in plane; around a correction, a given mask changes only where the network differs from it by at least "
+        "this, because thinner differences are those of its border",
+    )
+    max_slope: float = Field(
+        1.0,
+        gt=0,
+        description="mm in plane per mm along z; from slice to slice, a change of a given mask may grow by at most this, so "
+        "that an error of the network does not spread",
     )
 
 

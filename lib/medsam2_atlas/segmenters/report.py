@@ -79,6 +79,11 @@ class Report(BaseModel):
     marks: list[dict[str, Any]] | None = Field(None, description="boxes and points of a person")
     overruled: list[str] | None = Field(None, description="corrections of the network's mask by a person's points")
     range: list[int] | None = Field(None, description="first and last slice of the propagation")
+    refined: dict[str, Any] | None = Field(
+        None,
+        description="the refinement of a mask: origin (`mask`) and checksum (`sha256`) of the mask, voxels `added` and "
+        "`removed`, and both by range of slices (`slices`)",
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report as JSON values, without unset fields."""
@@ -127,7 +132,9 @@ def base_report(segmenter: str, image: Volume, labels: np.ndarray, organs: Seque
     import torch  # imported here, because programs that only read reports do not need it
 
     table = organ_table()
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts = np.zeros(256, np.int64)
+    for plane in labels:  # slice by slice: NumPy converts what it counts to 64 bit
+        counts += np.bincount(plane.ravel(), minlength=256)
     found: dict[str, Any] = {
         "image": image.source,
         "segmenter": segmenter,
