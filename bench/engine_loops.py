@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -41,7 +42,9 @@ class Published:
         frames = to_network(to_uint8(case.hu), self.predictor.image_size)
         rows, columns = case.hu.shape[1:]
         found: Logits = {}
-        with torch.inference_mode(), patch.object(legacy, "tqdm", lambda steps, **_: steps):
+        quiet = patch.object(legacy, "tqdm", lambda steps, **_: steps)
+        with torch.inference_mode(), quiet, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You are adding a box after tracking starts")  # as the published script does
             for prompts in passes:
                 with patch.object(legacy, "load_video_frames", lambda **_: (frames, rows, columns)):
                     state = self.predictor.init_state("volume")
@@ -78,7 +81,7 @@ class Engine:
 
     def __init__(self, weights: Weights, mode: Mode) -> None:
         self.weights, self.mode = weights, mode
-        self.prepared = weights.prepared
+        self.prepared = weights.prepared_for(mode)
 
     def __call__(self, case: Case, passes: list[tuple[OrganPrompt, ...]]) -> Logits:
         volume = MedSAM2Volume(self.weights, case.hu, mode=self.mode)
