@@ -13,9 +13,11 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from engine_loops import Engine, Published
+from torch.utils.flop_counter import FlopCounterMode
 
 from medsam2_atlas.medsam2 import linear
-from medsam2_atlas.medsam2.memory_attention import MemoryAttention, Read
+from medsam2_atlas.medsam2.memory_attention import Read
+from medsam2_atlas.medsam2.near_attention import NearAttention
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
 
 ENCODER, FIRST, KEYS, ATTENTION, DECODER, MEMORY = (
@@ -83,6 +85,8 @@ def watch(clock: Clock, loop: Published | Engine) -> None:
     clock.watch(prepared.memory_attention, "first", FIRST)
     clock.watch(prepared.memory_attention, "keys", KEYS)
     clock.watch(prepared.memory_attention, "attend", ATTENTION, read)
+    if isinstance(prepared.memory_attention, NearAttention):
+        clock.watch(prepared.memory_attention, "attend_near", ATTENTION, lambda *arguments: len(arguments[2]))
     clock.watch(prepared, "decode", DECODER)
     clock.watch(prepared, "remember", MEMORY)
 
@@ -124,54 +128,77 @@ def operations(network: Any, memories: tuple[int, int] = (2, 6)) -> dict[str, di
     Returns:
         For `published` and `exact`: GFLOP without memories, and GFLOP per memory, by component.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    def counted(work: Callable[[], Any]) -> tuple[float, Any]:
-        with FlopCounterMode(display=False) as counter:
-            result = work()
-        return counter.get_total_flops() / 1e9, result
-
-    def on_memories(work: Callable[[int], Any]) -> tuple[float, float]:
-        fewer, more = (counted(lambda n=n: work(n))[0] for n in memories)
-        slope = (more - fewer) / (memories[1] - memories[0])
-        return fewer - slope * memories[0], slope
-
-    def blank(*shape: int) -> torch.Tensor:
-        return torch.empty(*shape, device="meta")
-
     net = network.to("meta")
+    # Autocast does not know the device `meta`.
+    with torch.inference_mode(), patch.object(torch, "autocast", lambda *_, **__: nullcontext()):
+        return {"published": _own_operations(net, memories), "exact": _engine_operations(net, memories)}
+
+
+def _own_operations(net: Any, memories: tuple[int, int]) -> dict[str, tuple[float, float]]:
     size, width, thin = int(net.image_size), int(net.hidden_dim), int(net.mem_dim)
     tokens, split = int(net.sam_image_embedding_size) ** 2, width // thin
 
-    def own(count: int) -> Any:
+    def attend(count: int) -> Any:
         pointers = count * split
         return net.memory_attention(
-            curr=[blank(tokens, 1, width)],
-            curr_pos=[blank(tokens, 1, width)],
-            memory=blank(tokens * count + pointers, 1, thin),
-            memory_pos=blank(tokens * count + pointers, 1, thin),
+            curr=[_blank(tokens, 1, width)],
+            curr_pos=[_blank(tokens, 1, width)],
+            memory=_blank(tokens * count + pointers, 1, thin),
+            memory_pos=_blank(tokens * count + pointers, 1, thin),
             num_obj_ptr_tokens=pointers,
         )
 
-    # `meta` has no autocast, which the engine turns off for some parts.
-    with torch.inference_mode(), patch.object(torch, "autocast", lambda *_, **__: nullcontext()):
-        encoder, encoded = counted(lambda: net.forward_image(blank(1, 3, size, size)))
-        fine, middle, top = encoded["backbone_fpn"][-3:]
-        decoder, _ = counted(lambda: net._forward_sam_heads(top, high_res_features=[fine, middle], multimask_output=False))
-        memory, _ = counted(lambda: net.memory_encoder(top, blank(1, 1, size, size), skip_mask_sigmoid=True))
-        published = {ENCODER: (encoder, 0.0), ATTENTION: on_memories(own), DECODER: (decoder, 0.0), MEMORY: (memory, 0.0)}
+    encoder, encoded = _counted(lambda: net.forward_image(_blank(1, 3, size, size)))
+    fine, middle, top = encoded["backbone_fpn"][-3:]
+    decoder, _ = _counted(lambda: net._forward_sam_heads(top, high_res_features=[fine, middle], multimask_output=False))
+    memory, _ = _counted(lambda: net.memory_encoder(top, _blank(1, 1, size, size), skip_mask_sigmoid=True))
+    return {
+        ENCODER: (encoder, 0.0),
+        ATTENTION: _on_memories(attend, memories),
+        DECODER: (decoder, 0.0),
+        MEMORY: (memory, 0.0),
+    }
 
-        prepared = PreparedNetwork(net)
-        attention = MemoryAttention(net)
-        encoder, levels = counted(lambda: prepared.encode(blank(1, 3, size, size)))
-        first, layer = counted(lambda: attention.first(levels[-1], prepared.position))
-        keys, found = counted(lambda: attention.keys(blank(tokens, thin)))
-        decoder, masks = counted(lambda: prepared.decode(levels[-1], levels))
-        memory, _ = counted(lambda: prepared.remember(levels[-1], masks.logits, masks.presence, prompted=False))
 
-        def ours(count: int) -> Any:
-            pointers = blank(count * split, thin)
-            return attention.attend(layer, [[Read(blank(tokens, thin), found, 0)] * count], [pointers], pointers[None])
+def _engine_operations(net: Any, memories: tuple[int, int]) -> dict[str, tuple[float, float]]:
+    prepared = PreparedNetwork(net)
+    attention = prepared.memory_attention
+    size, thin, tokens = int(net.image_size), int(net.mem_dim), prepared.side**2
+    split = int(net.hidden_dim) // thin
+    encoder, levels = _counted(lambda: prepared.encode(_blank(1, 3, size, size)))
+    first, layer = _counted(lambda: attention.first(levels[-1], prepared.position))
+    keys, projected = _counted(lambda: attention.keys(_blank(tokens, thin)))
+    decoder, masks = _counted(lambda: prepared.decode(levels[-1], levels))
+    memory, _ = _counted(lambda: prepared.remember(levels[-1], masks.logits, masks.presence, prompted=False))
 
-        exact = {ENCODER: (encoder, 0.0), FIRST: (first, 0.0), KEYS: (keys, 0.0), ATTENTION: on_memories(ours)}
-    return {"published": published, "exact": exact | {DECODER: (decoder, 0.0), MEMORY: (memory, 0.0)}}
+    def attend(count: int) -> Any:
+        pointers = _blank(count * split, thin)
+        read = [Read(_blank(tokens, thin), projected, 0)] * count
+        return attention.attend(layer, [read], [pointers], pointers[None])
+
+    return {
+        ENCODER: (encoder, 0.0),
+        FIRST: (first, 0.0),
+        KEYS: (keys, 0.0),
+        ATTENTION: _on_memories(attend, memories),
+        DECODER: (decoder, 0.0),
+        MEMORY: (memory, 0.0),
+    }
+
+
+def _counted(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Returns the GFLOP of a call, and its result."""
+    with FlopCounterMode(display=False) as counter:
+        result = work()
+    return counter.get_total_flops() / 1e9, result
+
+
+def _on_memories(work: Callable[[int], Any], memories: tuple[int, int]) -> tuple[float, float]:
+    """Returns the GFLOP of a call without memories, and of each memory, from calls with two numbers of memories."""
+    fewer, more = (_counted(lambda n=n: work(n))[0] for n in memories)
+    slope = (more - fewer) / (memories[1] - memories[0])
+    return fewer - slope * memories[0], slope
+
+
+def _blank(*shape: int) -> torch.Tensor:
+    return torch.empty(*shape, device="meta")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -14,12 +16,12 @@ from sam2 import sam2_video_predictor_legacy as legacy
 
 from legacy import legacy_predictor
 from medsam2_atlas.base.choices import Mode
-from medsam2_atlas.medsam2 import MedSAM2Volume, Weights
+from medsam2_atlas.medsam2 import MedSAM2Volume, Weights, medsam2_config
 from medsam2_atlas.medsam2.preprocessing import to_network, to_uint8
-from medsam2_atlas.prompting import OrganPrompt
+from medsam2_atlas.prompting import OrganPrompt, Prompts, unmoved
 
-Loop = Literal["published", "exact", "fast"]
-LOOPS: tuple[Loop, ...] = ("published", "exact", "fast")
+Loop = Literal["published", "exact", "fast", "fast-again"]
+LOOPS: tuple[Loop, ...] = ("published", "exact", "fast", "fast-again")
 Logits = dict[int, np.ndarray]
 """Logits `[n, y, x]` of the second pass by label, at image resolution."""
 _SURE = 10.0
@@ -41,7 +43,9 @@ class Published:
         frames = to_network(to_uint8(case.hu), self.predictor.image_size)
         rows, columns = case.hu.shape[1:]
         found: Logits = {}
-        with torch.inference_mode(), patch.object(legacy, "tqdm", lambda steps, **_: steps):
+        quiet = patch.object(legacy, "tqdm", lambda steps, **_: steps)
+        with torch.inference_mode(), quiet, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You are adding a box after tracking starts")  # as the published script does
             for prompts in passes:
                 with patch.object(legacy, "load_video_frames", lambda **_: (frames, rows, columns)):
                     state = self.predictor.init_state("volume")
@@ -74,19 +78,29 @@ class Published:
 
 
 class Engine:
-    """Runs this project's engine with the semantics of the published loop."""
+    """Runs this project's engine with the semantics of the published loop.
 
-    def __init__(self, weights: Weights, mode: Mode) -> None:
-        self.weights, self.mode = weights, mode
-        self.prepared = weights.prepared_for(mode)
+    Args:
+        weights: the network and its weights.
+        loop: `exact`; `fast`, whose later passes segment only organs whose boxes have moved; or `fast-again`, in which all
+            passes segment all organs.
+    """
+
+    def __init__(self, weights: Weights, loop: Loop) -> None:
+        self.weights, self.loop = weights, loop
+        self.mode: Mode = "exact" if loop == "exact" else "fast"
+        self.prepared = weights.prepared_for(self.mode)
 
     def __call__(self, case: Case, passes: list[tuple[OrganPrompt, ...]]) -> Logits:
         volume = MedSAM2Volume(self.weights, case.hu, mode=self.mode)
         with ExitStack() as stack:
             if self.mode == "fast" and not case.real:
                 stack.enter_context(true_masks(volume, case))
-            for prompts in passes:
-                found = volume.segment(prompts, loop="published")
+            found = volume.segment(passes[0], loop="published")
+            for before, prompts in pairwise(passes):
+                same = unmoved(Prompts(before), Prompts(prompts), medsam2_config().fast_min_overlap)
+                again = [p for p in prompts if self.loop != "fast" or p.label not in same]
+                found |= volume.segment(again, loop="published")
         shape = case.hu.shape[1:]
         return {label: organ.planes(shape) for label, organ in found.items()}
 

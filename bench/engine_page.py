@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine_clock import COMPONENTS
+from engine_loops import LOOPS
 from engine_results import CaseResult, Results, Run, modelled
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -17,7 +18,6 @@ RESULTS = Path(__file__).parent / "engine.json"
 """The results that the page shows."""
 UNITS = "14"
 """The case whose costs per call the model of full-size cases uses."""
-LOOPS = ("published", "exact", "fast")
 _OTHER_RATES = (50, 100, 200, 400)
 """Rates of matrix products in GFLOP/s for which the page gives times."""
 
@@ -39,6 +39,7 @@ def _parts(results: Results) -> Iterator[str]:
         return
     yield f"## Components\n\nCPU seconds of case `{UNITS}` on one thread."
     yield _components(units)
+    yield _totals(results, units)
     yield "Operations of a call, and the rate that the component reaches. The memory attention is given with four memories."
     yield _rates(results, units)
     full = {name: case for name, case in results.cases.items() if case.counts}
@@ -73,18 +74,10 @@ def _runs(case: CaseResult) -> str:
                 *(f"{run.start_gib:.2f}", f"{run.peak_gib:.2f}", _difference(run)),
             ]
         )
-    head = (
-        "loop",
-        "threads",
-        "passes",
-        "CPU s",
-        "times faster",
-        "wall s",
-        "times faster",
-        "GiB before",
-        "peak GiB",
-        "difference",
-    )
+    measured = {run.loop for run in case.runs}
+    rows += [[loop, *[""] * 8, "not measured"] for loop in LOOPS if loop not in measured]
+    times = ("CPU s", "times faster", "wall s", "times faster")
+    head = ("loop", "threads", "passes", *times, "GiB before", "peak GiB", "difference")
     return _table(head, rows)
 
 
@@ -95,7 +88,10 @@ def _difference(run: Run) -> str:
 
 
 def _power(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", " · 10^-").replace("e-", " · 10^-") + ("^" if value < 1 else "")
+    if not 0 < value < 0.01:
+        return f"{value:.2g}"
+    factor, exponent = f"{value:.0e}".split("e")
+    return f"{factor} · 10^{int(exponent)}^"
 
 
 def _three(value: float) -> str:
@@ -115,6 +111,18 @@ def _components(case: CaseResult) -> str:
         rows.append([name, *cells])
     head = [text for run in runs for text in (f"{run.loop}: calls", "CPU s", "share")]
     return _table(["component", *head], rows)
+
+
+def _totals(results: Results, case: CaseResult) -> str:
+    """Returns sentences with each loop's operations and rate, and the engine's library."""
+    found = []
+    for loop in ("published", "exact"):
+        run = case.run(loop)
+        if run:
+            work = _operations(results, loop, run.components)
+            library = f" with {run.arithmetic}" if run.arithmetic else ""
+            found.append(f"`{loop}` needs {work / 1000:.2f} TFLOP and runs at {work / run.cpu:.0f} GFLOP/s{library}.")
+    return " ".join(found)
 
 
 def _rates(results: Results, case: CaseResult) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import torch
 
@@ -30,6 +32,18 @@ def test_only_the_largest_component_of_each_organ_stays() -> None:
     assert kept[2, 5, 5] == 0
     assert kept[2, 0, 0] == 7
     assert labels[2, 5, 5] == 6
+
+
+def test_counting_components_copies_no_volume_to_64_bits() -> None:
+    labels = np.ones((40, 64, 64), np.uint8)
+    labels[20] = 0
+    tracemalloc.start()
+    try:
+        keep_largest_components(labels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * labels.size
 
 
 def test_components_that_are_small_for_their_organ_are_removed() -> None:

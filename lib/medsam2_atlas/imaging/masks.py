@@ -73,7 +73,9 @@ def _with_pieces(labels: np.ndarray, chosen: Callable[[np.ndarray], np.ndarray])
             continue
         pieces, count = ndimage.label(labels[box] == k)
         if count > 1:
-            sizes = np.bincount(pieces.ravel())
+            sizes = np.zeros(count + 1, np.int64)
+            for plane in pieces:  # bincount copies its input to 64 bits
+                sizes += np.bincount(plane.ravel(), minlength=count + 1)
             sizes[0] = 0
             result[box][(pieces > 0) & ~chosen(sizes)[pieces]] = 0
     return result
