@@ -40,7 +40,7 @@ class Arithmetic:
         return torch.autocast(self.device, self.half, cache_enabled=False)
 
     def rounded(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns a tensor in the format of the matrix products that read it, so that it is converted only once."""
+        """Returns a tensor of any shape in the format of the matrix products that read it, so it is converted only once."""
         return tensor if self.half is None else tensor.to(self.half)
 
 

@@ -42,7 +42,12 @@ class BatchedMemoryAttention(MemoryAttention):
 
     @in_own_arithmetic
     def first(self, top: torch.Tensor, position: torch.Tensor) -> FirstLayer:
-        """Returns the first layer's part that depends on slices alone; see `MemoryAttention.first`."""
+        """Returns the first layer's part that depends on slices alone; see `MemoryAttention.first`.
+
+        Args:
+            top: the coarsest features of n slices, `[n, c, h, w]`.
+            position: their position encoding, `[1, c, h, w]`.
+        """
         found = super().first(top, position)
         return FirstLayer(found.features, self.arithmetic.rounded(found.queries))
 

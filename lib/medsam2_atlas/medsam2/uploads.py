@@ -6,7 +6,7 @@ import torch
 
 
 def uploaded(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Returns a tensor on a device.
+    """Returns a tensor of any shape on a device.
 
     A copy from usual memory waits until the GPU has done all earlier work; a copy from pinned memory takes its turn there while
     the processor continues.
