@@ -29,7 +29,7 @@ from medsam2_atlas.segmenters.marked import segment_marked
 from medsam2_atlas.segmenters.refined import refined_mask
 
 SEED, INDICES = 733, (0, 1, 2)
-"""Phantoms that no choice was made on."""
+"""No setting was chosen on these phantoms, but the rule about a lost organ (`refining`) was added after a failure on 733/2."""
 SPACING_MM = 4.0
 MIN_SLICES = 8
 ORGANS = (1, 2, 4, 6, 7, 8, 10)

@@ -32,7 +32,7 @@ def place(
     (folder / "tmp").mkdir()
     for name in ("one", "two"):
         shutil.copy(short_files.image, folder / "studies" / f"{name}.nii.gz")
-    conf = {"atlas": str(atlas_folder), "learning": "false"}
+    conf = {"atlas": str(atlas_folder), "learning": "false", "server_label_mb": "1"}
     with server(folder / "studies", folder / "server", conf, {"TMPDIR": str(folder / "tmp")}, anew=True) as client:
         yield str(client.get_server_url()).rstrip("/"), folder / "studies", folder / "tmp"
 
@@ -108,7 +108,7 @@ def test_a_mask_of_another_type_or_axes_gives_the_same_result(
 ) -> None:
     first = infer(url, {"label": "liver"}, written(sparse, short_files.image, tmp_path / "a.nii.gz")).json()
     other = sitk.Cast(sitk.ReadImage(str(tmp_path / "a.nii.gz")), sitk.sitkFloat32)
-    sitk.WriteImage(sitk.DICOMOrient(other, "RAI"), str(tmp_path / "b.nrrd"))
+    sitk.WriteImage(sitk.DICOMOrient(other, "RAI"), str(tmp_path / "b.nrrd"), True)
     second = infer(url, {"label": "liver"}, tmp_path / "b.nrrd", name="b.nrrd").json()
     assert first["report"]["refined"] == second["report"]["refined"]
 
@@ -214,6 +214,12 @@ def test_masks_that_cannot_be_used_are_refused(
         assert str(place[2]) not in answer.text
     assert infer(url, liver, good, model="atlas").status_code == 422
     assert "refines no mask" in infer(url, liver, good, model="atlas").text
+
+
+def test_a_mask_may_be_as_large_as_a_label_map(url: str) -> None:
+    """`server_label_mb` is 1 here; the whole request may have `server_upload_mb`."""
+    assert infer(url, {"label": "liver"}, bytes(1_000_001)).status_code == 413
+    assert infer(url, {"label": "liver"}, bytes(1_000_000)).status_code == 422
 
 
 def test_the_server_still_runs(place: tuple[str, Path, Path]) -> None:

@@ -35,6 +35,8 @@ SHORT = cases(8, 2, 5, 8)
 NARROW = {"one box, all memories and pointers": FULL, **SHORT}
 FEW = cases(4, 1, 2, 3)
 """Cases on five slices, for the official network in float64."""
+SIX = cases(5, 1, 3, 5)
+"""Cases on six slices, for the official network in float32."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def official_in_float64(device: torch.device) -> Both:
 
 @pytest.fixture(scope="module")
 def official(device: torch.device) -> Both:
-    return Both(load_config(OFFICIAL), 9, device)
+    return Both(load_config(OFFICIAL), 6, device)
 
 
 def test_the_official_predictor_with_its_casts_replaced_is_the_same_in_float32(narrow: Both, narrow_config: DictConfig) -> None:
@@ -119,7 +121,7 @@ def test_a_case_reads_as_many_memories_and_pointers_as_possible(narrow: Both) ->
     assert {method: max(seen) for method, seen in numbers.items()} == {"_spatial": 7, "_ptrs": 16}
 
 
-@pytest.mark.parametrize("name", ["three boxes, published loop", "points on and off", "boxes and a point on three slices"])
+@pytest.mark.parametrize("name", ["three boxes, published loop", "boxes and a point on three slices"])
 def test_the_official_networks_engine_has_the_official_semantics(name: str, official_in_float64: Both) -> None:
     assert official_in_float64.difference(FEW[name]) <= FLOAT64_TOLERANCE
 
@@ -131,11 +133,11 @@ def test_the_narrow_engine_has_the_official_arithmetic(name: str, narrow: Both) 
 
 @pytest.mark.parametrize("name", ["one box", "three boxes, published loop"])
 def test_the_official_networks_engine_has_the_official_arithmetic(name: str, official: Both) -> None:
-    official.assert_equal_except_behind_ties(SHORT[name])
+    official.assert_equal_except_behind_ties(SIX[name])
 
 
 def test_a_wrong_engine_of_the_official_network_is_noticed(official: Both) -> None:
-    case = SHORT["one box"]
+    case = SIX["one box"]
     with patch.object(official.engine._net, "memory_temporal_stride_for_eval", 2):
         assert official.difference(case) > MAX_TOLERANCE
         with pytest.raises(AssertionError, match="no decision before it is a tie"):

@@ -37,6 +37,10 @@ def test_a_setting_determines_the_window(monkeypatch: pytest.MonkeyPatch) -> Non
         MedSAM2Config(window=(150.0, -50.0))
 
 
-@pytest.mark.parametrize(("memory", "batches"), [("", (32, 8)), ("cpu", (32, 8)), ("small", (4, 2)), ("smallest", (1, 1))])
-def test_batches_are_smaller_if_memory_is_short(memory: Memory, batches: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("memory", "batches"), [("", (32, 8)), ("small", (4, 2)), ("smallest", (1, 1))])
+def test_batches_are_smaller_if_a_gpus_memory_is_short(memory: Memory, batches: tuple[int, int]) -> None:
     assert MedSAM2Config.model_validate({}).batches(memory) == batches
+
+
+def test_the_cpu_runs_organs_one_after_the_other() -> None:
+    assert MedSAM2Config.model_validate({}).batches("cpu", "cpu") == (1, 1)

@@ -141,6 +141,21 @@ def test_a_change_grows_from_slice_to_slice_by_the_slope_only() -> None:
     assert not (result.mask[9] & LEAK[9] & ~ORGAN[9]).any()
 
 
+def test_a_slice_on_which_the_network_loses_the_organ_does_not_change() -> None:
+    """The organ is nearly as small as the slope, so only its area shows that the network has lost it."""
+    thin = block((2, 14), (10, 16), (10, 16))
+    half = block((2, 14), (10, 13), (10, 16))
+    finds = thin & (np.arange(16) == 8)[:, None, None] & half
+    result, _ = refined(thin, finds, SliceMarks(8))
+    assert (result.mask[8] == half[8]).all()
+    assert (np.delete(result.mask, 8, 0) == np.delete(thin, 8, 0)).all()
+
+
+def test_an_emptied_slice_empties_the_slices_beyond_it() -> None:
+    result, _ = refined(ORGAN, ORGAN & block((2, 10), (0, 48), (0, 48)), SliceMarks(12))
+    assert (result.mask == ORGAN & block((2, 10), (0, 48), (0, 48))).all()
+
+
 def test_a_changed_slice_enters_the_memory_with_its_new_mask() -> None:
     _, network = refined(ORGAN | LEAK, ORGAN, SliceMarks(8))
     assert (network.remembered[9] == ORGAN[9]).all()

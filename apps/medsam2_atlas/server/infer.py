@@ -22,6 +22,7 @@ from medsam2_atlas.base.errors import InputError, NotFoundError
 from medsam2_atlas.base.jobs import Job, JobQueue
 from medsam2_atlas.base.json_text import to_json
 from medsam2_atlas.storage import suffix_of
+from server import errors
 from server.access import user_of
 from server.answers import JsonAnswer
 from server.audit import note
@@ -76,8 +77,12 @@ async def infer(
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
     if not image:
         note(request.scope, study=subject, details={"from": "upload" if file is not None else "session"})
-    if mask is not None and "mask" not in getattr(task, "inputs", ()):
-        raise InputError(model, "refines no mask.", "Use the model medsam2, or leave the mask out.")
+    if mask is not None:
+        if "mask" not in getattr(task, "inputs", ()):
+            raise InputError(model, "refines no mask.", "Use the model medsam2, or leave the mask out.")
+        if (mask.size or 0) > request.app.state.config.label_mb * 1_000_000:
+            limit = request.app.state.config.label_mb
+            return errors.respond(413, f"The mask is larger than {limit} MB.", "Send a compressed file, such as .nii.gz.")
     given: GivenMask | None = None
     upload = await run_in_threadpool(received, file, suffix_of(file.filename)) if file is not None and file.filename else None
     try:

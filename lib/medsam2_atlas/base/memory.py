@@ -20,7 +20,7 @@ from typing import TypeVar, get_args
 import torch
 
 from medsam2_atlas.base.choices import Memory, Mode
-from medsam2_atlas.base.precision import dtype_name, engine_dtype
+from medsam2_atlas.base.precision import ProcessorFormat, dtype_name, engine_dtype
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,15 @@ def in_parts(items: Sequence[T], size: int, work: Callable[[Sequence[T]], object
     return size
 
 
-def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = "", mode: Mode = "exact") -> dict[str, str]:
+def ran_on(
+    device: torch.device,
+    *,
+    medsam2: bool,
+    unet: bool,
+    memory: Memory = "",
+    mode: Mode = "exact",
+    processor: ProcessorFormat = "auto",
+) -> dict[str, str]:
     """Returns the provenance of a result's device: its kind, the networks' precision, and whether windows had fewer slices.
 
     Results of the processor and of a GPU differ in a few voxels at ambiguous edges. The other memory-saving steps only change
@@ -131,14 +139,15 @@ def ran_on(device: torch.device, *, medsam2: bool, unet: bool, memory: Memory = 
 
     Args:
         device: the device of the networks.
-        medsam2: whether MedSAM2 was used. It runs in float32 (TF32 is off), and in 16 bits on a GPU in fast mode
+        medsam2: whether MedSAM2 was used. It runs in float32 (TF32 is off), or in 16 bits in fast mode
             (`precision.engine_dtype`).
         unet: whether a U-Net was used. On a GPU it runs in float16, by autocast.
         memory: the step of the ladder.
         mode: the mode of MedSAM2's engine.
+        processor: the format of fast mode on the processor.
     """
     halved = unet and device.type == "cuda"
-    engine = dtype_name(engine_dtype(device, mode)) if medsam2 else "float32"
+    engine = dtype_name(engine_dtype(device, mode, processor)) if medsam2 else "float32"
     parts = [*([engine] if medsam2 or not halved else []), *(["U-Net float16" if medsam2 else "float16"] if halved else [])]
     found = {"device": device.type, "precision": ", ".join(parts)}
     return found | ({"windows": "fewer slices"} if unet and memory == "smallest" else {})

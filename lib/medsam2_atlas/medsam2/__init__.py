@@ -1,6 +1,6 @@
 """MedSAM2: the network, its weights, and the engine that propagates boxes through a volume."""
 
-from medsam2_atlas.medsam2.about_engine import describe_engine
+from medsam2_atlas.medsam2.about_engine import describe_engine, engine_mode
 from medsam2_atlas.medsam2.checkpoint import Weights, find_checkpoint, load_weights
 from medsam2_atlas.medsam2.config import MedSAM2Config, medsam2_config
 from medsam2_atlas.medsam2.engine import MedSAM2Volume, OrganLogits
@@ -21,6 +21,7 @@ __all__ = [
     "Weights",
     "build_network",
     "describe_engine",
+    "engine_mode",
     "find_checkpoint",
     "load_config",
     "load_weights",

@@ -40,7 +40,7 @@ class Arithmetic:
         return torch.autocast(self.device, self.half, cache_enabled=False)
 
     def rounded(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns a tensor of any shape in the format of the matrix products that read it, so it is converted only once."""
+        """Returns a tensor of any shape in the format of the products that read it, so that it is converted only once."""
         return tensor if self.half is None else tensor.to(self.half)
 
 
@@ -69,7 +69,7 @@ def halve_weights(part: nn.Module, half: torch.dtype) -> None:
     """
     for module in part.modules():
         if isinstance(module, Linear):
-            module.weight, module.bias = module.weight.to(half), module.bias.to(half)
+            module.halve(half)
         elif isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             for name, weights in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(weights.detach().to(half), requires_grad=False))

@@ -42,11 +42,11 @@ class BatchedMemoryAttention(MemoryAttention):
 
     @in_own_arithmetic
     def first(self, top: torch.Tensor, position: torch.Tensor) -> FirstLayer:
-        """Returns the first layer's part that depends on slices alone; see `MemoryAttention.first`.
+        """Returns the first layer's part that depends on slices alone.
 
         Args:
-            top: the coarsest features of n slices, `[n, c, h, w]`.
-            position: their position encoding, `[1, c, h, w]`.
+            top: see `MemoryAttention.first`, `[n, c, h, w]`.
+            position: see `MemoryAttention.first`, `[1, c, h, w]`.
         """
         found = super().first(top, position)
         return FirstLayer(found.features, self.arithmetic.rounded(found.queries))

@@ -19,6 +19,7 @@ from medsam2_atlas.base.precision import engine_dtype
 from medsam2_atlas.base.resource import model_folder, resource
 from medsam2_atlas.base.tensor_files import load_tensors
 from medsam2_atlas.medsam2.arithmetic import Arithmetic
+from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.network import OFFICIAL, build_network, config_names, load_config
 from medsam2_atlas.medsam2.prepared import PreparedNetwork
 
@@ -62,15 +63,15 @@ class Weights:
 
     @cached_property
     def _prepared_in_16_bits(self) -> PreparedNetwork:
-        return self._prepared(engine_dtype(self.device, "fast"))
+        return self._prepared(torch.bfloat16 if self.device.type == "cpu" else engine_dtype(self.device, "fast"))
 
     def _prepared(self, half: torch.dtype | None = None) -> PreparedNetwork:
         with Arithmetic(self.device.type)():  # a caller's autocast would round the folded weights
             return PreparedNetwork(self.network, half)
 
     def prepared_for(self, mode: Mode) -> PreparedNetwork:
-        """Returns the network prepared for a mode: in fast mode on a GPU, with 16-bit products (`precision.engine_dtype`)."""
-        in_32_bits = engine_dtype(self.device, mode) == torch.float32
+        """Returns the network prepared for a mode: in fast mode with 16-bit products, if they pay (`engine_dtype`)."""
+        in_32_bits = engine_dtype(self.device, mode, medsam2_config().fast_precision) == torch.float32
         return self.prepared if in_32_bits else self._prepared_in_16_bits
 
     def on(self, device: torch.device) -> Weights:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.configuration import Settings, read_config
 from medsam2_atlas.base.overlay import read_once
+from medsam2_atlas.base.precision import ProcessorFormat
 from medsam2_atlas.base.resource import resource
 
 
@@ -50,6 +51,42 @@ class MedSAM2Config(Settings):
     )
     small_encoder_batch: int = Field(
         2, ge=1, description="replaces `encoder_batch` if the GPU's memory is short; 1 is used if it is still too short"
+    )
+
+    fast_precision: ProcessorFormat = Field(
+        "auto",
+        description="format of matrix products in fast mode on the CPU: `bfloat16`, `float32`, or `auto`: bfloat16 if the "
+        "processor multiplies it in hardware",
+    )
+    fast_margin: float = Field(
+        0.28,
+        ge=0,
+        le=1,
+        description="fast mode on the CPU: the part of a slice around the previous mask that reads memories in full detail, as "
+        "a margin on each side, in slice widths",
+    )
+    fast_key_margin: float = Field(
+        0.09,
+        ge=0,
+        le=1,
+        description="fast mode on the CPU: the part of a memory around its mask that stays in full detail for the rest of the "
+        "slice, as a margin on each side, in slice widths",
+    )
+    fast_block: int = Field(
+        4, ge=1, description="fast mode on the CPU: rows and columns of a memory's tokens that are averaged outside that part"
+    )
+    fast_memories: int = Field(
+        3,
+        ge=1,
+        description="fast mode on the CPU: number of the newest memories that are read in full detail besides those of "
+        "prompted slices; older ones are read with averaged tokens",
+    )
+    fast_min_overlap: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="fast mode: the second pass repeats an organ only if a box or the z-range of its mask overlaps with the "
+        "first prompt's by less than this IoU; 0 skips the second pass, 1 repeats all organs whose prompts changed",
     )
 
     @model_validator(mode="after")

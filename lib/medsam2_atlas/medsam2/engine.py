@@ -18,6 +18,7 @@ from medsam2_atlas.medsam2.batched_propagation import BatchedPropagator
 from medsam2_atlas.medsam2.checkpoint import Weights
 from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.encoder import FeatureStore
+from medsam2_atlas.medsam2.fast import FastPropagator
 from medsam2_atlas.medsam2.preprocessing import to_uint8
 from medsam2_atlas.medsam2.propagation import Propagator
 from medsam2_atlas.medsam2.refining import RefinedMask, Refiner, RefineRules, Settle
@@ -99,8 +100,12 @@ class MedSAM2Volume:
         self._shape = hu.shape
         max_bytes = int(config.feature_megabytes * 2**20)
         self._features = FeatureStore(prepared, planes.__getitem__, min(batch, encoder_batch), max_bytes, kept_on)
-        propagator = Propagator if weights.device.type == "cpu" else BatchedPropagator
-        self._propagator = propagator(prepared, self._features, hu.shape[0], batch)
+        if weights.device.type != "cpu":
+            self._propagator: Propagator = BatchedPropagator(prepared, self._features, hu.shape[0], batch)
+        elif mode == "fast":
+            self._propagator = FastPropagator(prepared, self._features, hu.shape[0])
+        else:
+            self._propagator = Propagator(prepared, self._features, hu.shape[0], batch)
 
     @property
     def bytes(self) -> int:

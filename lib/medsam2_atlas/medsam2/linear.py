@@ -75,7 +75,7 @@ class Measurement:
 
 def backend_of(tensor: torch.Tensor) -> Backend:
     """Returns the library that multiplies matrices of a tensor's device and precision; the tensor may have any shape."""
-    if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.bfloat16):
         return "torch"
     chosen = medsam2_config().linear
     return measured().backend if chosen == "auto" else chosen
@@ -130,16 +130,23 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the layer's output, `[n, ..., outputs]`, for an input `[n, ..., inputs]`."""
+        x = x.to(self.weight.dtype)
         large = x.numel() >= _MIN_SIZE * self.in_features
-        if self._packed_weight is not None and large and x.dtype == torch.float32:
+        if self._packed_weight is not None and large:
             return _onednn(x.contiguous(), self._packed_weight, self.bias, self.activation)
         y = F.linear(x, self.weight, self.bias)
         return {"none": lambda v: v, "relu": F.relu, "gelu": F.gelu}[self.activation](y)
 
+    def halve(self, half: torch.dtype) -> None:
+        """Rounds the weights to a 16-bit format, in which the layer then computes."""
+        self.weight, self.bias = self.weight.to(half), self.bias.to(half)
+        if self._packed_weight is not None:
+            self._packed_weight = _packed(self.weight)
 
-def product(x: torch.Tensor, y: torch.Tensor, backend: Backend) -> torch.Tensor:
-    """Returns x·yᵀ `[n, m]` of two matrices `[n, k]` and `[m, k]`."""
-    return _onednn(x, y, None, "none") if backend == "onednn" else F.linear(x, y)
+
+def product(x: torch.Tensor, y: torch.Tensor, backend: Backend, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns x·yᵀ + bias `[n, m]` of two matrices `[n, k]` and `[m, k]`, and a bias `[m]`."""
+    return _onednn(x, y, bias, "none") if backend == "onednn" else F.linear(x, y, bias)
 
 
 def replace_linear_layers(part: nn.Module) -> None:

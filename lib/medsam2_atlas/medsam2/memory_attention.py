@@ -27,6 +27,7 @@ from torch import nn
 
 from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.medsam2.linear import Linear, backend_of, product
+from medsam2_atlas.medsam2.windows import Pooling
 
 _CHUNK = 2**21
 """Max number of scores that are computed together on the CPU."""
@@ -58,11 +59,13 @@ class Read:
         tokens: the memory features, `[tokens, memory channels]`.
         keys: the keys of these tokens.
         place: the row of the table of temporal positions.
+        pooling: which tokens were averaged; None by default: none.
     """
 
     tokens: torch.Tensor
     keys: Keys
     place: int
+    pooling: Pooling | None = None
 
 
 class _Layer:
@@ -83,18 +86,25 @@ class _Layer:
         self.wide = Linear(layer.linear1.weight, layer.linear1.bias, "relu")
         self.narrow = Linear(layer.linear2.weight, layer.linear2.bias)
 
+    def halve(self, half: torch.dtype) -> None:
+        """Rounds the weights to a 16-bit format; norms keep their precision."""
+        for part in vars(self).values():
+            if isinstance(part, Linear):
+                part.halve(half)
+
 
 class MemoryAttention:
     """The memory attention of a SAM 2.1 network.
 
     Args:
         network: the network, in evaluation mode.
+        half: the 16-bit format of matrix products; None by default: all has the weights' precision.
 
     Raises:
         WeightsError: if the network's memory attention differs from that of SAM 2.1.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, half: torch.dtype | None = None) -> None:
         attention = network.memory_attention
         _check(attention)
         self._norm = attention.norm
@@ -111,6 +121,10 @@ class MemoryAttention:
             [self._rotated(F.linear(place, layer.keys.weight).expand(side * side, -1)) for place in temporal]
             for layer in self._layers
         ]
+        self._half = half
+        if half is not None:
+            for layer in self._layers:
+                layer.halve(half)
 
     def first(self, top: torch.Tensor, position: torch.Tensor) -> FirstLayer:
         """Returns the first layer's part that depends on slices alone.
@@ -159,7 +173,7 @@ class MemoryAttention:
                     for n, own in enumerate(read)
                 ]
             )
-            features = features + layer.output(_attention(queries, keys, values))
+            features = features + layer.output(self._attended(queries, keys, values))
             features = features + layer.narrow(layer.wide(layer.norms[2](features)))
         result: torch.Tensor = self._norm(features)
         return result
@@ -167,7 +181,16 @@ class MemoryAttention:
     def _attend_to_itself(self, features: torch.Tensor, layer: _Layer) -> torch.Tensor:
         normed = layer.norms[0](features)
         queries, keys = layer.own_queries_keys(normed).chunk(2, -1)
-        return features + layer.own_output(_attention(self._rotated(queries), self._rotated(keys), normed))
+        return features + layer.own_output(self._attended(self._rotated(queries), self._rotated(keys), normed))
+
+    def _attended(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Returns `_attention` in the precision of the matrix products."""
+        if self._half is None:
+            return _attention(queries, keys, values, bias)
+        rounded = None if bias is None else bias.to(self._half)
+        return _attention(queries.to(self._half), keys.to(self._half), values.to(self._half), rounded)
 
     def _queries(self, features: torch.Tensor, layer: _Layer) -> torch.Tensor:
         return self._rotated(layer.queries(layer.norms[1](features)))
@@ -178,17 +201,20 @@ class MemoryAttention:
         return torch.cat([torch.addcmul(a * self._cos, b, self._sin, value=-1), torch.addcmul(a * self._sin, b, self._cos)], -1)
 
 
-def _attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Returns softmax(QKᵀ)·V of scaled queries, `[n, queries, value channels]`."""
+def _attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Returns softmax(QKᵀ + bias)·V of scaled queries, `[n, queries, value channels]`; the bias of keys is `[keys]`."""
     if queries.device.type != "cpu":
-        return F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], scale=1.0)[:, 0]
+        mask = None if bias is None else bias.expand(1, 1, queries.shape[1], -1)
+        return F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], mask, scale=1.0)[:, 0]
     backend = backend_of(queries)
     found = []
     for q, k, v in zip(queries, keys, values, strict=True):
         columns = v.T
         parts = []
         for rows in q.split(max(1, _CHUNK // len(k))):
-            scores = product(rows, k, backend)
+            scores = product(rows, k, backend, bias)
             parts.append(product(torch.softmax(scores, -1, out=scores), columns, backend))
         found.append(parts[0] if len(parts) == 1 else torch.cat(parts))
     return found[0][None] if len(found) == 1 else torch.stack(found)

@@ -25,9 +25,11 @@ from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.compiled import compile_parts
 from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.medsam2.linear import Linear, replace_linear_layers
-from medsam2_atlas.medsam2.memory_attention import MemoryAttention
+from medsam2_atlas.medsam2.near_attention import NearAttention
 from medsam2_atlas.medsam2.tracks import Points
 
+_MASK_STRIDE = 4
+"""Pixels of the network's input per row of mask logits."""
 _NO_POINT = -1
 """Kind of point that stands for no point in SAM's prompt encoder."""
 
@@ -74,12 +76,14 @@ class PreparedNetwork:
         self.arithmetic = Arithmetic(self.device.type, half)
         on_gpu = self.device.type != "cpu"
         self.memory_attention = (
-            BatchedMemoryAttention(self.network, self.arithmetic) if on_gpu else MemoryAttention(self.network)
+            BatchedMemoryAttention(self.network, self.arithmetic) if on_gpu else NearAttention(self.network, half)
         )
         self.side = int(self.network.sam_image_embedding_size)
         parts = [self.network.image_encoder, self.network.memory_encoder, self.network.sam_mask_decoder]
         for part in parts:
             replace_linear_layers(part)
+        # The memory attention has its own table of positions. The encoder's would be computed for windows of every size.
+        self.network.memory_encoder.position_encoding = nn.Identity()
         trunk, neck, decoder = self.network.image_encoder.trunk, self.network.image_encoder.neck, self.network.sam_mask_decoder
         cells = int(self.network.image_size) // trunk.patch_embed.proj.stride[0]
         table = trunk._get_pos_embed((cells, cells))
@@ -176,7 +180,7 @@ class PreparedNetwork:
 
     @in_own_arithmetic
     def remember(self, top: torch.Tensor, logits: torch.Tensor, presence: torch.Tensor, prompted: bool) -> torch.Tensor:
-        """Returns the memory features of n segmented slices, `[n, c, h, w]`.
+        """Returns the memory features of n segmented slices, `[n, c, h, w]`; also for the same window of features and masks.
 
         Args:
             top: the slices' coarsest features, `[n, c, h, w]`.
@@ -185,15 +189,20 @@ class PreparedNetwork:
             prompted: whether the masks come from prompts; they are then binarised.
         """
         net = self.network
-        size = int(net.image_size)
-        mask = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
+        size = [_MASK_STRIDE * side for side in logits.shape[-2:]]
+        mask = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         mask = (mask > 0).to(mask.dtype) if prompted and net.binarize_mask_from_pts_for_mem_enc else mask.sigmoid()
         mask = mask * net.sigmoid_scale_for_mem_enc + net.sigmoid_bias_for_mem_enc
         features: torch.Tensor = net.memory_encoder(top, mask, skip_mask_sigmoid=True)["vision_features"]
-        if net.no_obj_embed_spatial is not None:
-            absent = 1 - (presence > 0).to(features.dtype)
-            features = features + absent[..., None, None] * net.no_obj_embed_spatial[..., None, None]
-        return features
+        return self.marked_absent(features, presence)
+
+    def marked_absent(self, features: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
+        """Returns memory features `[n, c, h, w]` with the mark of absent organs where the logit of presence is not positive."""
+        mark = self.network.no_obj_embed_spatial
+        if mark is None:
+            return features
+        absent = 1 - (presence > 0).to(features.dtype)
+        return features + absent[..., None, None] * mark[..., None, None]
 
     def _pointer(self, pointer: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """Replaces the pointers of absent organs."""

@@ -29,6 +29,10 @@ from medsam2_atlas.prompting import MaskedOrgan, SliceMarks
 Settle = Callable[[SliceMarks, np.ndarray], np.ndarray]
 """Returns the mask of a marked slice, bool `[y, x]`, from its marks and the network's mask."""
 
+_LOST = 0.5
+"""If a slice keeps a smaller share of its area than this times the share that the marked slice kept, the network has lost the
+organ, and the slice does not change."""
+
 
 @dataclass(frozen=True)
 class RefineRules:
@@ -151,8 +155,7 @@ class Refiner:
 
     def _follow(self, z: int) -> None:
         """Changes the slices above and below a marked slice where the network agrees with the correction."""
-        change = Change.between(self._organ.mask[z], self._mask[z])
-        if not change:
+        if not Change.between(self._organ.mask[z], self._mask[z]):
             return
         for direction in (1, -1):
             end = z
@@ -160,17 +163,19 @@ class Refiner:
                 end += direction
             if end == z:
                 continue
-            track = _Outward(self._organ.label, z, end, direction, follow=self._following(change))
+            track = _Outward(self._organ.label, z, end, direction, follow=self._following(z))
             self._condition(track, {z, *self._evenly(self._covered - self._marked - {z + direction})})
             self._propagator.run([track])
 
-    def _following(self, correction: Change) -> Callable[[int, torch.Tensor], Memory | None]:
-        before = correction
+    def _following(self, marked: int) -> Callable[[int, torch.Tensor], Memory | None]:
+        before = Change.between(self._organ.mask[marked], self._mask[marked])
+        kept = self._mask[marked].sum() / self._organ.mask[marked].sum()
 
         def follow(z: int, logits: torch.Tensor) -> Memory | None:
             nonlocal before
-            before = self._rules.changes.connected(Change.between(self._organ.mask[z], self._above(logits)), before)
-            if not before:
+            current = self._organ.mask[z]
+            before = self._rules.changes.connected(Change.between(current, self._above(logits)), before)
+            if not before or before.applied(current).sum() < _LOST * kept * current.sum():
                 return None
             self._change(z, before.applied(self._mask[z]), logits)
             return self._propagator.known(z, self._mask[z])[1]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
 from medsam2_atlas.medsam2.batched_attention import BatchedMemoryAttention
 from medsam2_atlas.medsam2.memory_attention import Keys, MemoryAttention, Read
+from medsam2_atlas.medsam2.windows import Pooling
 
 OFF, ON, BOX_FIRST, BOX_LAST = range(4)
 """Kinds of points in SAM's prompt encoder: outside the organ, on the organ, first and second corner of a box."""
@@ -28,6 +29,7 @@ class Memory:
     pointer: torch.Tensor
     _tokens: torch.Tensor | None = field(default=None, repr=False)
     _keys: Keys = field(default=(), repr=False)
+    _pooled: Read | None = field(default=None, repr=False)
 
     def read(self, attention: MemoryAttention, place: int) -> Read:
         """Returns the memory for the memory attention, which projects its keys at the first call.
@@ -38,13 +40,27 @@ class Memory:
         """
         if self._tokens is None:
             assert self.features is not None
-            self._tokens = self.features.flatten(2)[0].T.to(self.pointer.dtype).contiguous()
-            self._keys = attention.keys(self._tokens)
+            tokens = self.features.flatten(2)[0].T.to(self.pointer.dtype).contiguous()
+            self._keys = attention.keys(tokens)
+            self._tokens = tokens  # only after the keys, for which a GPU's memory may not suffice
         return Read(self._tokens, self._keys, place)
 
+    def read_pooled(self, attention: MemoryAttention, place: int, pooling: Callable[[], Pooling]) -> Read:
+        """Returns the memory with few tokens far from the organ, which the first call averages.
+
+        Args:
+            attention: the memory attention.
+            place: the row of the table of temporal positions.
+            pooling: returns which tokens are averaged; called once.
+        """
+        if self._pooled is None:
+            whole, pool = self.read(attention, place), pooling()
+            self._pooled = Read(pool(whole.tokens), tuple(map(pool, whole.keys)), place, pool)
+        return replace(self._pooled, place=place)
+
     def forget_keys(self) -> None:
-        """Deletes what `read` has computed; the next call computes it again."""
-        self._tokens, self._keys = None, ()
+        """Deletes what `read` and `read_pooled` have computed; the next call computes it again."""
+        self._tokens, self._keys, self._pooled = None, (), None
 
     def forget_features(self) -> None:
         """Deletes all but the pointer."""

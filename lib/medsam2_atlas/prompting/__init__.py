@@ -6,6 +6,7 @@ from medsam2_atlas.prompting.config import PromptingConfig, prompting_config
 from medsam2_atlas.prompting.jitter import Jitter, JitterKind, jittered
 from medsam2_atlas.prompting.marks import MarkedOrgan, SliceMarks, marked_organ
 from medsam2_atlas.prompting.masks import MaskedOrgan, masked_organ
+from medsam2_atlas.prompting.overlap import unmoved
 from medsam2_atlas.prompting.priors import by_stability, constrained, priors_config, resolve_laterality
 from medsam2_atlas.prompting.prompt import (
     Box,
@@ -58,4 +59,5 @@ __all__ = [
     "prompts_from_scores",
     "read_prompts",
     "resolve_laterality",
+    "unmoved",
 ]

@@ -56,6 +56,21 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
+@dataclass(frozen=True)
+class FirstPass:
+    """A first pass of MedSAM2.
+
+    Attributes:
+        prompts: its prompts.
+        labels: its label map, organ numbers `[z, y, x]`.
+        logits: its logits by organ number, in fast mode only.
+    """
+
+    prompts: Prompts
+    labels: np.ndarray
+    logits: dict[int, OrganLogits]
+
+
 class Case:
     """A CT with resources and options, and the intermediate results that strategies share.
 
@@ -78,7 +93,7 @@ class Case:
         self._scores: ScoreMaps | None = None
         self._coarse: np.ndarray | None = None
         self._open: OpenImage | None = None
-        self._first: tuple[Prompts, np.ndarray] | None = None
+        self._first: FirstPass | None = None
 
     @cached_property
     def atlas(self) -> Atlas:
@@ -190,12 +205,17 @@ class Case:
         """Runs one pass of MedSAM2 and returns its label map `[z, y, x]`."""
         return self.fused(self.logits(prompts.prompts, clock), clock)
 
-    def first_pass(self, clock: Clock) -> tuple[Prompts, np.ndarray]:
-        """Returns the prompts (three boxes per organ) and the label map `[z, y, x]` of the first pass."""
+    def first_pass(self, clock: Clock) -> FirstPass:
+        """Returns prompts (three boxes per organ), label map and logits of the first pass."""
         if self._first is None:
             prompts = self.first_prompts(prompting_config().three_boxes, clock)
-            self._first = prompts, self.prompted(prompts, clock)
+            logits = self.logits(prompts.prompts, clock)
+            self._first = FirstPass(prompts, self.fused(logits, clock), self.kept(logits))
         return self._first
+
+    def kept(self, logits: dict[int, OrganLogits]) -> dict[int, OrganLogits]:
+        """Returns the logits that a second pass may use again: all in fast mode, none in exact mode, where it repeats all."""
+        return logits if self.options.mode == "fast" else {}
 
     def _coarse_labels(self, prompter: Segmenter, clock: Clock) -> np.ndarray:
         if self._coarse is None:

@@ -17,7 +17,7 @@ from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.base.progress import Progress, current, part, silent
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, describe_engine
+from medsam2_atlas.medsam2 import MedSAM2Volume, OrganLogits, Weights, describe_engine, engine_mode
 from medsam2_atlas.prompting import MarkedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, base_report
 from medsam2_atlas.segmenters.changed_settings import changed_options, marked_settings
@@ -49,7 +49,7 @@ class Marked(Segmenter):
         found = self._basis(options) | {"weights": weights} | changed_options(options, "mode") | marked_settings()
         if options.masked is not None:
             found |= {"mask": options.masked.sha256}
-        return found | ran_on(device, medsam2=True, unet=False, memory=options.memory, mode=options.mode)
+        return found | ran_on(device, medsam2=True, unet=False, memory=options.memory, **engine_mode(options.mode))
 
     def segment(self, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
         """Segments the organs of `options.marks` and `options.more_marks`, or refines the mask of `options.masked`.
@@ -107,7 +107,7 @@ def segment_marked(
         overruled=[note for one in found for note in one.overruled],
         range=[min(first for first, _ in ends), max(last for _, last in ends)],
         seconds={"network": round(time.perf_counter() - began, 3)},
-        **ran_on(weights.device, medsam2=True, unet=False, mode=prepared.mode) | {"device": str(weights.device)},
+        **ran_on(weights.device, medsam2=True, unet=False, **engine_mode(prepared.mode)) | {"device": str(weights.device)},
         mode=prepared.mode,
         engine=describe_engine(weights.device),
         weights=weights.describe(),

@@ -17,7 +17,7 @@ The first boxes of A to D, and of E's first organs, come from score maps, or fro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import describe_engine
+from medsam2_atlas.medsam2 import OrganLogits, describe_engine, engine_mode, medsam2_config
 from medsam2_atlas.prompting import (
     PromptOrigin,
     Prompts,
@@ -39,6 +39,7 @@ from medsam2_atlas.prompting import (
     enlarged,
     jittered,
     prompting_config,
+    unmoved,
 )
 from medsam2_atlas.scoremaps import fusion_config
 from medsam2_atlas.segmenters.base import (
@@ -68,10 +69,12 @@ class Outcome:
     Attributes:
         labels: organ numbers `[z, y, x]`.
         passes: prompts of each pass of MedSAM2, in order.
+        logits: the last pass's logits that a second pass may use again, by organ number.
     """
 
     labels: np.ndarray
     passes: tuple[Prompts, ...] = ()
+    logits: dict[int, OrganLogits] = field(default_factory=dict)
 
 
 def _atlas(case: Case, clock: Clock) -> Outcome:
@@ -85,8 +88,8 @@ def _a(case: Case, clock: Clock) -> Outcome:
 
 
 def _b(case: Case, clock: Clock) -> Outcome:
-    prompts, labels = case.first_pass(clock)
-    return Outcome(labels, (prompts,))
+    first = case.first_pass(clock)
+    return Outcome(first.labels, (first.prompts,), first.logits)
 
 
 def _c(case: Case, clock: Clock) -> Outcome:
@@ -116,11 +119,15 @@ def _one_pass(case: Case, prompts: Prompts, clock: Clock) -> Outcome:
 
 
 def _second_pass(case: Case, first: Outcome, clock: Clock, *, enlarge: bool) -> Outcome:
-    """Runs a second pass, prompted by the masks of the first."""
+    """Runs a second pass, prompted by the masks of the first. Fast mode keeps organs whose prompts hardly change."""
     prompts = case.from_labels(first.labels, prompting_config().three_boxes, "the first pass found nothing", clock)
+    same = unmoved(first.passes[-1], prompts, medsam2_config().fast_min_overlap) & first.logits.keys()
     if enlarge:
         prompts = enlarged(prompts, organ_table(), case.image.array.shape)
-    return Outcome(case.prompted(prompts, clock), (*first.passes, prompts))
+    before = {p.label: p for p in first.passes[-1].prompts}
+    prompts = replace(prompts, prompts=tuple(before[p.label] if p.label in same else p for p in prompts.prompts))
+    logits = case.logits([p for p in prompts.prompts if p.label not in same], clock) | {k: first.logits[k] for k in same}
+    return Outcome(case.fused(logits, clock), (*first.passes, prompts))
 
 
 def _by_stability(case: Case, clock: Clock) -> Outcome:
@@ -140,7 +147,7 @@ def _by_stability(case: Case, clock: Clock) -> Outcome:
     given |= {p.label: p for p in case.prompts_of(scores, from_atlas, prompting_config().three_boxes, clock).prompts}
     used = replace(prompts, prompts=tuple(given[k] for k in (*stable, *later)))
     logits |= case.logits([given[k] for k in later], clock)
-    return Outcome(case.fused(logits, clock), (used,))
+    return Outcome(case.fused(logits, clock), (used,), case.kept(logits))
 
 
 _FROM_ATLAS = PromptOrigin("atlas", "")
@@ -216,7 +223,7 @@ class Strategy(Segmenter):
             }
             | changed
             | self._ready_made(prompter, options)
-            | ran_on(device, medsam2=True, unet=prompter is not None, memory=options.memory, mode=options.mode)
+            | ran_on(device, medsam2=True, unet=prompter is not None, memory=options.memory, **engine_mode(options.mode))
         )
 
     def _ready_made(self, prompter: Segmenter | None, options: Options) -> Provenance:
@@ -311,8 +318,8 @@ def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict
     marks = []
     if passes:
         device = case.weights.device
-        options = case.options
-        found |= ran_on(device, medsam2=True, unet=prompter is not None, memory=options.memory, mode=options.mode)
+        engine = engine_mode(case.options.mode)
+        found |= ran_on(device, medsam2=True, unet=prompter is not None, memory=case.options.memory, **engine)
         found |= {"device": str(device), "weights": case.weights.describe()}
         found |= {"mode": case.options.mode, "engine": describe_engine(device)}
         marks.append(case.weights.mark)
