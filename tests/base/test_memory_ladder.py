@@ -15,6 +15,7 @@ from medsam2_atlas.base.card_problems import Trial
 from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.memory import Ladder, in_parts, is_gpu_failure, is_out_of_memory, ran_on
+from medsam2_atlas.base.precision import ProcessorFormat
 from pretended_gpu import pretended_gpu
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -213,8 +214,10 @@ def test_fast_results_of_a_gpu_name_their_16_bits(capability: tuple[int, int], p
         assert ran_on(GPU, medsam2=False, unet=True, mode="fast")["precision"] == "float16"
 
 
-def test_fast_results_of_the_processor_are_not_said_to_have_16_bits() -> None:
-    assert ran_on(CPU, medsam2=True, unet=False, mode="fast") == {"device": "cpu", "precision": "float32"}
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+def test_fast_results_of_the_processor_name_the_chosen_format(chosen: ProcessorFormat) -> None:
+    assert ran_on(CPU, medsam2=True, unet=False, mode="fast", processor=chosen) == {"device": "cpu", "precision": chosen}
+    assert ran_on(CPU, medsam2=True, unet=False, processor=chosen)["precision"] == "float32"
 
 
 class Parts:

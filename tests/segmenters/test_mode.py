@@ -50,7 +50,9 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Mode]:
 
 
 def resources() -> LoadedResources:
-    weights: Any = SimpleNamespace(sha256="w", device=torch.device("cpu"), mark="", describe=lambda: {"sha256": "w"})
+    weights: Any = SimpleNamespace(
+        file="w.pt", sha256="w", device=torch.device("cpu"), mark="", describe=lambda: {"sha256": "w"}
+    )
     unet: Any = SimpleNamespace(sha256="u", version="u", device=torch.device("cpu"), validation={}, cases={})
     atlas: Any = SimpleNamespace(version="a")
     return LoadedResources(atlas, weights, {"unet_3d": unet})

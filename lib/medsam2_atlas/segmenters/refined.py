@@ -12,7 +12,16 @@ from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import Change, ChangeFilter, MedSAM2Volume, RefinedMask, RefineRules, Weights, describe_engine
+from medsam2_atlas.medsam2 import (
+    Change,
+    ChangeFilter,
+    MedSAM2Volume,
+    RefinedMask,
+    RefineRules,
+    Weights,
+    describe_engine,
+    engine_mode,
+)
 from medsam2_atlas.prompting import MaskedOrgan, SliceMarks
 from medsam2_atlas.segmenters.base import Segmentation, base_report
 from medsam2_atlas.segmenters.marked_config import INTERACTIVE, marks_config
@@ -45,7 +54,7 @@ def refine_marked(
         range=[organ.z_min, organ.z_max],
         refined={"mask": organ.source, "sha256": organ.sha256, **described_changes(organ.mask, mask)},
         seconds={"network": round(time.perf_counter() - began, 3)},
-        **ran_on(weights.device, medsam2=True, unet=False, mode=prepared.mode) | {"device": str(weights.device)},
+        **ran_on(weights.device, medsam2=True, unet=False, **engine_mode(prepared.mode)) | {"device": str(weights.device)},
         mode=prepared.mode,
         engine=describe_engine(weights.device),
         weights=weights.describe(),
