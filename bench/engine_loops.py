@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from engine_cases import Case
+from engine_cases import Case, Section
 from sam2 import sam2_video_predictor_legacy as legacy
 
 from legacy import legacy_predictor
@@ -95,7 +95,7 @@ class Engine:
         volume = MedSAM2Volume(self.weights, case.hu, mode=self.mode)
         with ExitStack() as stack:
             if self.mode == "fast" and not case.real:
-                stack.enter_context(true_masks(volume, case))
+                stack.enter_context(true_masks(volume, case.section))
             found = volume.segment(passes[0], loop="published")
             for before, prompts in pairwise(passes):
                 same = unmoved(Prompts(before), Prompts(prompts), medsam2_config().fast_min_overlap)
@@ -106,7 +106,7 @@ class Engine:
 
 
 @contextmanager
-def true_masks(volume: MedSAM2Volume, case: Case) -> Iterator[None]:
+def true_masks(volume: MedSAM2Volume, section: Section) -> Iterator[None]:
     """Replaces each segmented slice's mask by the true one, right after the network has computed it.
 
     The cost of fast mode depends on the sizes of masks. Those of seeded weights fill most of a slice.
@@ -117,7 +117,7 @@ def true_masks(volume: MedSAM2Volume, case: Case) -> Iterator[None]:
 
     def replace(track: Any, z: int) -> None:
         logits = track.logits[z]
-        mask = torch.from_numpy(case.section(track.label, z))[None, None].float()
+        mask = torch.from_numpy(section(track.label, z))[None, None].float()
         inside = torch.nn.functional.interpolate(mask, logits.shape[-2:], mode="area")[0] > 0.5
         track.logits[z] = torch.where(inside, _SURE, -_SURE).to(logits)
 

@@ -26,6 +26,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from legacy import seeded_state
 from medsam2_atlas.atlas import find_references
+from medsam2_atlas.base.choices import MODES, Mode
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.device import pick_device
 from medsam2_atlas.base.energy import measured
@@ -116,24 +117,25 @@ class Patient:
 
     image: Volume
     truth: Volume
+    mode: Mode
 
     @classmethod
-    def sample(cls) -> Patient:
+    def sample(cls, mode: Mode) -> Patient:
         files = find_references(resource("sample-data") / "targets")[0]
         image = read_volume(files.image)
-        return cls(image, read_labels(files.label, image))
+        return cls(image, read_labels(files.label, image), mode)
 
     def case(self, weights: Weights, organs: tuple[int, ...]) -> Case:
         """Returns a case whose prompts come from the ground truth instead of a U-Net's label map."""
         given = LoadedResources(None, weights, {"unet_3d": load_unet(find_unet("unet_3d"))}, device=weights.device)
-        case = Case(self.image, given, Options(organs=organs, prompts="unet"))
+        case = Case(self.image, given, Options(organs=organs, prompts="unet", mode=self.mode))
         case._coarse = self.truth.array
         return case
 
     def by_reference(self, weights: Weights, organs: tuple[int, ...], device: torch.device) -> Segmentation:
         """Segments with strategy reference-3, on the memory ladder."""
         given = LoadedResources(None, weights, device=device)
-        options = Options(organs=organs, truth=self.truth)
+        options = Options(organs=organs, truth=self.truth, mode=self.mode)
         return run_segmenter(given.segmenter("reference-3"), self.image, options, given).segmentation
 
     def strategy_d(self, load: Callable[[torch.device], Weights], organs: tuple[int, ...]) -> Any:
@@ -208,12 +210,12 @@ def short_of_memory(patient: Patient, weights: Weights, organs: tuple[int, ...],
     return table
 
 
-def tables(gpu: torch.device, folder: Path, quick: bool) -> Iterator[Table]:
-    patient, official = Patient.sample(), official_shape()
+def tables(gpu: torch.device, folder: Path, quick: bool, mode: Mode) -> Iterator[Table]:
+    patient, official = Patient.sample(mode), official_shape()
     every = FEW if quick else tuple(organ_table().indices)
     threads = f"{torch.get_num_threads()} threads"
     columns = ("work", "CPU s", "first s", "GPU s", "GPU peak MiB", "CPU Wh", "GPU Wh", "Dice")
-    table = Table(*columns, title=f"{torch.cuda.get_device_name(gpu)}, PyTorch {torch.__version__}, {threads}")
+    table = Table(*columns, title=f"{torch.cuda.get_device_name(gpu)}, PyTorch {torch.__version__}, {threads}, MedSAM2 {mode}")
     work: list[tuple[str, Any, bool]] = [
         (f"demo weights, D, {len(every)} organs", patient.strategy_d(demo, every), True),
         ("unet_3d, sample CT", unet_inference(patient.image), True),
@@ -239,13 +241,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda or cuda:N")
     parser.add_argument("--quick", action="store_true", help="run a small part; on a pretended GPU if there is none")
+    parser.add_argument("--mode", choices=MODES, default=MODES[0], help="MedSAM2's mode")
     options = parser.parse_args()
     has_gpu = torch.cuda.is_available()
     if not has_gpu and not options.quick:
         raise SystemExit("This machine has no GPU that PyTorch can use. --quick tests the benchmark on a pretended GPU.")
     with tempfile.TemporaryDirectory() as name, contextlib.nullcontext() if has_gpu else pretended_gpu():
         gpu = pick_device(options.device)
-        for table in tables(gpu, Path(name), options.quick):
+        for table in tables(gpu, Path(name), options.quick, options.mode):
             console.print(table)
     if not has_gpu:
         console.print("The GPU was a pretended one: its times and watt-hours are meaningless.")

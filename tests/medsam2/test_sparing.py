@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,6 +90,15 @@ def test_smaller_batches_suffice_if_little_memory_is_missing(
     assert result.report.memory == "out of GPU memory at times; done as usual with smaller batches"
     assert "out of GPU memory with" in caplog.text
     assert np.array_equal(result.labels.array, usual.labels.array)
+
+
+def test_a_report_of_fast_mode_names_16_bits(weights: Weights, patient: tuple[Volume, Volume]) -> None:
+    with pretended_gpu():
+        models = given(weights, GPU)
+        segmenter, options = models.segmenter("reference-3"), replace(options_of(patient), mode="fast")
+        assert segmenter.provenance(options)["precision"] == "bfloat16"
+        report = run(segmenter, patient[0], options, models).segmentation.report
+    assert (report.device, report.precision) == ("cuda:0", "bfloat16")
 
 
 def test_a_command_s_case_falls_back_to_the_processor_with_the_same_label_map(

@@ -29,7 +29,7 @@ class MedSAM2Config(Settings):
         "measurement shows that it is slower or less precise on this machine; results differ by rounding only",
     )
     feature_megabytes: float = Field(
-        1536.0,
+        1024.0,
         gt=0,
         description="max size in MiB of an image's stored features; those not used for longest are dropped and computed again",
     )
