@@ -61,7 +61,11 @@ def measure(image: Volume, truth: np.ndarray, weights: Weights, mode: Mode) -> l
     """Returns CPU seconds per slice: a box on a new CT, another box on it, a correction, the same marks with a second organ."""
     opened, seconds = OpenImages().open(image, weights, mode=mode), []
     first, second = boxed(image, truth, LIVER), boxed(image, truth, LIVER, smaller=1)
-    with opened.used() as prepared, nullcontext() if weights.sha256 else true_masks(prepared, lambda label, z: truth[z] == label):
+
+    def section(label: int, z: int) -> np.ndarray:
+        return truth[z] == label
+
+    with opened.used() as prepared, nullcontext() if weights.sha256 else true_masks(prepared, section):
         for organs in ([first], [second], [boxed(image, truth, LIVER, corrected=True)], [second, boxed(image, truth, KIDNEY)]):
             began = time.process_time()
             report = segment_marked(image, prepared, weights, organs, results=opened.results).report

@@ -178,6 +178,10 @@ def test_reports_give_world_and_file_coordinates_and_can_be_propagated(tmp_path:
     [
         ("{", "does not contain prompts"),
         ('[{"label": 6}]', "does not contain prompts"),
+        ("[" * 100_000, "does not contain prompts"),
+        ('[{"label": 300, "z_min": 0, "z_max": 3, "boxes": [{"z": 2, "box": [0, 0, 3, 3]}]}]', "less than or equal to 255"),
+        ('[{"label": 0, "z_min": 0, "z_max": 3, "boxes": [{"z": 2, "box": [0, 0, 3, 3]}]}]', "greater than or equal to 1"),
+        ('[{"label": 6, "z_min": 0, "z_max": 3, "boxes": [{"z": 2, "box": [0, 0, NaN, 3]}]}]', "finite"),
         ('[{"label": 6, "z_min": 0, "z_max": 9, "boxes": [{"z": 2, "box": [0, 0, 3, 3]}]}]', "outside the volume"),
         ('[{"label": 6, "z_min": 0, "z_max": 3, "boxes": [{"z": 5, "box": [0, 0, 3, 3]}]}]', "boxes on slices"),
         ('[{"label": 6, "z_min": 0, "z_max": 3, "boxes": [{"z": 2, "box": [9, 0, 3, 3]}]}]', "not a box"),

@@ -48,17 +48,9 @@ class BatchedPropagator(Propagator):
         read_together([memory for own in spatial for _, memory in own], attention)
         row = int(net.num_maskmem) - 1
         read = [[memory.read(attention, row - place) for place, memory in own] for own in spatial]
-        found = [self._ptrs(track, z) for track, z in zip(tracks, places, strict=True)]
-        pointers = [
-            torch.cat([pointer for _, pointer in own]).view(-1, net.mem_dim) if own else self._no_pointer for own in found
-        ]
-        positions = self._pointer_positions([[distance for distance, _ in own] for own in found]) if any(found) else None
-        attended = attention.attend(self._features.first(places), read, pointers if any(found) else [], positions)
+        pointers, positions = self._pointer_memories([self._ptrs(track, z) for track, z in zip(tracks, places, strict=True)])
+        attended = attention.attend(self._features.first(places), read, pointers, positions)
         return attended.transpose(1, 2).reshape(slices.levels[-1].shape)
-
-    @cached_property
-    def _no_pointer(self) -> torch.Tensor:
-        return torch.zeros(0, int(self._net.mem_dim), device=self._prepared.device, dtype=self._prepared.dtype)
 
     @cached_property
     def _positions_by_distance(self) -> torch.Tensor:

@@ -72,9 +72,8 @@ class FastPropagator(Propagator):
             memory.read(attention, row - place) if place == 0 or place >= oldest else coarse
             for (place, memory), coarse in zip(found, pooled, strict=True)
         ]
-        known = self._ptrs(track, z)
-        pointers = torch.cat([pointer for _, pointer in known]).view(-1, net.mem_dim) if known else None
-        positions = self._pointer_positions([[distance for distance, _ in known]]) if known else None
+        known, positions = self._pointer_memories([self._ptrs(track, z)])
+        pointers = known[0] if known else None
         near = window.tokens(self._side).to(slices.levels[-1].device)
         attended = attention.attend_near(self._features.first([z]), near, read, pooled, pointers, positions)
         return attended.transpose(1, 2).reshape(slices.levels[-1].shape)

@@ -208,17 +208,23 @@ class Propagator:
     def _attend(self, tracks: Sequence[Track], places: Sequence[int], slices: SliceFeatures) -> torch.Tensor:
         """Returns the slices' features conditioned on the tracks' memories, `[n, c, h, w]`."""
         net, attention = self._net, self._prepared.memory_attention
-        read, pointers, distances = [], [], []
-        for track, z in zip(tracks, places, strict=True):
-            row = int(net.num_maskmem) - 1
-            read.append([memory.read(attention, row - place) for place, memory in self._spatial(track, z)])
-            found = self._ptrs(track, z)
-            if found:
-                pointers.append(torch.cat([pointer for _, pointer in found]).view(-1, net.mem_dim))
-                distances.append([distance for distance, _ in found])
-        positions = self._pointer_positions(distances) if pointers else None
+        row = int(net.num_maskmem) - 1
+        each = list(zip(tracks, places, strict=True))
+        read = [[memory.read(attention, row - place) for place, memory in self._spatial(track, z)] for track, z in each]
+        pointers, positions = self._pointer_memories([self._ptrs(track, z) for track, z in each])
         attended = attention.attend(self._features.first(places), read, pointers, positions)
         return attended.transpose(1, 2).reshape(slices.levels[-1].shape)
+
+    def _pointer_memories(
+        self, found: Sequence[Sequence[tuple[int, torch.Tensor]]]
+    ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        """Returns the pointers of n slices, each `[tokens, c]`, and their position encodings; neither if no slice has any."""
+        if not any(found):
+            return [], None
+        width = int(self._net.mem_dim)
+        none = torch.zeros(0, width, device=self._prepared.device, dtype=self._prepared.dtype)
+        pointers = [torch.cat([none, *(pointer.view(-1, width) for _, pointer in own)]) for own in found]
+        return pointers, self._pointer_positions([[distance for distance, _ in own] for own in found])
 
     def _pointer_positions(self, distances: Sequence[Sequence[int]]) -> torch.Tensor:
         """Returns the position encodings of the pointers of n slices, `[n, tokens, c]`."""

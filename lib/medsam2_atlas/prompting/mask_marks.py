@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.volume import Geometry
 from medsam2_atlas.prompting.marks import Point, SliceMarks
 from medsam2_atlas.prompting.masks import MaskedOrgan
-from medsam2_atlas.prompting.prompt import Box, BoxPrompt, OrganPrompt
+from medsam2_atlas.prompting.prompt import BoxEntry, BoxPrompt, FileEntry, OrganPrompt, read_entries
 
 _FORM = (
     'Write a list of {"label", "z_min", "z_max", "boxes": [{"z", "box": [x_min, y_min, x_max, y_max]}], '
@@ -62,28 +61,17 @@ class LabelMarks:
         return OrganPrompt(self.label, self.z_min, self.z_max, boxes)
 
 
-class _Box(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-    z: int
-    box: Box
-
-
-class _Points(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
+class _Points(FileEntry):
     z: int
     inside: list[Point] = Field(default_factory=list)
     outside: list[Point] = Field(default_factory=list)
 
 
-class _Marks(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
+class _Marks(FileEntry):
     label: int = Field(ge=1, le=255)
     z_min: int | None = None
     z_max: int | None = None
-    boxes: list[_Box] = Field(default_factory=list)
+    boxes: list[BoxEntry] = Field(default_factory=list)
     points: list[_Points] = Field(default_factory=list)
 
     def value(self) -> LabelMarks:
@@ -111,11 +99,8 @@ def read_label_marks(path: Path, geometry: Geometry) -> dict[int, LabelMarks]:
         InputError: the file has another form, or a mark lies outside the volume.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            content = content["prompts"]
-        listed = TypeAdapter(list[_Marks]).validate_python(content)
-    except (OSError, ValueError, KeyError, RecursionError) as error:
+        listed = read_entries(path, _Marks)
+    except ValueError as error:
         raise InputError(path, f"does not contain marks: {error}", _FORM) from error
     found: dict[int, LabelMarks] = {}
     for one in listed:

@@ -6,16 +6,17 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.volume import Geometry, Volume
 
 Box = tuple[float, float, float, float]
 """A box (x_min, y_min, x_max, y_max) on a slice."""
+Entry = TypeVar("Entry", bound="FileEntry")
 
 
 @dataclass(frozen=True)
@@ -110,20 +111,24 @@ class Prompts:
     origins: dict[int, PromptOrigin] = field(default_factory=dict)
 
 
-class _Box(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+class FileEntry(BaseModel):
+    """A part of a file of prompts or marks; unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class BoxEntry(FileEntry):
+    """A box in a file; see `BoxPrompt`."""
 
     z: int
     box: Box
 
 
-class _Prompt(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    label: int
+class _Prompt(FileEntry):
+    label: int = Field(ge=1, le=255)
     z_min: int
     z_max: int
-    boxes: list[_Box]
+    boxes: list[BoxEntry]
 
     @model_validator(mode="after")
     def _consistent(self) -> _Prompt:
@@ -135,6 +140,23 @@ class _Prompt(BaseModel):
         return OrganPrompt(self.label, self.z_min, self.z_max, tuple(boxes))
 
 
+def read_entries(path: Path, kind: type[Entry]) -> list[Entry]:
+    """Reads a JSON file: a list of entries, or a report with such a list under `prompts`.
+
+    Args:
+        path: the file.
+        kind: the kind of the entries.
+
+    Raises:
+        ValueError: the file cannot be read, or has another form.
+    """
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        return TypeAdapter(list[kind]).validate_python(listed["prompts"] if isinstance(listed, dict) else listed)  # type: ignore[valid-type]
+    except (OSError, KeyError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
 def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
     """Reads prompts from a JSON file and checks them against the volume's grid.
 
@@ -144,11 +166,8 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
         InputError: the file has another form, or a prompt lies outside the volume.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            content = content["prompts"]
-        prompts = [p.value() for p in TypeAdapter(list[_Prompt]).validate_python(content)]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, ValidationError) as error:
+        prompts = [entry.value() for entry in read_entries(path, _Prompt)]
+    except ValueError as error:
         raise InputError(
             path,
             f"does not contain prompts: {error}",
