@@ -64,7 +64,10 @@ def test_the_caller_owns_the_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["crash", "spin", "nonsense"])
-def test_a_file_that_ends_its_reader_is_remembered_until_it_changes(tmp_path: Path, readers: Path, task: str) -> None:
+def test_a_file_that_ends_its_reader_is_remembered_until_it_changes(
+    tmp_path: Path, readers: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_BUSY_SHARE", 0.1)  # other tests may use the processor too
     file = image(tmp_path / "bad.nii")
     configure(DecodingLimits(seconds=2 if task == "spin" else 20), readers)
     with pytest.raises(UnreadableFileError, match=r"bad\.nii.*when its file changes"):

@@ -38,6 +38,8 @@ _WAIT_SECONDS = 90.0
 _MAX_WAITING = 24
 """Max number of callers that wait for a reader. A server has 40 threads; the rest handle requests that need no reader."""
 _MAX_HANDLES = 16
+_BUSY_SHARE = 0.5
+"""A reader that used a larger share of its time was busy with the file. Otherwise it waited, for example for a network drive."""
 _MAX_IDLE_MB = 700.0
 """Max memory of a reader after its task, in MB. A larger reader is replaced, which returns its memory to the system."""
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
@@ -105,7 +107,7 @@ class _Reader:
             self._link.sendall(json.dumps({"task": task, "arguments": arguments, "seconds": seconds}).encode())
             packet, handles, _, _ = socket.recv_fds(self._link, PACKET_BYTES, _MAX_HANDLES)
         except TimeoutError:
-            busy = self._processor_seconds() - worked > seconds / 2  # otherwise it waited, for example for a network drive
+            busy = self._processor_seconds() - worked > _BUSY_SHARE * seconds
             raise ReaderDiedError(f"took longer than {seconds:.0f} s to decode.", lasting=busy) from None
         except OSError as error:
             raise self._death() from error
