@@ -39,7 +39,7 @@ _MAX_WAITING = 24
 """Max number of callers that wait for a reader. A server has 40 threads; the rest handle requests that need no reader."""
 _MAX_HANDLES = 16
 _BUSY_SHARE = 0.5
-"""A reader that used a larger share of its time was busy with the file. Otherwise it waited, for example for a network drive."""
+"""A reader that used more of its time was busy with the file. Otherwise it waited, for example for a network drive."""
 _MAX_IDLE_MB = 700.0
 """Max memory of a reader after its task, in MB. A larger reader is replaced, which returns its memory to the system."""
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
