@@ -104,11 +104,14 @@ def _by_keypoints(
     share = 1 / (1 + dense)
     try:
         halves = register_group(
-            keypoints, [image.corners() for image in images], config.spacing, config.keypoints, part(progress, 0, share)
+            keypoints, [image.around_body().corners() for image in images], config.spacing, config.keypoints, part(progress, 0, 0.7 * share)
         )
     except FewMatchesError as error:
         raise UnregisteredError(error.number, few_matches(error, config)) from error
-    starts = [half.inverse() for half in halves]
+    starts = []
+    for half in halves:
+        starts.append(half.inverse())
+        progress("common space", share * (0.7 + 0.3 * len(starts) / len(halves)))
     template = mean_image(images, starts, images[0], config.group.min_coverage)
     if dense == 0:
         moved = [points.moved(half) for points, half in zip(keypoints, halves, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +25,12 @@ class Bundle:
     """
 
     def __init__(
-        self, points: Sequence[np.ndarray], matches: Sequence[Matches], moving: Sequence[int], config: KeypointConfig
+        self,
+        points: Sequence[np.ndarray],
+        matches: Sequence[Matches],
+        moving: Sequence[int],
+        config: KeypointConfig,
+        near: float = 0.0,
     ) -> None:
         """Joins the points of images.
 
@@ -33,12 +39,13 @@ class Bundle:
             matches: matches between the images.
             moving: the numbers of the images that move.
             config: the settings of keypoints.
+            near: mm; the max distance of matched points when they were matched; 0 if it was not limited.
         """
         stops = np.cumsum([len(p) for p in points])
         self.parts = [slice(int(stop) - len(p), int(stop)) for stop, p in zip(stops, points, strict=True)]
         self.places = np.concatenate(points).astype(np.float64)
         self.moving = tuple(moving)
-        self._config = config
+        self._config, self._near = config, near
         self._a = np.concatenate([m.a + self.parts[m.first].start for m in matches] or [np.zeros(0, int)])
         self._b = np.concatenate([m.b + self.parts[m.second].start for m in matches] or [np.zeros(0, int)])
         self._images = np.concatenate(
@@ -96,6 +103,9 @@ class Bundle:
         return found
 
     def _broad(self) -> float:
-        """Returns the scale of the distances of unrelated points: of each match's point to the next match's."""
+        """Returns the scale of the distances of unrelated points: of each match's point to another match's, within `near`."""
         unrelated = self.places[self._a] - np.roll(self.places[self._b], 1 + len(self._b) // 2, axis=0)
-        return float(max(np.sqrt((unrelated**2).sum(1).mean() / 3), 2 * self._config.inlier_limits[0] + _SPARE))
+        broad = float(np.sqrt((unrelated**2).sum(1).mean() / 3))
+        if self._near:  # points within a ball have a mean squared distance of 3/5 of its squared radius to the middle
+            broad = min(broad, self._near / math.sqrt(5))
+        return max(broad, 2 * self._config.inlier_limits[0] + _SPARE)

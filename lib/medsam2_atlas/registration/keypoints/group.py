@@ -19,7 +19,10 @@ from medsam2_atlas.registration.keypoints.keypoint import Keypoints, Landmarks
 from medsam2_atlas.registration.keypoints.linear import Scaling, first_shifts, fit_scalings
 from medsam2_atlas.registration.keypoints.matching import Matches, match
 from medsam2_atlas.registration.keypoints.splines import Lattice
-from medsam2_atlas.registration.transform import Displacement, Map, Transform
+from medsam2_atlas.registration.transform import Map, Transform
+
+_FIELD_SPACING = 1.5
+"""Min spacing of a field, in working spacings: splines on the finest lattice are smooth enough for it."""
 
 
 class FewMatchesError(Exception):
@@ -47,7 +50,7 @@ def register_group(
     Args:
         images: the keypoints of each image.
         boxes: the corners of each image, `[8, 3]` (x, y, z) in mm.
-        spacing: the min spacing of displacement fields in mm.
+        spacing: the working spacing in mm.
         config: the settings of keypoints.
         progress: called with the fraction completed.
 
@@ -73,7 +76,7 @@ def join_group(
         image: the keypoints of the image.
         box: its corners, `[8, 3]` (x, y, z) in mm.
         group: the keypoints of the group in its common space.
-        spacing: the min spacing of displacement fields in mm.
+        spacing: the working spacing in mm.
         config: the settings of keypoints.
         progress: called with the fraction completed.
 
@@ -97,7 +100,7 @@ def _registered(
 
     def bundle_of(now: Sequence[Keypoints], near: float) -> Bundle:
         found = [Matches(i, j, *match(now[i], now[j], config, near=near)) for i, j in pairs]
-        return Bundle(points, found, moving, config)
+        return Bundle(points, found, moving, config, near)
 
     bundle = bundle_of(images, 0.0)
     progress("registration", 0.3)
@@ -114,19 +117,24 @@ def _registered(
             raise FewMatchesError(number, int(counts[number]))
     progress("registration", 0.6)
     corners = [scalings[number](boxes[number]) for number in moving]
-    lower, upper = np.min([c.min(0) for c in corners], 0), np.max([c.max(0) for c in corners], 0)
+    spans = np.array([(c.min(0), c.max(0)) for c in corners])
     maps: list[list[Map]] = [[scalings[number].as_affine()] for number in moving]
     for level in range(config.levels):
-        lattice = Lattice.around(lower, upper, config.grid / 2**level)
-        for steps, field in zip(maps, _level(bundle, lattice, spacing, config), strict=True):
-            steps.append(field)
-        lower, upper = lower - config.max_shift * lattice.spacing, upper + config.max_shift * lattice.spacing
+        lattice = Lattice.around(spans[:, 0].min(0), spans[:, 1].max(0), config.grid / 2**level)
+        for steps, control, span in zip(maps, _level(bundle, lattice, config), spans, strict=True):
+            steps.append(lattice.field(control, _FIELD_SPACING * spacing, *span))
+        margin = config.max_shift * lattice.spacing
+        spans += np.array([[-margin], [margin]])
         progress("registration", 0.6 + 0.4 * (level + 1) / config.levels)
     return [Transform(tuple(steps)) for steps in maps]
 
 
-def _level(bundle: Bundle, lattice: Lattice, spacing: float, config: KeypointConfig) -> list[Displacement]:
-    """Moves the points of a bundle by splines on one lattice; returns the displacement field of each moving image."""
+def _level(bundle: Bundle, lattice: Lattice, config: KeypointConfig) -> np.ndarray:
+    """Moves the points of a bundle by splines on one lattice.
+
+    Returns:
+        The displacements of the control points of each moving image, `[images, size, 3]` (x, y, z) in mm.
+    """
     starts = {number: bundle.places[bundle.parts[number]].copy() for number in bundle.moving}
     bases = {number: lattice.basis(start) for number, start in starts.items()}
     transposed = {number: basis.T.tocsr() for number, basis in bases.items()}
@@ -147,4 +155,4 @@ def _level(bundle: Bundle, lattice: Lattice, spacing: float, config: KeypointCon
         control *= np.minimum(1, limit / np.maximum(np.abs(control).max(0), 1e-9))
         for place, number in enumerate(bundle.moving):
             bundle.places[bundle.parts[number]] = starts[number] + bases[number] @ control[place]
-    return [lattice.field(values, spacing) for values in control]
+    return control

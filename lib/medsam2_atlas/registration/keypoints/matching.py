@@ -11,6 +11,8 @@ from medsam2_atlas.registration.keypoints.keypoint import Keypoints
 
 _FAR = 4.0
 """A squared distance that no two descriptors of unit length exceed."""
+_ROUNDING = 1e-5
+"""Max error of a squared distance: two points with equal descriptors must not differ by it."""
 
 
 @dataclass(frozen=True)
@@ -72,5 +74,5 @@ def _clear(distance: np.ndarray, ratio: float) -> np.ndarray:
     if distance.shape[1] < 2:
         return np.ones(len(distance), bool)
     two = np.partition(distance, 1, axis=1)[:, :2]
-    clear: np.ndarray = two[:, 0] <= ratio**2 * two[:, 1]
+    clear: np.ndarray = two[:, 0] + _ROUNDING <= ratio**2 * two[:, 1]
     return clear

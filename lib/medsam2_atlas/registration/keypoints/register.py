@@ -63,7 +63,7 @@ def _half(image: WorkImage, group: Landmarks, config: RegistrationConfig, progre
     progress("registration", 0.2)
     try:
         return join_group(
-            found, image.corners(), group, config.spacing, config.keypoints, part(progress, 0.2, 1.0)
+            found, image.around_body().corners(), group, config.spacing, config.keypoints, part(progress, 0.2, 1.0)
         )
     except FewMatchesError as error:
         raise few_matches(error, config) from error

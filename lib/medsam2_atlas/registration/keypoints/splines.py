@@ -58,28 +58,30 @@ class Lattice:
         rows = np.arange(0, 64 * len(points) + 1, 64)
         return sparse.csr_matrix((weights.ravel(), index.ravel(), rows), shape=(len(points), self.size))
 
-    def field(self, control: np.ndarray, spacing: float) -> Displacement:
-        """Returns the displacement of control points as a field.
+    def field(self, control: np.ndarray, spacing: float, lower: np.ndarray, upper: np.ndarray) -> Displacement:
+        """Returns the displacement of control points as a field over a box.
 
         Args:
             control: displacements of the control points, `[size, 3]` (x, y, z) in mm.
             spacing: the min spacing of the field in mm.
+            lower: the lower corner of the box, `[3]` (x, y, z) in mm.
+            upper: the upper corner of the box, `[3]` (x, y, z) in mm.
         """
         spacing = max(spacing, self.spacing / _FINER)
-        x, y, z = (self._along(axis, spacing) for axis in range(3))
+        x, y, z = (self._along(axis, lower[axis], upper[axis], spacing) for axis in range(3))
         nx, ny, nz = self.cells + 3
         values = np.einsum("zk,kjic->zjic", z, control.reshape(nz, ny, nx, 3))
         values = np.einsum("yj,zjic->zyic", y, values)
         values = np.einsum("xi,zyic->czyx", x, values)
         return Displacement(
-            torch.from_numpy(np.ascontiguousarray(values, np.float32)), torch.from_numpy(self.lower.astype(np.float32)), spacing
+            torch.from_numpy(np.ascontiguousarray(values, np.float32)), torch.from_numpy(lower.astype(np.float32)), spacing
         )
 
-    def _along(self, axis: int, spacing: float) -> np.ndarray:
-        """Returns the weights of control points along an axis, at points of a spacing in mm: `[n, cells + 3]`."""
+    def _along(self, axis: int, start: float, stop: float, spacing: float) -> np.ndarray:
+        """Returns the weights of control points along an axis, at points from `start` to `stop` mm: `[n, cells + 3]`."""
         cells = int(self.cells[axis])
-        steps = np.arange(int(np.ceil(cells * self.spacing / spacing)) + 1) * spacing / self.spacing
-        place = np.clip(steps, 0, cells - 1e-9)
+        steps = start + np.arange(int(np.ceil((stop - start) / spacing)) + 1) * spacing
+        place = np.clip((steps - self.lower[axis]) / self.spacing, 0, cells - 1e-9)
         first = np.floor(place).astype(int)
         weights = np.zeros((len(steps), cells + 3))
         np.put_along_axis(weights, first[:, None] + np.arange(4), _weights(place - first), axis=1)
