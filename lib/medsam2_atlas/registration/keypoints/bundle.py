@@ -61,7 +61,8 @@ class Bundle:
 
     def counts(self) -> np.ndarray:
         """Returns the number of matches that are not outliers by image, `[images]`."""
-        return sum(np.bincount(row[self.weights > 0], minlength=len(self.parts)) for row in self._images)
+        used = self._images[:, self.weights > 0].ravel()
+        return np.bincount(used, minlength=len(self.parts))
 
     def distances(self) -> np.ndarray:
         """Returns the distance of each match in mm, `[m]`."""

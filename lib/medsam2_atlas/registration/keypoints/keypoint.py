@@ -97,8 +97,4 @@ class Landmarks:
             return None
         stops = np.cumsum(arrays["landmarks.counts"])
         parts = [slice(int(stop - count), int(stop)) for stop, count in zip(stops, arrays["landmarks.counts"], strict=True)]
-        return cls(
-            tuple(
-                Keypoints(joined.points[p], joined.scales[p], joined.descriptors[p], joined.bright[p]) for p in parts
-            )
-        )
+        return cls(tuple(Keypoints(joined.points[p], joined.scales[p], joined.descriptors[p], joined.bright[p]) for p in parts))

@@ -32,9 +32,7 @@ class Matches:
     b: np.ndarray
 
 
-def match(
-    first: Keypoints, second: Keypoints, config: KeypointConfig, *, near: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
+def match(first: Keypoints, second: Keypoints, config: KeypointConfig, *, near: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Returns mutual matches: each point is the other's most similar one, of the same brightness class.
 
     Args:
