@@ -72,7 +72,10 @@ class KeypointConfig(BaseModel):
         "200 steps of .02, which follow the same path",
     )
     support: float = Field(
-        1.0, gt=0, description="matches; a lattice point with so many matches around it makes steps of half length"
+        10.0,
+        gt=0,
+        description="matches; a lattice point with so many matches around it makes steps of half length: where matches are few, "
+        "they are followed less",
     )
     max_shift: float = Field(
         0.4, gt=0, le=0.4, description="spacings; max displacement of a lattice point, which excludes folds; as published"

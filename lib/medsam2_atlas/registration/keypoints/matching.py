@@ -22,8 +22,8 @@ class Matches:
     Attributes:
         first: the number of the first image.
         second: the number of the second image.
-        a: the indices of the first image's points, `[m]`.
-        b: the indices of the second image's points, `[m]`.
+        a: the indices of the first image's points, `[n]`.
+        b: the indices of the second image's points, `[n]`.
     """
 
     first: int
@@ -42,7 +42,7 @@ def match(first: Keypoints, second: Keypoints, config: KeypointConfig, *, near: 
         near: mm; max distance of matched points, if both images lie in one space; 0 admits all.
 
     Returns:
-        The indices of the points in both images, each `[m]`.
+        The indices of the points in both images, each `[n]`.
     """
     empty = np.zeros(0, np.int64)
     if not len(first) or not len(second):
