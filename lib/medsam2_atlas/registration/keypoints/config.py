@@ -74,7 +74,7 @@ class KeypointConfig(BaseModel):
     support: float = Field(
         10.0,
         gt=0,
-        description="matches; a lattice point with so many matches around it makes steps of half length: where matches are few, "
+        description="matches; a lattice point with so many matches around it makes half steps: where matches are few, "
         "they are followed less",
     )
     max_shift: float = Field(

@@ -77,7 +77,7 @@ class Landmarks:
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the landmarks as named arrays for `from_arrays`.
 
-        Those of all images are joined to arrays of the shapes in `Keypoints`; `landmarks.counts` `[n]` has their numbers by image.
+        Those of all images are joined to arrays of the shapes in `Keypoints`; `landmarks.counts` `[n]` has their numbers.
         """
         joined = Keypoints(
             np.concatenate([image.points for image in self.images]),
