@@ -9,7 +9,7 @@ import numpy as np
 from medsam2_atlas.registration.keypoints.config import KeypointConfig
 from medsam2_atlas.registration.keypoints.keypoint import Keypoints
 
-_FAR = 4.0
+_FAR = 5.0
 """A squared distance that no two descriptors of unit length exceed."""
 _ROUNDING = 1e-5
 """Max error of a squared distance: two points with equal descriptors must not differ by it."""
