@@ -23,12 +23,13 @@ from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
+from leave_one_out import atlas_of, atlases
 from registrations import METHODS
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references
 from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, ThresholdRule
-from medsam2_atlas.base.console import bars, console
+from medsam2_atlas.base.console import console
 from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.demo.phantoms import deformed, painted, write_dataset
 from medsam2_atlas.evaluation import dice_per_organ, evaluation_config, prompt_errors
@@ -123,12 +124,6 @@ def pair(folder: Path) -> Path:
         for name in ("whole_abdomen_3mm", "cropped_trunk"):
             (folder / kind / f"{name}.nii.gz").symlink_to(REAL / name / file)
     return folder
-
-
-def subject_of(name: str) -> str:
-    """Returns the subject of a target; variants of one anatomy have the same subject and are not references for each other."""
-    head, _, tail = name.rpartition("-")
-    return head if tail.isdigit() and len(tail) == 1 else name
 
 
 def noisy(image: Volume, copy: int) -> Volume:
@@ -310,21 +305,12 @@ def main() -> None:
                 with replacing(folder) as part:  # so that an interrupted run leaves no incomplete set
                     makers[kind](part)
             files = find_references(folder)
-            targets = []
-            with bars() as progress:
-                for number, target in enumerate(files):
-                    place = work / "atlases" / Path(kind).name / subject_of(target.name)
-                    if not place.exists():
-                        place.parent.mkdir(parents=True, exist_ok=True)
-                        others = [f for f in files if subject_of(f.name) != subject_of(target.name)]
-                        build_atlas(others).save(place)
-                    targets.append((target, place))
-                    progress(f"atlases of {Path(kind).name}", (number + 1) / len(files))
+            targets = {way: atlases(files, way, work / "atlases" / Path(kind).name) for way in map(atlas_of, methods)}
             for method in methods:
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     try:
                         mine, cost = pool.submit(
-                            evaluate, Path(kind).name, method, targets, given.thresholds, given.copies
+                            evaluate, Path(kind).name, method, targets[atlas_of(method)], given.thresholds, given.copies
                         ).result()
                     except ImportError as error:
                         console.print(f"{method}: left out ({error})")

@@ -41,6 +41,7 @@ from medsam2_atlas.prompting import (
     prompting_config,
     unmoved,
 )
+from medsam2_atlas.registration import registration_config
 from medsam2_atlas.scoremaps import fusion_config
 from medsam2_atlas.segmenters.base import (
     DEFAULTS,
@@ -314,6 +315,7 @@ def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict
     if case.used("atlas"):
         atlas = case.atlas
         found["atlas"] = {"folder": atlas.source, "version": atlas.version, "references": len(atlas.references)}
+        found["atlas"] |= {"registration": registration_config().method, "references_registered_by": atlas.registered_by}
     prompter = case.prompter if passes and strategy not in REFERENCE_STRATEGIES else None
     marks = []
     if passes:
