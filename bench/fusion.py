@@ -120,10 +120,9 @@ def prepare(work: Path, kind: str, references: int, targets: int, only: str) -> 
         scores = case.scores(clock)
         first = case.logits(case.first_prompts(prompting_config().three_boxes, clock).prompts, clock)
         passes = {"first": first}
-        second = _again(fuse_logits(first, image.array.shape), image.array.shape)
-        passes["second"] = case.logits(second.prompts, clock)
-        fused = _again(fuse_jointly(first, scores).labels, image.array.shape)
-        passes["fused"] = case.logits(fused.prompts, clock)
+        if kind == "anatomy" or own is atlas:  # weights are learnt on first passes
+            labels = {"second": fuse_logits(first, image.array.shape), "fused": fuse_jointly(first, scores).labels}
+            passes |= {name: case.logits(_again(found, image.array.shape).prompts, clock) for name, found in labels.items()}
         Stored(each.name, read_labels(each.label, image).array, scores, passes).save(stored)
         print(each.name, {k: round(v, 1) for k, v in clock.seconds.items()}, flush=True)
 

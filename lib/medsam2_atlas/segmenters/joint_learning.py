@@ -112,7 +112,7 @@ def learn_weights(samples: Sequence[Sample], config: JointFusionConfig) -> Joint
         total = -dice.mean() + config.learn_penalty * (logs**2).mean()
         total.backward()  # type: ignore[no-untyped-call]
         assert logs.grad is not None
-        return float(total), logs.grad.numpy().ravel()
+        return float(total.detach()), logs.grad.numpy().ravel()
 
     limit = float(np.log(config.max_weight))
     bounds = [(-limit, limit)] * (2 * len(organs))
