@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from prompts import anatomy, subject_of
+from rich.table import Table
 
 from medsam2_atlas.atlas import Atlas, build_atlas, find_references
 from medsam2_atlas.atlas.subset import subset
+from medsam2_atlas.base.console import console
+from medsam2_atlas.base.files import write_json
 from medsam2_atlas.demo.phantoms import write_dataset
+from medsam2_atlas.imaging.dice import dice_per_organ
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Geometry, read_labels, read_volume
 from medsam2_atlas.medsam2 import OrganLogits, find_checkpoint, load_weights
@@ -27,8 +32,10 @@ from medsam2_atlas.registration import Transform
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case, Clock
-from medsam2_atlas.segmenters.fusion import fuse_logits
+from medsam2_atlas.segmenters.fusion import fuse_logits, fuse_scores
+from medsam2_atlas.segmenters.joint_config import joint_fusion_config
 from medsam2_atlas.segmenters.joint_fusion import fuse_jointly
+from medsam2_atlas.segmenters.joint_learning import learn_weights, sample_voxels
 from medsam2_atlas.segmenters.resources import LoadedResources
 
 PASSES = ("first", "second", "fused")
@@ -127,22 +134,79 @@ def prepare(work: Path, kind: str, references: int, targets: int, only: str) -> 
         print(each.name, {k: round(v, 1) for k, v in clock.seconds.items()}, flush=True)
 
 
+def report(work: Path, kind: str, out: Path | None) -> None:
+    """Prints the Dice of all segmenters on the stored cases of a set that have all passes.
+
+    The weights of a case are learnt on the first passes of the other subjects. Its second pass was prompted by the masks of the
+    first pass that were fused with all weights 1.
+
+    Args:
+        work: folder of the cases.
+        kind: name of the set.
+        out: JSON file to write all figures to; None for none.
+    """
+    stored = [Stored.load(file) for file in sorted((work / kind / "cases").glob("*.npz"))]
+    config, table = joint_fusion_config(), organ_table()
+    samples = {
+        case.name: sample_voxels(case.passes["first"], case.scores, case.truth, config, np.random.default_rng(number))
+        for number, case in enumerate(stored)
+    }
+    rows: dict[str, dict[str, dict[int, float]]] = {}
+    for case in (case for case in stored if len(case.passes) == len(PASSES)):
+        others = [samples[other.name] for other in stored if subject_of(other.name) != subject_of(case.name)]
+        learnt, shape, passes = learn_weights(others, config), case.truth.shape, case.passes
+        began = time.process_time()
+        labels = {"F": fuse_jointly(passes["fused"], case.scores, learnt).labels}
+        took = time.process_time() - began
+        labels |= {
+            "F, weights 1": fuse_jointly(passes["fused"], case.scores).labels,
+            "F, first pass only": fuse_jointly(passes["first"], case.scores, learnt).labels,
+            "F, boxes of D": fuse_jointly(passes["second"], case.scores, learnt).labels,
+            "atlas": fuse_scores(case.scores),
+            "B": fuse_logits(passes["first"], shape),
+            "D": fuse_logits(passes["second"], shape),
+        }
+        organs = [k for k in table.indices if (case.truth == k).any()]
+        for name, found in labels.items():
+            rows.setdefault(name, {})[case.name] = dice_per_organ(found, case.truth, organs)
+        print(f"{case.name}: {len(others)} other cases, joint fusion {took:.1f} s", flush=True)
+    names = ("atlas", "B", "D", "F", "F, weights 1", "F, first pass only", "F, boxes of D")
+    shown = Table("Dice", *names, title=f"{kind}, {len(rows['F'])} cases")
+    for organ in table.organs:
+        values = [[dice[organ.index] for dice in rows[name].values() if organ.index in dice] for name in names]
+        shown.add_row(organ.display, *(f"{np.mean(v):.3f}" if v else "" for v in values))
+    means = {name: np.array([np.mean(list(dice.values())) for dice in rows[name].values()]) for name in names}
+    shown.add_row("mean over cases", *(f"{means[name].mean():.3f}" for name in names))
+    shown.add_row("deviation between cases", *(f"{means[name].std(ddof=1):.3f}" for name in names))
+    better = np.maximum(means["atlas"].mean(), means["D"].mean())
+    gain = [means[name].mean() - better for name in names]
+    shown.add_row("gain over the better of atlas and D", *(f"{value:+.3f}" for value in gain))
+    console.print(shown)
+    if out is not None:
+        write_json({name: {c: {table[k].name: v for k, v in d.items()} for c, d in r.items()} for name, r in rows.items()}, out)
+
+
 def _again(labels: np.ndarray, shape: tuple[int, ...]) -> Prompts:
     prompts = prompts_from_labels(labels, organ_table().indices, prompting_config().three_boxes, "lost")
     return enlarged(prompts, organ_table(), shape)
 
 
 def main() -> None:
-    """Runs `prepare`."""
+    """Stores the cases of a set, or prints the report on them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="folder for CTs, atlases and cases; existing ones are used again")
     parser.add_argument("--set", default="8100", help="anatomy, or the population of the phantoms")
     parser.add_argument("--references", type=int, default=8, help="number of phantoms that are references")
     parser.add_argument("--targets", type=int, default=4, help="number of phantoms that are targets")
+    parser.add_argument("--prepare", action="store_true", help="store the cases; without it, report on them")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures of the report")
     parser.add_argument("--only", default="", help="part of the names of the cases to store")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    prepare(given.work, given.set, given.references, given.targets, given.only)
+    if given.prepare:
+        prepare(given.work, given.set, given.references, given.targets, given.only)
+    else:
+        report(given.work, given.set, given.out)
 
 
 if __name__ == "__main__":

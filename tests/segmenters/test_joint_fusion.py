@@ -33,7 +33,7 @@ def block(x: slice, value: float = 0.9, y: slice = slice(8, 24), z: slice = slic
     return values
 
 
-def logits_of(k: int, mask: np.ndarray, value: float = 8.0, z_min: int = 0) -> OrganLogits:
+def logits_of(k: int, mask: np.ndarray, value: float = 4.0, z_min: int = 0) -> OrganLogits:
     return OrganLogits(k, z_min, torch.from_numpy(np.where(mask, value, -value).astype(np.float32)))
 
 
@@ -41,7 +41,7 @@ def test_sum_of_weighted_logits_and_log_odds_decides_against_the_background() ->
     """At p = .3, log odds are −.85: a logit of 0.8 leaves the background, 0.9 does not, and a weight of 2 on the map does."""
     scores = scores_of((6, block(slice(4, 12), 0.3) + block(slice(12, 28), 1.0)))
     for logit, weight, expected in ((0.8, 1.0, 0), (0.9, 1.0, 6), (0.9, 2.0, 0), (1.8, 2.0, 6)):
-        values = np.full((DEPTH, SIDE, SIDE), 8.0, np.float32)
+        values = np.full((DEPTH, SIDE, SIDE), 4.0, np.float32)
         values[:, :, 4:12] = logit
         found = fuse_jointly({6: OrganLogits(6, 0, torch.from_numpy(values))}, scores, JointWeights({}, {6: weight}), PLAIN)
         assert found.labels[5, 16, 8] == expected, (logit, weight)
@@ -75,7 +75,9 @@ def test_an_organ_that_the_network_lost_is_kept_from_its_map() -> None:
 def test_a_leak_far_from_the_map_is_cut_and_an_edge_near_it_is_the_network_s() -> None:
     scores = scores_of((6, block(slice(4, 12), 0.7)))
     leak = (block(slice(4, 14)) + block(slice(14, 32), y=slice(14, 18))) > 0
-    found = fuse_jointly({6: logits_of(6, leak)}, scores, config=JointFusionConfig.model_validate({"spread": 3.0}))
+    found = fuse_jointly(
+        {6: logits_of(6, leak)}, scores, config=JointFusionConfig.model_validate({"spread": 3.0, "spread_share": 1.0})
+    )
     assert (found.labels[5, 16, 8:14] == 6).all(), "the network may move the border by a few millimetres"
     assert (found.labels[5, 16, 18:] == 0).all()
 

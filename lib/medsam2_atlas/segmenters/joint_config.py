@@ -15,13 +15,16 @@ class JointFusionConfig(Settings):
     """How strategy F fuses the logits of MedSAM2 with the corrected score maps."""
 
     logit_scale: float = Field(
-        8.0, gt=0, description="median of the positive logits of a case after division by its temperature"
+        4.0, gt=0, description="median of the positive logits of a case after division by its temperature"
     )
     max_logit: float = Field(
-        6.0, gt=0, description="max magnitude of a logit after that division, so that score maps can overrule every logit"
+        4.0, gt=0, description="max magnitude of a logit after that division, so that score maps can overrule every logit"
     )
     spread: float = Field(2.0, ge=0, description="mm; expected error of a score map's surface")
-    min_score: float = Field(1e-3, gt=0, lt=0.5, description="min score and min background score: keeps log odds finite")
+    spread_share: float = Field(
+        0.05, ge=0, description="max `spread`, as a share of the organ's size: thin organs would be lost otherwise"
+    )
+    min_score: float = Field(0.01, gt=0, lt=0.5, description="min score and min background score: limits log odds")
     reach: float = Field(
         12.0, ge=0, description="mm; max distance from a score map in which the network may add voxels to the organ"
     )
@@ -33,7 +36,7 @@ class JointFusionConfig(Settings):
         1.0, gt=0, description="learning: log odds above the lowest ones from which on voxels count as near an organ"
     )
     learn_penalty: float = Field(
-        0.02, ge=0, description="learning: weight of the mean squared logarithm of the weights, against overfitting"
+        0.01, ge=0, description="learning: weight of the mean squared logarithm of the weights, against overfitting"
     )
     max_weight: float = Field(4.0, gt=1, description="learning: max weight; the min weight is 1 divided by it")
 

@@ -172,7 +172,9 @@ def organ_parts(logits: Mapping[int, OrganLogits], scores: ScoreMaps, config: Jo
     for k, score in scores.maps.items():
         if score.values.size:
             box = box_around([score], config.reach / spacing, shape)
-            spread[k] = box, ndimage.gaussian_filter(score.probabilities(box), config.spread / spacing)
+            size = float(score.values.sum(dtype=np.int64) / 255 * spacing.prod()) ** (1 / 3)
+            width = min(config.spread, config.spread_share * size)
+            spread[k] = box, ndimage.gaussian_filter(score.probabilities(box), width / spacing)
             total[box] += spread[k][1]
     found, limits = [], fusion_config().thresholds
     for k, (box, values) in spread.items():
