@@ -233,7 +233,14 @@ def _network(organ: OrganParts, z: slice, plane: Box, shape: tuple[float, ...]) 
         values = logits.values[start - logits.z_min : stop - logits.z_min].float().numpy()
         sizes = zip(values.shape[1:], shape, plane, strict=True)
         y, x = (_bilinear(n, n / whole, range(span.start, span.stop)) for n, whole, span in sizes)
-        yield slice(start - z.start, stop - z.start), y @ values @ x.T
+        rows, columns = _used(y), _used(x)  # only the pixels around the box
+        yield slice(start - z.start, stop - z.start), y[:, rows] @ values[:, rows, columns] @ x[:, columns].T
+
+
+def _used(matrix: np.ndarray) -> slice:
+    """Returns the columns of a matrix from the first to the last that is not 0."""
+    columns = np.flatnonzero(matrix.any(0))
+    return slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _bilinear(count: int, ratio: float, outputs: range) -> np.ndarray:
