@@ -46,7 +46,7 @@ def test_a_segmenter_is_created_once_and_unknown_ones_are_refused() -> None:
     assert models.segmenter("D") is models.segmenter("D")
     assert models.segmenter("D") is not models.segmenter("B")
     with pytest.raises(InputError, match="is not a segmenter"):
-        models.segmenter("F")
+        models.segmenter("G")
 
 
 def test_only_configured_folders_are_accepted(tmp_path: Path) -> None:
