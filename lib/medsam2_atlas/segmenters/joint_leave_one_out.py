@@ -18,7 +18,7 @@ from medsam2_atlas.base.files import sha256
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.imaging.dice import dice_per_organ
 from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
-from medsam2_atlas.imaging.volume import Volume, read_labels
+from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.medsam2 import OrganLogits, Weights
 from medsam2_atlas.scoremaps import ScoreMaps, fusion_config
 from medsam2_atlas.segmenters.case import Case, Clock
@@ -124,11 +124,7 @@ def segment_left_out(atlas: Atlas, reference: Reference, files: ReferenceFiles, 
     image = read_ct(files.image, HuRule.parse(str(atlas.options.get("hu", "check"))))
     case, clock = Case(image, LoadedResources(others, weights, device=weights.device)), Clock()
     scores, first = case.scores(clock), case.first_pass(clock)
-    return LeftOut(scores, first.logits, _labels(files, image).array)
-
-
-def _labels(files: ReferenceFiles, image: Volume) -> Volume:
-    return read_labels(files.label, image)
+    return LeftOut(scores, first.logits, read_labels(files.label, image).array)
 
 
 def _dice(cases: Sequence[LeftOut], weights: JointWeights) -> Mapping[int, float]:

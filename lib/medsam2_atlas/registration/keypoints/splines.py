@@ -11,7 +11,7 @@ from scipy import sparse
 from medsam2_atlas.registration.transform import Displacement
 
 _FINER = 8
-"""Points of a field per lattice spacing, at most: linear interpolation between them errs by a few tenths of a millimetre."""
+"""Max points of a field per lattice spacing. The error of linear interpolation between them is a few tenths of a millimetre."""
 
 
 @dataclass(frozen=True)
