@@ -23,11 +23,11 @@ from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
-from registrations import METHODS
+from registrations import ATLASES, METHODS
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, ReferenceFiles, build_atlas, find_references
-from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, ThresholdRule
+from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, RegistrationMethod, ThresholdRule
 from medsam2_atlas.base.console import bars, console
 from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.demo.phantoms import deformed, painted, write_dataset
@@ -137,6 +137,33 @@ def noisy(image: Volume, copy: int) -> Volume:
         return image
     noise = np.random.default_rng(copy).normal(0, _NOISE_HU, image.array.shape)
     return replace(image, array=(image.array + noise).astype(np.float32))
+
+
+def atlas_of(method: str) -> RegistrationMethod:
+    """Returns the registration of the atlas that a method uses."""
+    return ATLASES.get(method, "dense")
+
+
+def atlases(files: list[ReferenceFiles], way: RegistrationMethod, folder: Path) -> list[tuple[ReferenceFiles, Path]]:
+    """Builds an atlas of the other subjects for each target, unless it exists; returns the targets and their atlases.
+
+    Args:
+        files: the targets.
+        way: the method that registers the references to each other.
+        folder: the folder of the atlases.
+    """
+    config = registration_config().model_copy(update={"method": way})
+    targets = []
+    with bars() as progress:
+        for number, target in enumerate(files):
+            place = (folder if way == "dense" else folder.with_name(f"{folder.name}-{way}")) / subject_of(target.name)
+            if not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                others = [f for f in files if subject_of(f.name) != subject_of(target.name)]
+                build_atlas(others, BuildOptions(registration=config)).save(place)
+            targets.append((target, place))
+            progress(f"atlases of {folder.name}, {way}", (number + 1) / len(files))
+    return targets
 
 
 def evaluate(
@@ -310,21 +337,12 @@ def main() -> None:
                 with replacing(folder) as part:  # so that an interrupted run leaves no incomplete set
                     makers[kind](part)
             files = find_references(folder)
-            targets = []
-            with bars() as progress:
-                for number, target in enumerate(files):
-                    place = work / "atlases" / Path(kind).name / subject_of(target.name)
-                    if not place.exists():
-                        place.parent.mkdir(parents=True, exist_ok=True)
-                        others = [f for f in files if subject_of(f.name) != subject_of(target.name)]
-                        build_atlas(others).save(place)
-                    targets.append((target, place))
-                    progress(f"atlases of {Path(kind).name}", (number + 1) / len(files))
+            targets = {way: atlases(files, way, work / "atlases" / Path(kind).name) for way in map(atlas_of, methods)}
             for method in methods:
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     try:
                         mine, cost = pool.submit(
-                            evaluate, Path(kind).name, method, targets, given.thresholds, given.copies
+                            evaluate, Path(kind).name, method, targets[atlas_of(method)], given.thresholds, given.copies
                         ).result()
                     except ImportError as error:
                         console.print(f"{method}: left out ({error})")

@@ -18,6 +18,7 @@ from medsam2_atlas.registration import (
     refine_affine,
     register,
 )
+from medsam2_atlas.base.choices import RegistrationMethod
 from medsam2_atlas.scoremaps import FusionConfig, fusion_config
 
 Method = Callable[[WorkImage, WorkImage, RegistrationConfig], Transform]
@@ -72,18 +73,39 @@ def convexadam_package(fixed: WorkImage, moving: WorkImage, config: Registration
     return Transform((Displacement(voxels.flip(0) * fine.spacing, fine.origin, fine.spacing), start))
 
 
+def by(method: RegistrationMethod) -> Method:
+    """Returns one of the app's registrations."""
+
+    def registered(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
+        return register(fixed, moving, config.model_copy(update={"method": method}))
+
+    return registered
+
+
 _REGISTERED = fusion_config().as_registered()
 
 METHODS: dict[str, tuple[Method, FusionConfig]] = {
     "affine": (affine_only, _REGISTERED.with_method("mean")),
     "b-spline": (b_spline, _REGISTERED.with_method("mean")),
     "convexadam": (convexadam_package, _REGISTERED.with_method("mean")),
-    "ours-mean": (register, _REGISTERED.with_method("mean")),
-    "ours-joint": (register, _REGISTERED.with_method("joint")),
-    "ours-local": (register, _REGISTERED.with_method("local")),
-    "ours": (register, fusion_config()),
+    "frog-mean": (by("keypoints"), _REGISTERED.with_method("mean")),
+    "frog": (by("keypoints"), fusion_config()),
+    "both-mean": (by("both"), _REGISTERED.with_method("mean")),
+    "both": (by("both"), fusion_config()),
+    "ours-mean": (by("dense"), _REGISTERED.with_method("mean")),
+    "ours-joint": (by("dense"), _REGISTERED.with_method("joint")),
+    "ours-local": (by("dense"), _REGISTERED.with_method("local")),
+    "ours": (by("dense"), fusion_config()),
 }
 """Registration and label fusion by name; `ours` is the app's method, with the correction by the target's intensities."""
+
+ATLASES: dict[str, RegistrationMethod] = {
+    "frog-mean": "keypoints",
+    "frog": "keypoints",
+    "both-mean": "both",
+    "both": "both",
+}
+"""The method that registers the references to each other, by name in `METHODS`; `dense` for all others."""
 
 
 def _start(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Affine:

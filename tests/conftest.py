@@ -30,7 +30,7 @@ from gpu_results import Gpu
 from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references
 from medsam2_atlas.base.device import pick_device
 from medsam2_atlas.base.files import sha256
-from medsam2_atlas.base.overlay import current_overlay, use_overlay
+from medsam2_atlas.base.overlay import choose_settings, current_overlay, overlaid_settings, use_overlay
 from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.volume import Volume, from_sitk, read_labels, read_volume
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
@@ -62,10 +62,12 @@ def umask_of_the_test() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def settings_without_an_overlay() -> Iterator[None]:
-    """Removes the overlay of settings after each test, as commands that run in this process may use one."""
+    """Removes the overlay and chosen settings after each test, as commands that run in this process may use them."""
     yield
     if current_overlay() is not None:
         use_overlay(None)
+    if overlaid_settings("registration.yaml"):
+        choose_settings("registration.yaml", {})
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -20,7 +20,7 @@ from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.cropped_map import CroppedMap
 from medsam2_atlas.imaging.labels import OrganTable, organ_table
-from medsam2_atlas.registration import MeanDescriptors, WorkImage
+from medsam2_atlas.registration import BY_KEYPOINTS, DEFAULT_METHOD, OLD_NAMES, Landmarks, MeanDescriptors, WorkImage
 
 FORMAT = 3
 """The version of the stored format."""
@@ -77,7 +77,29 @@ class Atlas:
         digest = hashlib.sha256(self.template.hu.numpy().astype(np.int16).tobytes())
         if self.template.group is not None:
             digest.update(self.template.group.values.tobytes())
+        if self.template.landmarks is not None:
+            for array in self.template.landmarks.arrays().values():
+                digest.update(array.tobytes())
         return digest
+
+    @property
+    def registered_by(self) -> str:
+        """The method by which the references were registered to each other."""
+        method = str(self.options.get("registration", {}).get("method", DEFAULT_METHOD))
+        return OLD_NAMES.get(method, method)
+
+    def check_method(self, method: str) -> None:
+        """Checks that CTs can be registered to the atlas by a method.
+
+        Raises:
+            AtlasError: the method needs the references' keypoints, and the atlas has none.
+        """
+        if method in BY_KEYPOINTS and self.template.landmarks is None:
+            raise AtlasError(
+                self.source,
+                f"has no keypoints of its references, which the registration {method!r} compares.",
+                "Build it again with this version, or register densely (--registration dense).",
+            )
 
     @cached_property
     def version(self) -> str:
@@ -207,11 +229,16 @@ def _template_arrays(template: WorkImage) -> dict[str, np.ndarray]:
     }
     if template.group is not None:
         arrays |= {"group": template.group.values, "known": np.packbits(template.group.known)}
+    if template.landmarks is not None:
+        arrays |= template.landmarks.arrays()
     return arrays
 
 
 def _template_from(arrays: Mapping[str, np.ndarray]) -> WorkImage:
-    """Reads the template. Older atlases have no mean descriptors; targets are then registered to the mean image."""
+    """Reads the template. Older atlases have no landmarks, and those before them no mean descriptors either.
+
+    Without mean descriptors, targets are registered densely to the mean image.
+    """
     hu = torch.from_numpy(arrays["hu"].astype(np.float32))
     origin, spacing = torch.from_numpy(arrays["origin"]), float(arrays["spacing"])
 
@@ -219,7 +246,8 @@ def _template_from(arrays: Mapping[str, np.ndarray]) -> WorkImage:
         return np.unpackbits(arrays[name], count=hu.numel()).reshape(hu.shape).astype(bool)
 
     group = MeanDescriptors(arrays["group"], bits("known"), origin, spacing) if "group" in arrays else None
-    return WorkImage(hu, torch.from_numpy(bits("valid")), origin, spacing, group)
+    valid = torch.from_numpy(bits("valid"))
+    return WorkImage(hu, valid, origin, spacing, group, landmarks=Landmarks.from_arrays(arrays))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

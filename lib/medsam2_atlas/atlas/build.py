@@ -21,6 +21,7 @@ from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.imaging.kinds import SUFFIXES, suffix_in, unused_images
 from medsam2_atlas.registration import (
     CommonSpace,
+    Landmarks,
     MeanDescriptors,
     RegistrationConfig,
     UnregisteredError,
@@ -124,15 +125,16 @@ def build_atlas(
     space = _common_space(cases, options.registration, skipped, progress)
     template = replace(space.template, hu=space.template.hu.round())  # the stored form
     warped: list[Reference] = []
-    for number, (case, transform) in enumerate(zip(cases, space.transforms, strict=True)):
+    for number, (case, transform, points) in enumerate(zip(cases, space.transforms, space.keypoints, strict=True)):
         try:
-            warped.append(warp_reference(case, transform, template))
+            warped.append(warp_reference(case, transform, template, keypoints=points))
         except Exception as error:  # noqa: BLE001 - one bad reference must not block the others
             skip(case.name, error, skipped)
         progress("averaging labels", (number + 1) / len(cases))
     if not warped:
         raise _unusable(skipped)
-    template = replace(template, group=group_of(warped, template, options.registration))
+    landmarks = Landmarks.of([reference.keypoints for reference in warped])
+    template = replace(template, group=group_of(warped, template, options.registration), landmarks=landmarks)
     stored = {
         "missing": options.missing,
         "registration": options.registration.record(),

@@ -20,7 +20,7 @@ from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.errors import InputError, problem_of
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.imaging.hounsfield import CHECK
-from medsam2_atlas.registration import Transform, WorkImage, register
+from medsam2_atlas.registration import Keypoints, Transform, WorkImage, keypoints_of, register
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ def grow_atlas(
     added: list[Reference] = []
     offsets = dict(base.options.get("hu_offsets", {}))
     fresh = [files for files in available if files.name not in have]
+    if fresh:
+        base.check_method(options.registration.method)
     for number, files in enumerate(fresh):
         try:
             case = read_annotated(files, options.registration, options.table, options.hu, snapshots)
@@ -146,11 +148,18 @@ def _same_files(reference: Reference, available: Mapping[str, ReferenceFiles], s
 def _registered(case: AnnotatedCT, base: Atlas, keep: Sequence[Reference], options: GrowthOptions) -> tuple[Reference, str]:
     """Registers a case; returns it as a reference, and the reason why it is refused (empty if it is accepted)."""
     transform = _transform(case.work, base, options)
-    reference = warp_reference(case, transform, base.template, "final")
+    points = _keypoints(case.work, transform, options)
+    reference = warp_reference(case, transform, base.template, "final", points)
     if case.name in options.trust:
         return reference, ""
     limits = options.config.outlier
     return reference, outlying(reference, keep, base.template, missing_of(base.options), options.table, limits)
+
+
+def _keypoints(image: WorkImage, transform: Transform, options: GrowthOptions) -> Keypoints:
+    """Returns the keypoints of an image in the common space; `transform` leads from there to the image."""
+    config = options.registration
+    return keypoints_of(image.at_spacing(config.spacing).with_config(config.image), config.keypoints).moved(transform.undo)
 
 
 def _transform(image: WorkImage, base: Atlas, options: GrowthOptions) -> Transform:

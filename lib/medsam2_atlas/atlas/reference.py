@@ -14,7 +14,7 @@ import torch
 from medsam2_atlas.atlas.config import ThumbnailConfig, atlas_config
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.cropped_map import CroppedMap
-from medsam2_atlas.registration import Transform, WorkImage, grid_points
+from medsam2_atlas.registration import Keypoints, Transform, WorkImage, grid_points
 
 MAP_SPACING = 3.0
 """The spacing in mm of the grid of shares and probability maps. Part of the stored format: atlases do not record it."""
@@ -70,6 +70,7 @@ class Reference:
         agreement: the Dice by organ number with the majority vote of all other references, in the common space.
         stored: the file that the reference was loaded from; None if it is new.
         image_sha256: the checksum of the image file; empty if unknown, or if the image is a folder.
+        keypoints: the keypoints in the common space; None if an earlier version made the reference.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Reference:
     agreement: dict[int, float] = field(default_factory=dict)
     stored: Path | None = None
     image_sha256: str = ""
+    keypoints: Keypoints | None = None
 
     @property
     def file_name(self) -> str:
@@ -133,6 +135,8 @@ class Reference:
         """Writes the reference's arrays to one `.npz` file."""
         arrays: dict[str, np.ndarray] = {"covered": self.covered, "picture": self.picture, "thumbnail": self.thumbnail}
         arrays |= self.transform.arrays()
+        if self.keypoints is not None:
+            arrays |= self.keypoints.arrays("keypoints")
         for k, share in self.shares.items():
             arrays[f"organ.{k}.values"], arrays[f"organ.{k}.low"] = share.values, np.array(share.lower)
         with replacing(file) as part, part.open("wb") as stream:
@@ -172,6 +176,7 @@ class Reference:
                 {int(k): float(v) for k, v in entry["agreement"].items()},
                 file,
                 str(entry.get("image_sha256", "")),
+                Keypoints.from_arrays(arrays, "keypoints"),
             )
 
 

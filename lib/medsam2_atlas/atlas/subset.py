@@ -20,7 +20,7 @@ from medsam2_atlas.atlas.atlas import Atlas
 from medsam2_atlas.atlas.build import assemble, group_of
 from medsam2_atlas.atlas.reference import Reference
 from medsam2_atlas.base.errors import AtlasError, InputError
-from medsam2_atlas.registration import RegistrationConfig, WorkImage, mean_of_warped
+from medsam2_atlas.registration import Landmarks, RegistrationConfig, WorkImage, mean_of_warped
 
 _REPLACED = ("thresholds", "hu_offsets", "subset_of")
 
@@ -67,7 +67,8 @@ def _template_of(references: Sequence[Reference], atlas: Atlas) -> WorkImage:
         raise AtlasError(atlas.source, "does not contain valid registration parameters.", "Build it again.") from error
     pictures = (reference.on_template for reference in references)
     mean = mean_of_warped(pictures, atlas.template, config.group.min_coverage)
-    template = replace(mean, hu=mean.hu.round())  # the stored form
+    landmarks = None if atlas.template.landmarks is None else Landmarks.of([reference.keypoints for reference in references])
+    template = replace(mean, hu=mean.hu.round(), landmarks=landmarks)  # the stored form
     return template if atlas.template.group is None else replace(template, group=group_of(references, template, config))
 
 

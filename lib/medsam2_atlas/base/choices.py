@@ -41,6 +41,9 @@ GPU is not used.
 Fusion = Literal["mean", "local", "joint"]
 """How references vote in the common space; see `scoremaps.voting`."""
 
+RegistrationMethod = Literal["keypoints", "dense", "both"]
+"""How CTs are registered to the common space; see `registration.methods`."""
+
 MissingOrgan = Literal["unknown", "absent"]
 """Meaning of an organ that is missing from a reference's label map: not annotated, or not present in the patient."""
 

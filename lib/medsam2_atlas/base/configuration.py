@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.base.overlay import merged, overlay_of, settings_in
+from medsam2_atlas.base.overlay import chosen_settings, merged, overlay_of, settings_in
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def read_config(model: type[M], file: Path, what: str, remedy: str = "", old_key
 
     Args:
         model: pydantic model of the configuration.
-        file: the YAML file.
+        file: the YAML file. Settings that are chosen for the process (`overlay.choose_settings`) replace its settings.
         what: kind of the configuration, such as `organ table`; the error message names it.
         remedy: advice for the error message; empty if there is none.
         old_keys: renamed keys of the previous release. They are still read, and a warning names the new keys.
@@ -45,11 +45,11 @@ def read_config(model: type[M], file: Path, what: str, remedy: str = "", old_key
         raise InputError(file, f"is not a valid {what}: {problems_of(error)}.", remedy) from error
     except (OSError, yaml.YAMLError, ValueError) as error:
         raise InputError(file, f"is not a valid {what}: {error}", remedy) from error
-    changes = overlay_of(file)
+    changes, chosen = overlay_of(file), chosen_settings(file)
     if changes is None:
-        return found
+        return model.model_validate(merged(content, chosen, file)) if chosen else found
     try:
-        return model.model_validate(merged(content, settings_in(changes), changes))
+        return model.model_validate(merged(merged(content, settings_in(changes), changes), chosen, file))
     except ValidationError as error:
         raise InputError(
             changes,

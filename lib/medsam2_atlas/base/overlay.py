@@ -2,6 +2,8 @@
 
 A file of an overlay has the name of a file in `configs/` and contains only the settings that it replaces. All other settings
 keep the user's values. A process uses one overlay at most; processes that it starts do not inherit it.
+
+Single settings may also be chosen for the process, as by an option of a command; they replace those of the overlay, too.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ _readers: list[Callable[[], None]] = []
 """Functions that make the readers of settings forget what they have read."""
 _used: list[Path] = []
 """The folder of the overlay; empty without one."""
+_chosen: dict[str, dict[str, Any]] = {}
+"""The settings that are chosen for the process, by the name of their file in `configs/`."""
 
 
 def read_once(read: Callable[..., T]) -> functools._lru_cache_wrapper[T]:
@@ -63,6 +67,25 @@ def use_overlay(folder: Path | None) -> None:
         forget()
 
 
+def choose_settings(name: str, settings: dict[str, Any]) -> None:
+    """Makes settings that are read from now on have chosen values, whatever the user's file and the overlay say.
+
+    Objects that were made earlier keep their settings, so a command calls this before it makes any.
+
+    Args:
+        name: the name of the file in `configs/`, such as `registration.yaml`.
+        settings: the chosen settings; empty to choose none any more.
+    """
+    _chosen[name] = settings
+    for forget in _readers:
+        forget()
+
+
+def chosen_settings(file: Path) -> dict[str, Any]:
+    """Returns the settings that are chosen for the process in a file; empty if the file does not lie in `configs/`."""
+    return _chosen.get(file.name, {}) if file.parent == resource("configs") else {}
+
+
 @contextmanager
 def overlay(folder: Path | None) -> Iterator[None]:
     """Uses an overlay for a block, and the previous one again after it.
@@ -88,7 +111,7 @@ def overlay_of(file: Path) -> Path | None:
 
 
 def overlaid_settings(name: str) -> dict[str, Any]:
-    """Returns the settings that the overlay replaces in a file of `configs/`; empty if none.
+    """Returns the settings that the overlay or a choice replaces in a file of `configs/`; empty if none.
 
     Args:
         name: the name of the file, such as `fusion.yaml`.
@@ -96,8 +119,10 @@ def overlaid_settings(name: str) -> dict[str, Any]:
     Raises:
         InputError: the overlay's file cannot be read.
     """
-    found = overlay_of(resource("configs") / name)
-    return {} if found is None else settings_in(found)
+    file = resource("configs") / name
+    found = overlay_of(file)
+    settings: dict[str, Any] = merged({} if found is None else settings_in(found), chosen_settings(file), file)
+    return settings
 
 
 def settings_in(file: Path) -> dict[str, Any]:

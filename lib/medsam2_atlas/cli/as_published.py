@@ -17,7 +17,7 @@ AsPublishedOption = Annotated[
     ),
 ]
 
-_PUBLISHED = {"loop": "published", "thresholds": "published", "mode": "exact"}
+_PUBLISHED = {"loop": "published", "thresholds": "published", "mode": "exact", "registration": "keypoints"}
 """The values of the options that the method sets; see `studies.as_published`, which this module imports late."""
 
 
@@ -27,7 +27,8 @@ def follow_published_method(context: typer.Context) -> None:
     A command with `--as-published` calls this before it reads settings, and gives its options to `published_options`.
 
     Args:
-        context: the command's context; `--loop`, `--thresholds` and `--mode` are checked if the command has them.
+        context: the command's context; `--loop`, `--thresholds`, `--mode` and `--registration` are checked if the
+            command has them.
 
     Raises:
         InputError: the user gave one of these options with another value than the method's, or a setting is invalid.

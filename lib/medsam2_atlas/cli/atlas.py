@@ -16,7 +16,7 @@ from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.cli.cases import print_left_out, training_cases
 from medsam2_atlas.cli.folders import study_folder
-from medsam2_atlas.cli.options import HuOption, StrictOption
+from medsam2_atlas.cli.options import HuOption, RegistrationOption, StrictOption, choose_registration
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ def build_command(
             help="Meaning of an organ that a label map lacks: not annotated (unknown), or not present in the patient (absent)."
         ),
     ] = "unknown",
+    registration: RegistrationOption = None,
     hu: HuOption = "check",
     strict: StrictOption = False,
 ) -> None:
     """Build an atlas: register annotated CTs into a common space and average their label maps there."""
     check_folder(out, replaced=True)
+    choose_registration(registration)
     from medsam2_atlas.imaging.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
@@ -67,10 +69,12 @@ def grow_command(
     include: Annotated[list[str] | None, typer.Option(help="Excluded study to include again. Repeatable.")] = None,
     trust: Annotated[list[str] | None, typer.Option(help="Study to add although it is an outlier. Repeatable.")] = None,
     rebuild: Annotated[bool, typer.Option(help="Register all references again. Default: only the new ones.")] = False,
+    registration: RegistrationOption = None,
     hu: HuOption = "check",
     strict: StrictOption = False,
 ) -> None:
     """Grow the atlas of a studies folder: add its signed-off label maps as references."""
+    choose_registration(registration)
     from medsam2_atlas.imaging.hounsfield import HuRule
 
     rule = HuRule.parse(hu)
@@ -120,6 +124,8 @@ def info_command(folder: Annotated[Path, typer.Argument(help="Atlas folder.")]) 
     atlas = Atlas.load(resolve_atlas(folder))
     _show(atlas)
     echo(f"version {atlas.version}; references: {', '.join(r.name for r in atlas.references)}")
+    known = "with" if atlas.template.landmarks is not None else "without"
+    echo(f"references registered to each other by: {atlas.registered_by}; {known} their keypoints")
 
 
 @app.command("scores")
@@ -130,10 +136,12 @@ def scores_command(
         Path | None,
         typer.Option("--out", "-o", help="File (.npz) to write the score maps to, 0..255 per organ. Default: none."),
     ] = None,
+    registration: RegistrationOption = None,
     hu: HuOption = "check",
 ) -> None:
     """Compute the score maps of a CT and print each organ's maximum score; with --out, write the maps."""
     check_files((out, NPZ), inputs=(image,))
+    choose_registration(registration)
     from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
 
     rule = HuRule.parse(hu)

@@ -24,7 +24,9 @@ from medsam2_atlas.cli.options import (
     FolderOption,
     HuOption,
     ModeOption,
+    RegistrationOption,
     StrictOption,
+    choose_registration,
     named_folders,
     print_mode,
 )
@@ -67,6 +69,7 @@ def evaluate_command(
             "set's dataset.json, else all."
         ),
     ] = "",
+    registration: RegistrationOption = None,
     as_published: AsPublishedOption = False,
     prompts: Annotated[str, typer.Option(help="Source of the first boxes; see `segment`.")] = "atlas",
     loop: Annotated[Loop, typer.Option(help="Propagation loop; see `segment`.")] = "symmetric",
@@ -133,6 +136,7 @@ def evaluate_command(
     variants = variants_of(names, counts, jitters)
     if as_published:
         follow_published_method(context)
+    choose_registration(registration)
     import torch
 
     from medsam2_atlas.cli.configurations import changed_settings
@@ -158,6 +162,7 @@ def evaluate_command(
         thresholds=thresholds,
         fill_holes=fill_holes,
         as_published=as_published,
+        registration=registration,
         energy=jobs == 1,
         threads=threads,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medsam2_atlas.base.choices import Mode, device_name
+from medsam2_atlas.base.choices import Mode, RegistrationMethod, device_name
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.segmenters.registry import FAMILIES, family_of, vocabulary
@@ -52,6 +52,14 @@ ModeOption = Annotated[
         "--mode",
         help="How MedSAM2 computes: as the official predictor (exact), or with approximations that save time (fast); see "
         "docs/method.md.",
+    ),
+]
+RegistrationOption = Annotated[
+    RegistrationMethod | None,
+    typer.Option(
+        "--registration",
+        help="Registration: of keypoints, as published (keypoints), of dense descriptors (dense), or dense from the result of "
+        "the keypoints (both). Default: as in configs/registration.yaml.",
     ),
 ]
 FAST_NOTE = "The masks differ from those of the official predictor; see docs/method.md."
@@ -124,6 +132,14 @@ def check_segmenter(name: str, truth: bool = False) -> str:
             "Add it or omit it.",
         )
     return name
+
+
+def choose_registration(method: RegistrationMethod | None) -> None:
+    """Makes the command register by a method; None leaves the configured one. A command calls this before it reads settings."""
+    if method is not None:
+        from medsam2_atlas.base.overlay import choose_settings
+
+        choose_settings("registration.yaml", {"method": method})
 
 
 def print_mode(mode: Mode) -> None:

@@ -24,8 +24,10 @@ from medsam2_atlas.cli.options import (
     FolderOption,
     HuOption,
     ModeOption,
+    RegistrationOption,
     UNetWeightsOption,
     check_segmenter,
+    choose_registration,
     named_folders,
     print_mode,
     renamed,
@@ -73,6 +75,7 @@ def segment_command(
             "published ones (published), or the smaller of 0.5 and half the map's maximum (adaptive)."
         ),
     ] = DEFAULT_THRESHOLDS,
+    registration: RegistrationOption = None,
     as_published: AsPublishedOption = False,
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes in the masks, as the official CUDA build does.")] = False,
     truth: Annotated[
@@ -93,12 +96,14 @@ def segment_command(
         raise InputError(prompts, "is not a source of prompts.", "Choose atlas, unet, both or the name of a trained segmenter.")
     given = {"--prompts": prompts != "atlas", "--loop": loop != "symmetric", "--mode": mode != "exact"}
     given |= {"--fill-holes": fill_holes, "--thresholds": thresholds != DEFAULT_THRESHOLDS, "--as-published": as_published}
+    given |= {"--registration": registration is not None}
     if family_of(segmenter).role == "trained" and any(given.values()):
         unused = ", ".join(option for option, used in given.items() if used)
         raise InputError(segmenter, f"does not use {unused}.", "Omit these options; only the strategies of MedSAM2 use them.")
     folders = named_folders(folder)
     if as_published:
         follow_published_method(context)
+    choose_registration(registration)
     from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
     from medsam2_atlas.imaging.kinds import SUFFIXES
     from medsam2_atlas.imaging.labels import organ_table

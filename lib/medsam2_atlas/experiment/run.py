@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.base.overlay import choose_settings
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.experiment.cases import EvaluationCase
 from medsam2_atlas.experiment.record import Record
@@ -287,6 +288,8 @@ def _start_worker(setting: Setting) -> None:
         from medsam2_atlas.studies.as_published import use_published_method
 
         use_published_method()
+    if setting.registration is not None:
+        choose_settings("registration.yaml", {"method": setting.registration})
     torch.set_num_threads(setting.threads)
     itk = sitk.ProcessObject
     itk.SetGlobalDefaultNumberOfThreads(min(setting.threads, itk.GetGlobalDefaultNumberOfThreads()))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Mode, ThresholdRule
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Mode, RegistrationMethod, ThresholdRule
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.experiment.variant import Variant
 from medsam2_atlas.imaging.hounsfield import HuRule
@@ -38,6 +38,7 @@ class Setting:
         thresholds: threshold rule; see `Options.thresholds`.
         fill_holes: see `Options.fill_holes`.
         as_published: whether the published method is switched on.
+        registration: the chosen registration; None: as configured.
         energy: whether the energy of each case is measured; only one process may measure at a time.
         threads: threads of PyTorch in each process.
     """
@@ -54,6 +55,7 @@ class Setting:
     thresholds: ThresholdRule = DEFAULT_THRESHOLDS
     fill_holes: bool = False
     as_published: bool = False
+    registration: RegistrationMethod | None = None
     energy: bool = True
     threads: int = 1
 

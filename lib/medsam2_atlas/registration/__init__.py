@@ -12,8 +12,10 @@ from medsam2_atlas.registration.cache import RegistrationCache
 from medsam2_atlas.registration.config import RegistrationConfig, registration_config
 from medsam2_atlas.registration.features import mean_descriptors
 from medsam2_atlas.registration.groupwise import CommonSpace, UnregisteredError, build_common_space, mean_of_warped
+from medsam2_atlas.registration.keypoints import Keypoints, Landmarks
+from medsam2_atlas.registration.keypoints.detect import keypoints_of
 from medsam2_atlas.registration.mean_descriptors import MeanDescriptors
-from medsam2_atlas.registration.methods import METHODS, Registration
+from medsam2_atlas.registration.methods import BY_KEYPOINTS, DEFAULT_METHOD, METHODS, OLD_NAMES, Registration
 from medsam2_atlas.registration.prealign import prealign
 from medsam2_atlas.registration.register import register
 from medsam2_atlas.registration.transform import Affine, Displacement, Transform, geometry_points, grid_points, sample
@@ -21,10 +23,15 @@ from medsam2_atlas.registration.work_image import WorkImage
 
 __all__ = [
     "Affine",
+    "BY_KEYPOINTS",
     "CommonSpace",
+    "DEFAULT_METHOD",
     "Displacement",
+    "Keypoints",
+    "Landmarks",
     "METHODS",
     "MeanDescriptors",
+    "OLD_NAMES",
     "Registration",
     "RegistrationCache",
     "RegistrationConfig",
@@ -35,6 +42,7 @@ __all__ = [
     "build_common_space",
     "geometry_points",
     "grid_points",
+    "keypoints_of",
     "mean_descriptors",
     "mean_of_warped",
     "prealign",

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 from medsam2_atlas.base.configuration import read_config
 from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
-from medsam2_atlas.registration.methods import METHODS
+from medsam2_atlas.registration.keypoints.config import KeypointConfig
+from medsam2_atlas.registration.methods import DEFAULT_METHOD, METHODS, OLD_NAMES
 
 
 def _ascending(window: tuple[float, float]) -> tuple[float, float]:
@@ -21,6 +22,7 @@ def _ascending(window: tuple[float, float]) -> tuple[float, float]:
 
 
 def _known_method(name: str) -> str:
+    name = OLD_NAMES.get(name, name)
     if name not in METHODS:
         raise ValueError(f"choose from {', '.join(METHODS)}")
     return name
@@ -286,7 +288,9 @@ class RegistrationConfig(BaseModel):
         "descriptor shows borders",
     )
     method: Annotated[str, AfterValidator(_known_method)] = Field(
-        "convex_adam", description="one of `registration.methods.METHODS`"
+        DEFAULT_METHOD,
+        description="`keypoints` (FROG, Agier et al. 2020), `dense` (ConvexAdam; earlier name: `convex_adam`), or `both`: "
+        "the dense deformable stage starts from the keypoints",
     )
     image: WorkImageConfig = WorkImageConfig.model_validate({})
     tissue: TissueConfig = TissueConfig.model_validate({})
@@ -296,6 +300,7 @@ class RegistrationConfig(BaseModel):
     deformable: DeformableConfig = DeformableConfig.model_validate({})
     group: GroupConfig = GroupConfig.model_validate({})
     adam: AdamConfig = AdamConfig.model_validate({})
+    keypoints: KeypointConfig = KeypointConfig.model_validate({})
 
     @property
     def identity(self) -> str:

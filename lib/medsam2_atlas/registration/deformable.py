@@ -17,24 +17,24 @@ from medsam2_atlas.registration.adam import Adam
 from medsam2_atlas.registration.box_mean import box_mean
 from medsam2_atlas.registration.config import DeformableConfig, RegistrationConfig
 from medsam2_atlas.registration.features import deformable_features
-from medsam2_atlas.registration.transform import Affine, Displacement, Transform, grid_points, sample
+from medsam2_atlas.registration.transform import Displacement, Map, Transform, grid_points, sample
 from medsam2_atlas.registration.work_image import WorkImage
 
 
 def deform(
-    fixed: WorkImage, moving: WorkImage, start: Affine, config: RegistrationConfig, progress: Progress = silent
+    fixed: WorkImage, moving: WorkImage, start: Map, config: RegistrationConfig, progress: Progress = silent
 ) -> Transform:
-    """Refines an affine map by a displacement field.
+    """Refines a map by a displacement field.
 
     Args:
         fixed: the fixed image.
         moving: the moving image.
-        start: the affine map from fixed to moving world points (x, y, z in mm).
+        start: the map from fixed to moving world points (x, y, z in mm): an affine map, or a transform.
         config: the registration parameters.
         progress: called with the fraction completed.
 
     Returns:
-        The displacement field on the fixed grid, followed by the affine map.
+        The displacement field on the fixed grid, followed by the map.
     """
     fixed = fixed.at_spacing(config.spacing)
     points = fixed.points()
@@ -55,7 +55,8 @@ def deform(
     field = _refine((target, source), (fixed_seen, moving_seen), field, config, part(progress, 0.4, 1.0))
     field = F.interpolate(field[None], size=fixed.shape, mode="trilinear")[0]
     millimetres = field.flip(0) * fixed.spacing  # (z, y, x) voxels to (x, y, z) mm
-    return Transform((_unfolded(Displacement(millimetres, fixed.origin, fixed.spacing), config.deformable), start))
+    found = _unfolded(Displacement(millimetres, fixed.origin, fixed.spacing), config.deformable)
+    return Transform((found, *(start.maps if isinstance(start, Transform) else (start,))))
 
 
 def _unfolded(map: Displacement, config: DeformableConfig) -> Displacement:

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig
+from medsam2_atlas.registration.deformable import deform
+from medsam2_atlas.registration.keypoints.detect import keypoints_of
+from medsam2_atlas.registration.keypoints.group import FewMatchesError, register_group
+from medsam2_atlas.registration.keypoints.keypoint import Keypoints
+from medsam2_atlas.registration.keypoints.register import few_matches
+from medsam2_atlas.registration.methods import BY_KEYPOINTS
 from medsam2_atlas.registration.prealign import prealign
 from medsam2_atlas.registration.register import register
 from medsam2_atlas.registration.transform import Affine, Transform
@@ -19,10 +25,17 @@ from medsam2_atlas.registration.work_image import AIR, WorkImage
 
 @dataclass(frozen=True)
 class CommonSpace:
-    """A mean image, and the transform of each image from the common space's world points to its own."""
+    """The common space of several images.
+
+    Attributes:
+        template: the mean image.
+        transforms: the transform of each image, from the common space's world points to its own.
+        keypoints: the keypoints of each image, moved to the common space.
+    """
 
     template: WorkImage
     transforms: list[Transform]
+    keypoints: list[Keypoints]
 
 
 class UnregisteredError(Exception):
@@ -39,9 +52,11 @@ class UnregisteredError(Exception):
 
 
 def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, progress: Progress = silent) -> CommonSpace:
-    """Registers images together.
+    """Registers images together, by `config.method`.
 
-    The first template is the image of median girth among the long scans. The first round finds affine maps, which give the
+    `keypoints` registers the keypoints of all images at once, without a reference image. `both` refines that by dense rounds.
+
+    `dense` works in rounds. The first template is the image of median girth among the long scans. The first round finds affine maps, which give the
     group's mean size and shape. Each later round registers every image deformably to the mean image of the previous round. At
     each voxel, the mean includes only the images whose field of view covers it.
 
@@ -55,6 +70,9 @@ def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, 
         UnregisteredError: an image cannot be registered.
     """
     images = [image.at_spacing(config.spacing).with_config(config.image) for image in images]
+    keypoints = [keypoints_of(image, config.keypoints) for image in images]
+    if config.method in BY_KEYPOINTS:
+        return _by_keypoints(images, keypoints, config, progress)
     template = _first_template(images, config.group.long_share)
     transforms = [Transform() for _ in images]
     rounds = config.group.rounds
@@ -75,7 +93,46 @@ def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, 
             transforms = _centred(transforms, template)
         if turn < rounds - 1 or rounds == 1:
             template = mean_image(images, transforms, template, config.group.min_coverage)
-    return CommonSpace(template, transforms)
+    return CommonSpace(template, transforms, _undone(keypoints, transforms))
+
+
+def _by_keypoints(
+    images: Sequence[WorkImage], keypoints: Sequence[Keypoints], config: RegistrationConfig, progress: Progress
+) -> CommonSpace:
+    """Registers the keypoints of images; with the method `both`, dense rounds follow, which start from their result."""
+    dense = config.group.rounds - 1 if config.method == "both" else 0
+    share = 1 / (1 + dense)
+    try:
+        halves = register_group(
+            keypoints, [image.around_body().corners() for image in images], config.spacing, config.keypoints, part(progress, 0, 0.7 * share)
+        )
+    except FewMatchesError as error:
+        raise UnregisteredError(error.number, few_matches(error, config)) from error
+    starts = []
+    for half in halves:
+        starts.append(half.inverse())
+        progress("common space", share * (0.7 + 0.3 * len(starts) / len(halves)))
+    template = mean_image(images, starts, images[0], config.group.min_coverage)
+    if dense == 0:
+        moved = [points.moved(half) for points, half in zip(keypoints, halves, strict=True)]
+        return CommonSpace(template, starts, moved)
+    transforms = starts
+    for turn in range(dense):
+        transforms = []
+        for i, (image, start) in enumerate(zip(images, starts, strict=True)):
+            try:
+                transforms.append(deform(template.around_body(), image, start, config))
+            except Exception as error:
+                raise UnregisteredError(i, error) from error
+            progress("common space", share * (1 + turn + (i + 1) / len(images)))
+        if turn < dense - 1:
+            template = mean_image(images, transforms, template, config.group.min_coverage)
+    return CommonSpace(template, transforms, _undone(keypoints, transforms))
+
+
+def _undone(keypoints: Sequence[Keypoints], transforms: Sequence[Transform]) -> list[Keypoints]:
+    """Moves the keypoints of each image to the common space."""
+    return [points.moved(transform.undo) for points, transform in zip(keypoints, transforms, strict=True)]
 
 
 def mean_image(images: Sequence[WorkImage], transforms: Sequence[Transform], grid: WorkImage, min_coverage: float) -> WorkImage:

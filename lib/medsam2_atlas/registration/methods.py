@@ -16,9 +16,20 @@ if TYPE_CHECKING:
     from medsam2_atlas.registration.work_image import WorkImage
 
 METHODS: dict[str, str] = {
-    "convex_adam": "medsam2_atlas.registration.convex_adam:register",
+    "dense": "medsam2_atlas.registration.convex_adam:register",
+    "keypoints": "medsam2_atlas.registration.keypoints.register:register",
+    "both": "medsam2_atlas.registration.keypoints.register:register_both",
 }
 """The module and function of each registration, by name."""
+
+OLD_NAMES = {"convex_adam": "dense"}
+"""The current name of each registration that had another name; settings and stored atlases may contain the old one."""
+
+DEFAULT_METHOD = "dense"
+"""The default registration, and that of stored atlases that name none."""
+
+BY_KEYPOINTS = ("keypoints", "both")
+"""The registrations that compare a target's keypoints with those of the references."""
 
 
 class Registration(Protocol):

@@ -90,6 +90,13 @@ class Displacement:
             inverse = -sample(self.field, grid + inverse.movedim(0, -1), self.origin, self.spacing)
         return Displacement(inverse, self.origin, self.spacing)
 
+    def undo(self, points: torch.Tensor, iterations: int = 20) -> torch.Tensor:
+        """Returns the points `[..., 3]` (x, y, z) in mm that the map brings to `points`, by the same iteration as `inverse`."""
+        back = torch.zeros_like(points)
+        for _ in range(iterations):
+            back = -sample(self.field, points + back, self.origin, self.spacing).movedim(0, -1)
+        return points + back
+
     def folding(self) -> float:
         """Returns the share of grid cells whose Jacobian determinant is not positive."""
         u = self.field / self.spacing
@@ -124,6 +131,12 @@ class Transform:
     def inverse(self) -> Transform:
         """Returns the inverse: exact for affine maps, accurate to a fraction of a millimetre for fields that do not fold."""
         return Transform(tuple(step.inverse() for step in reversed(self.maps)))
+
+    def undo(self, points: torch.Tensor) -> torch.Tensor:
+        """Returns the points `[..., 3]` (x, y, z) in mm that the chain brings to `points`; for few points, a fast inverse."""
+        for step in reversed(self.maps):
+            points = step.undo(points) if isinstance(step, Displacement) else step.inverse()(points)
+        return points
 
     def warp_image(
         self, moving: np.ndarray, moving_grid: Geometry, fixed_grid: Geometry, outside: float = -1000.0

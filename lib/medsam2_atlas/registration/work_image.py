@@ -16,6 +16,7 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.registration.config import TissueConfig, WorkImageConfig
+from medsam2_atlas.registration.keypoints.keypoint import Landmarks
 from medsam2_atlas.registration.mean_descriptors import MeanDescriptors
 from medsam2_atlas.registration.transform import grid_points, sample
 
@@ -37,6 +38,7 @@ class WorkImage:
         spacing: the spacing in mm.
         group: for a mean image, the mean descriptors of its images.
         config: the parameters by which the body is found.
+        landmarks: for a mean image, the keypoints of its images.
     """
 
     hu: torch.Tensor
@@ -45,6 +47,7 @@ class WorkImage:
     spacing: float
     group: MeanDescriptors | None = None
     config: WorkImageConfig = _DEFAULT
+    landmarks: Landmarks | None = None
 
     @classmethod
     def of(cls, volume: Volume, spacing: float, config: WorkImageConfig = _DEFAULT) -> WorkImage:
@@ -89,6 +92,12 @@ class WorkImage:
     def points(self) -> torch.Tensor:
         """Returns the world points of the voxels, `[z, y, x, 3]`: (x, y, z) in mm."""
         return grid_points(self.shape, self.origin, self.spacing)
+
+    def corners(self) -> np.ndarray:
+        """Returns the centres of the corner voxels, `[8, 3]`: (x, y, z) in mm."""
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(self.shape[::-1]) - 1)
+        found: np.ndarray = corners * self.spacing + self.origin.numpy().astype(np.float64)
+        return found
 
     def at_spacing(self, spacing: float) -> WorkImage:
         """Returns a copy on a coarser grid; the image is averaged before it is sampled. `spacing` is in mm."""

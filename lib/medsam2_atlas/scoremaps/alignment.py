@@ -62,8 +62,10 @@ def align(target: Target, progress: Progress) -> Alignment:
 
     Raises:
         InputError: the target shows no body, or too little of it.
+        AtlasError: the atlas lacks what the configured registration needs.
     """
     config, atlas, cache = target.registration, target.atlas, target.cache
+    atlas.check_method(config.method)
     work = WorkImage.of(target.image, config.spacing, config.image)
 
     def make() -> Transform:

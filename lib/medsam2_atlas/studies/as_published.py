@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from medsam2_atlas.base.choices import Loop, Mode, ThresholdRule
+from medsam2_atlas.base.choices import Loop, Mode, RegistrationMethod, ThresholdRule
 from medsam2_atlas.base.overlay import use_overlay
 from medsam2_atlas.base.resource import resource
 
@@ -20,6 +20,8 @@ FOLDER = "configs/as_published"
 LOOP: Loop = "published"
 MODE: Mode = "exact"
 THRESHOLDS: ThresholdRule = "published"
+REGISTRATION: RegistrationMethod = "keypoints"
+"""The registration that `configs/as_published/registration.yaml` sets."""
 
 
 def use_published_method() -> None:
