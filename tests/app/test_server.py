@@ -37,7 +37,7 @@ def test_info_lists_the_models_with_names_and_colours(client: MONAILabelClient) 
     model = about["models"]["medsam2_atlas"]
     assert model["labels"] == {o.name: o.index for o in organ_table().organs}
     assert model["label_colors"]["liver"] == [221, 130, 101]
-    assert model["config"]["strategy"] == ["D", "E", "C", "B", "A"]
+    assert model["config"]["strategy"] == ["D", "F", "E", "C", "B", "A"]
     assert model["config"]["weights"] == ["medsam2_demo.pt"]
     assert model["config"]["mode"] == ["exact", "fast"]  # viewers show a list as a drop-down menu
     assert model["weights_mark"] == "demo weights: synthetic phantoms only"

@@ -94,6 +94,28 @@ def test_a_comparison_writes_figures_plots_and_a_page(folder: StudyFolder, tmp_p
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_page_shows_where_score_maps_and_network_differ(folder: StudyFolder, tmp_path: Path) -> None:
+    def run(image: Volume, _: Options) -> Segmentation:
+        labels = blocks(image, 0)
+        share = {"liver": 0.75 if "far" in image.source else 0.25, "right_kidney": 0.1}
+        report = base_report("F", image, labels, [2, 6]).with_fields(seconds={"total": 1.0}, disagreement=share)
+        return Segmentation(image.with_array(labels), report)
+
+    pair = (FakeSegmenter("F", {"organs": [2, 6]}, run), contestant("unet_3d", 1, []))
+    result = compare_studies(folder, pair, plain_models(folder.path))
+    assert result.disagreement("medsam2_atlas", 6) == pytest.approx(0.5)
+    assert result.disagreement("medsam2_atlas") == pytest.approx(0.3)
+    assert result.disagreement("unet_3d") is result.disagreement("medsam2_atlas", 14) is None
+    write_comparison(result, folder, tmp_path / "out", worst=0)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "medsam2_atlas, score map and network differ" in page
+    assert "unet_3d, score map and network differ" not in page
+    (row,) = re.findall(r"<tr><th scope=row>Liver.*", page)
+    assert row.endswith("<td>0.500")
+    studies = json.loads((tmp_path / "out" / "comparison.json").read_text())["studies"]
+    assert studies["far"]["disagreement"] == {"medsam2_atlas": {"right_kidney": 0.1, "liver": 0.75}}
+
+
 def test_agreement_is_recorded_by_number_of_labelled_cases(folder: StudyFolder) -> None:
     ran, models = list[str](), plain_models(folder.path)
     compare_studies(folder, (contestant("D", 0, ran), contestant("unet_3d", 2, ran)), models)

@@ -21,7 +21,7 @@ from medsam2_atlas.unet.inference_config import UNetInferenceConfig
 def made_by(name: str, **options: Any) -> Provenance:
     """Returns a segmenter's provenance, with weights and an atlas that have versions only."""
     unet: Any = SimpleNamespace(sha256="u", version="u", device=torch.device("cpu"), validation={}, cases={})
-    atlas: Any = SimpleNamespace(version="a")
+    atlas: Any = SimpleNamespace(version="a", options={})
     weights: Any = SimpleNamespace(sha256="w")
     return LoadedResources(atlas, weights, {"unet_3d": unet}).segmenter(name).provenance(Options(**options))
 

@@ -34,7 +34,7 @@ def true_prompts() -> Prompts:
 
 def resources() -> LoadedResources:
     weights: Any = SimpleNamespace(sha256="w", device=torch.device("cpu"), mark="", describe=lambda: {"sha256": "w"})
-    atlas: Any = SimpleNamespace(version="a")
+    atlas: Any = SimpleNamespace(version="a", options={})
     return LoadedResources(atlas, weights)
 
 

@@ -54,7 +54,7 @@ def resources() -> LoadedResources:
         sha256="w", file="w.pt", device=torch.device("cpu"), mark="", describe=lambda: {"sha256": "w"}
     )
     unet: Any = SimpleNamespace(sha256="u", version="u", device=torch.device("cpu"), validation={}, cases={})
-    atlas: Any = SimpleNamespace(version="a")
+    atlas: Any = SimpleNamespace(version="a", options={})
     return LoadedResources(atlas, weights, {"unet_3d": unet})
 
 

@@ -29,7 +29,7 @@ from medsam2_atlas.studies.as_published import FOLDER
 
 def made_by(name: str, options: Options = DEFAULTS) -> Provenance:
     """Returns a segmenter's provenance, with weights and an atlas that have versions only."""
-    atlas: Any = SimpleNamespace(version="a")
+    atlas: Any = SimpleNamespace(version="a", options={})
     weights: Any = SimpleNamespace(sha256="w")
     unet: Any = SimpleNamespace(sha256="u", version="u", device=torch.device("cpu"), validation={}, cases={})
     return LoadedResources(atlas, weights, {"unet_3d": unet}).segmenter(name).provenance(options)

@@ -22,7 +22,7 @@ from medsam2_atlas.atlas.reference import Reference
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.registration import Landmarks, RegistrationConfig, WorkImage, mean_of_warped
 
-_REPLACED = ("thresholds", "hu_offsets", "subset_of")
+_REPLACED = ("thresholds", "joint_weights", "hu_offsets", "subset_of")
 
 
 def subset(atlas: Atlas, names: Collection[str]) -> Atlas:
@@ -30,8 +30,8 @@ def subset(atlas: Atlas, names: Collection[str]) -> Atlas:
 
     The mean image and the mean descriptors, to which targets are registered, are those of the chosen references. The version of
     the template therefore differs, and stored registrations of other subsets are not used. A subset of all references keeps the
-    template, so that its score maps are those of the atlas. Thresholds that are stored with the atlas are always omitted, even
-    for a subset of all references: they were found with all references, and one rule must apply to a whole curve.
+    template, so that its score maps are those of the atlas. Thresholds and weights that are stored with the atlas are always
+    omitted, even for a subset of all references: they were found with all references, and one rule must apply to a whole curve.
 
     The options of the new atlas contain the version of the atlas under `subset_of`.
 

@@ -20,6 +20,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
     from medsam2_atlas.prompting import confidence_config, priors_config, prompting_config
     from medsam2_atlas.registration import registration_config
     from medsam2_atlas.scoremaps import fusion_config
+    from medsam2_atlas.segmenters.joint_config import joint_fusion_config
     from medsam2_atlas.segmenters.marked_config import marks_config
     from medsam2_atlas.segmenters.open_images_config import open_images_config
     from medsam2_atlas.unet.inference_config import unet_inference_config
@@ -33,6 +34,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
         "priors.yaml": priors_config,
         "confidence.yaml": confidence_config,
         "medsam2.yaml": medsam2_config,
+        "joint_fusion.yaml": joint_fusion_config,
         "marks.yaml": marks_config,
         "open_images.yaml": open_images_config,
         "unet.yaml": unet_inference_config,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from medsam2_atlas.experiment import Results
 
 _UNETS = ", ".join(trainable())
-_DEFAULTS = "atlas,A,B,C,D,E,reference-1,reference-3,unet_2d,unet_3d"
+_DEFAULTS = "atlas,A,B,C,D,E,F,reference-1,reference-3,unet_2d,unet_3d"
 
 
 def evaluate_command(

@@ -146,6 +146,8 @@ def segment_command(
     table = Table("organ", "ml", "note")
     for organ, millilitres in content.volumes_ml.items():
         notes = [*(content.fallbacks or {}).get(organ, []), (content.without_prompt or {}).get(organ, "")]
+        differ = (content.disagreement or {}).get(organ)
+        notes += [] if differ is None else [f"score map and network differ on {differ:.0%} of its voxels"]
         table.add_row(organ, f"{millilitres:.1f}", "; ".join(n for n in notes if n))
     console.print(table)
     echo(f"{out} written in {content.seconds['total']:.1f} s by {segmenter}")

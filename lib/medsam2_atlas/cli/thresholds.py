@@ -1,16 +1,22 @@
-"""`medsam2-atlas thresholds`: finds the best threshold of each organ's score map, by leave-one-out over the references."""
+"""`medsam2-atlas thresholds`: finds thresholds of score maps and weights of strategy F, leaving out one reference at a time."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from medsam2_atlas.base.choices import Fusion
 from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.cli.options import ConfigOption, DeviceOption
 from medsam2_atlas.cli.outputs import check_folder
+
+if TYPE_CHECKING:
+    from medsam2_atlas.atlas import Atlas
 
 
 def thresholds_command(
@@ -18,9 +24,24 @@ def thresholds_command(
     fusion: Annotated[
         Fusion | None, typer.Option(help="Label fusion that the thresholds are for. Default: as in configs/fusion.yaml.")
     ] = None,
-    store: Annotated[bool, typer.Option(help="Store the thresholds with the atlas.")] = True,
+    store: Annotated[bool, typer.Option(help="Store the thresholds and weights with the atlas.")] = True,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with images/ and labels/ that the atlas was built from. MedSAM2 then segments each reference, and the "
+            "weights of strategy F are learnt, too."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="MedSAM2 weights file (.pt) that the weights of strategy F are for. Default: as for `segment`."),
+    ] = None,
+    config: ConfigOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
-    """Find the best threshold of each organ's score map for an atlas, and store the thresholds with it."""
+    """Find the best threshold of each organ's score map, and with `--references` the weights of strategy F; store them."""
+    if references is None and checkpoint is not None:
+        raise InputError("--checkpoint", "has no effect without --references.", "Add --references, or omit --checkpoint.")
     from medsam2_atlas.atlas import Atlas, resolve_atlas
     from medsam2_atlas.imaging.labels import organ_table
     from medsam2_atlas.scoremaps import find_thresholds, fusion_config, with_thresholds
@@ -28,11 +49,11 @@ def thresholds_command(
     folder = resolve_atlas(atlas)
     if store:
         check_folder(folder, replaced=True)
-    loaded, config = Atlas.load(folder), fusion_config()
+    loaded, settings = Atlas.load(folder), fusion_config()
     if fusion is not None:
-        config = config.with_method(fusion)
+        settings = settings.with_method(fusion)
     with bars() as progress:
-        found = find_thresholds(loaded, config, progress)
+        found = find_thresholds(loaded, settings, progress)
     table = Table(
         "organ", "published", "best here", "box overlap", title=f"{found.references} references, fusion {found.fusion}"
     )
@@ -40,6 +61,40 @@ def thresholds_command(
         organ = organ_table()[k]
         table.add_row(organ.display, f"{organ.published_threshold:.2f}", f"{value:.2f}", f"{found.overlap[k]:.2f}")
     console.print(table)
+    result = with_thresholds(loaded, found)
+    if references is not None:
+        result = _with_weights(result, references, checkpoint, config, device)
     if store:
-        with_thresholds(loaded, found).save(folder)
+        result.save(folder)
         echo(f"stored with {folder}")
+
+
+def _with_weights(atlas: Atlas, references: Path, checkpoint: Path | None, config: str | None, device: str) -> Atlas:
+    """Learns the weights of strategy F for an atlas and a checkpoint; prints them and their cost; adds them to the atlas."""
+    from medsam2_atlas.atlas import find_references
+    from medsam2_atlas.base.device import pick_device
+    from medsam2_atlas.imaging.labels import organ_table
+    from medsam2_atlas.medsam2 import find_checkpoint, load_weights
+    from medsam2_atlas.segmenters.joint_leave_one_out import checked_files, learn_for_atlas
+    from medsam2_atlas.segmenters.joint_weights import with_joint_weights
+
+    files = find_references(references, {})
+    count = len(checked_files(atlas, files))
+    weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))
+    console.print(f"weights: {weights.file} (SHA-256 {weights.sha256})", soft_wrap=True)
+    console.print(
+        f"MedSAM2 segments each of {count} references once, with one registration each: about the time of "
+        f"{count} runs of `segment --segmenter B` on {weights.device}.",
+        soft_wrap=True,
+    )
+    began = time.perf_counter()
+    with bars(time_left=True) as progress:
+        found = learn_for_atlas(atlas, files, weights, progress)
+    seconds = time.perf_counter() - began
+    table = Table("organ", "network", "score map", "Dice, weights 1", "Dice", title=f"{count} references left out in turn")
+    for k, value in found.weights.network.items():
+        row = (value, found.weights.maps[k], found.before.get(k), found.after.get(k))
+        table.add_row(organ_table()[k].display, *("" if v is None else f"{v:.3f}" for v in row))
+    console.print(table)
+    echo(f"weights of strategy F learnt in {seconds:.0f} s, {seconds / count:.1f} s per reference")
+    return with_joint_weights(atlas, weights.sha256, found)

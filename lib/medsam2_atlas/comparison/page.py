@@ -22,6 +22,10 @@ from medsam2_atlas.storage import StudyFolder
 
 log = logging.getLogger(__name__)
 
+_DIFFER = (
+    "Score map and network differ: of the voxels that one of them alone gives to the organ, the share that the other one does "
+    "not. Check organs with a high share first."
+)
 _Pictures = list[tuple[str, Image.Image]]
 
 
@@ -76,6 +80,7 @@ def _summary(result: Comparison) -> dict[str, Any]:
                 "organs": {table[k].name: score.as_dict() for k, score in case.scores.items()},
                 "seconds": case.seconds,
                 "watt_hours": case.watt_hours,
+                **({"disagreement": _named(case.disagreement)} if case.disagreement else {}),
             }
             for case in result.cases
         },
@@ -116,13 +121,20 @@ def _page(
     parts.append(
         "<div class=scroll><table class=sortable><thead><tr><th scope=col>organ</th><th scope=col>Dice between the two</th>"
     )
-    parts.append(f"<th scope=col>{first}, Dice to final</th><th scope=col>{second}, Dice to final</th></tr></thead><tbody>")
+    parts.append(f"<th scope=col>{first}, Dice to final</th><th scope=col>{second}, Dice to final</th>")
+    fused = [model for model in result.models if result.disagreement(model) is not None]
+    parts += [f"<th scope=col>{text(model)}, score map and network differ</th>" for model in fused]
+    parts.append("</tr></thead><tbody>")
     for organ in organ_table().organs:
         cells = [result.agreement(organ.index), *(result.against_final(model, organ.index) for model in result.models)]
+        cells += [result.disagreement(model, organ.index) for model in fused]
         parts.append(f"<tr><th scope=row>{text(organ.display)}" + "".join(f"<td>{_number(value)}" for value in cells))
     cells = [result.agreement(), *(result.against_final(model) for model in result.models)]
+    cells += [result.disagreement(model) for model in fused]
     parts.append("</tbody><tfoot><tr><th scope=row>mean" + "".join(f"<td>{_number(value)}" for value in cells))
     parts.append("</tfoot></table></div>")
+    if fused:
+        parts.append(f"<p>{_DIFFER}</p>")
     parts.append("<p>Median time of a case: " + "; ".join(f"{text(m)} {result.seconds(m):.1f} s" for m in result.models))
     for heading, name in (("Dice per organ", "dice"), ("Agreement over labelled cases", "agreement")):
         parts.append(f"<h2>{heading}</h2><img alt='{heading}' src='{embedded(plots[name])}'>")
@@ -137,6 +149,11 @@ def _page(
     for study, problem in result.problems.items():
         parts.append(f"<p class=problem>{text(study)}: {text(problem)}</p>")
     return document(title, "\n".join([*parts, "</main>"]))
+
+
+def _named(shares: dict[str, dict[int, float]]) -> dict[str, dict[str, float]]:
+    table = organ_table()
+    return {model: {table[k].name: share for k, share in organs.items()} for model, organs in shares.items()}
 
 
 def _number(value: float | None) -> str:

@@ -39,6 +39,7 @@ class CaseComparison:
         final: scores of each model against the signed-off label, by model and organ number.
         seconds: wall time of each model, in s.
         watt_hours: energy of each model, in Wh; None if unknown.
+        disagreement: strategy F: the share of voxels on which score maps and network differ, by model and organ number.
     """
 
     study: str
@@ -46,6 +47,7 @@ class CaseComparison:
     final: dict[str, dict[int, OrganScore]]
     seconds: dict[str, float]
     watt_hours: dict[str, float | None]
+    disagreement: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float:
@@ -88,6 +90,16 @@ class Comparison:
         if organ is None:
             return _mean([float(np.mean([s.dice for s in scores.values()])) for scores in cases if scores])
         return _mean([scores[organ].dice for scores in cases if organ in scores])
+
+    def disagreement(self, model: str, organ: int | None = None) -> float | None:
+        """Returns the mean share of voxels on which a model's score maps and network differ, of one organ or of all.
+
+        Only strategy F reports it; None for other models.
+        """
+        cases = [case.disagreement.get(model, {}) for case in self.cases]
+        if organ is None:
+            return _mean([float(np.mean(list(shares.values()))) for shares in cases if shares])
+        return _mean([shares[organ] for shares in cases if organ in shares])
 
     def seconds(self, model: str) -> float:
         """Returns the median wall time of a case, in s."""
@@ -178,7 +190,13 @@ def _compared(study: Study, results: Mapping[str, Segmentation]) -> CaseComparis
         final,
         {name: result.report.seconds["total"] for name, result in results.items()},
         {name: (result.report.energy or {}).get("watt_hours") for name, result in results.items()},
+        {name: shares for name, result in results.items() if (shares := _disagreement(result))},
     )
+
+
+def _disagreement(result: Segmentation) -> dict[int, float]:
+    found = result.report.disagreement or {}
+    return {organ.index: found[organ.name] for organ in organ_table().organs if organ.name in found}
 
 
 def _remembered(folder: StudyFolder, result: Comparison) -> list[dict[str, Any]]:

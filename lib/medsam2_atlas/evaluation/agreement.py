@@ -72,6 +72,8 @@ def comparison_report(agreement: Agreement, models: Mapping[str, Segmentation], 
         "cost": {name: _cost(result.report) for name, result in models.items()},
         "marks": {name: result.report.mark or "" for name, result in models.items()},
     }
+    if differ := {name: result.report.disagreement for name, result in models.items() if result.report.disagreement}:
+        report["disagreement"] = differ
     if final is not None:
         report["final"] = {}
         for name, result in models.items():

@@ -26,7 +26,7 @@ from medsam2_atlas.imaging.volume import Volume, read_labels
 from medsam2_atlas.prompting import Jitter, Prompts, prompting_config, prompts_from_report, prompts_from_scores
 from medsam2_atlas.segmenters.base import Options, Segmentation, Segmenter
 from medsam2_atlas.segmenters.registry import family_of
-from medsam2_atlas.segmenters.strategies import ATLAS_ALONE
+from medsam2_atlas.segmenters.strategy_report import ATLAS_ALONE
 from medsam2_atlas.studies.models import Models
 from medsam2_atlas.studies.runner import run
 

@@ -50,11 +50,14 @@ class PromptingConfig(Settings):
         description="whether only the more certain prompt is kept if a left and a right organ are on the wrong sides of each "
         "other: one of them is wrong",
     )
-    box_area_factor: float = Field(1.1, gt=0, description="factor by which strategies D and E enlarge a box's area; published")
+    box_area_factor: float = Field(
+        1.1, gt=0, description="factor by which strategies D, E and F enlarge a box's area; published"
+    )
     range_growth: float = Field(
         0.2,
         ge=0,
-        description="growth of the range of slices in strategies D and E, as a share of the range, half at each end; published",
+        description="growth of the range of slices in strategies D, E and F, as a share of the range, half at each end; "
+        "published",
     )
     min_unet_cases: int = Field(
         8,

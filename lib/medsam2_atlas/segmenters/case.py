@@ -30,6 +30,8 @@ from medsam2_atlas.prompting import (
 from medsam2_atlas.scoremaps import ScoreMaps
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Resources, Segmenter
 from medsam2_atlas.segmenters.fusion import fuse_logits
+from medsam2_atlas.segmenters.joint_fusion import Fused, fuse_jointly
+from medsam2_atlas.segmenters.joint_weights import joint_weights
 from medsam2_atlas.segmenters.open_images import OpenImage
 from medsam2_atlas.segmenters.registry import family_of, trainable
 
@@ -61,20 +63,18 @@ class FirstPass:
     """A first pass of MedSAM2.
 
     Attributes:
-        prompts: its prompts.
-        labels: its label map, organ numbers `[z, y, x]`.
-        logits: its logits by organ number, in fast mode only.
+        prompts: its prompts, three boxes per organ.
+        logits: its logits by organ number.
     """
 
     prompts: Prompts
-    labels: np.ndarray
     logits: dict[int, OrganLogits]
 
 
 class Case:
     """A CT with resources and options, and the intermediate results that strategies share.
 
-    Score maps, coarse masks, encoded slices and the first pass of B, C and D are computed at first use; their time is added
+    Score maps, coarse masks, encoded slices and the first pass of B, C, D and F are computed at first use; their time is added
     to the strategy that uses them first. Slices that an earlier case of the same CT encoded may still be there
     (`open_images`). Networks and atlas stay the same for the whole case, even if training publishes new
     weights meanwhile. A case belongs to one device; another step of the memory ladder needs a new case.
@@ -94,6 +94,7 @@ class Case:
         self._coarse: np.ndarray | None = None
         self._open: OpenImage | None = None
         self._first: FirstPass | None = None
+        self._first_labels: np.ndarray | None = None
 
     @cached_property
     def atlas(self) -> Atlas:
@@ -201,17 +202,29 @@ class Case:
         with clock.stage("fusion"):
             return fuse_logits(logits, self.image.array.shape)
 
+    def fused_jointly(self, logits: dict[int, OrganLogits], clock: Clock) -> Fused:
+        """Fuses the logits of organs with their score maps; see `joint_fusion`."""
+        scores = self.scores(clock)
+        with clock.stage("fusion"):
+            return fuse_jointly(logits, scores, joint_weights(self.atlas, self.weights.sha256))
+
     def prompted(self, prompts: Prompts, clock: Clock) -> np.ndarray:
         """Runs one pass of MedSAM2 and returns its label map `[z, y, x]`."""
         return self.fused(self.logits(prompts.prompts, clock), clock)
 
     def first_pass(self, clock: Clock) -> FirstPass:
-        """Returns prompts (three boxes per organ), label map and logits of the first pass."""
+        """Returns prompts and logits of the first pass of the strategies B, C, D and F."""
         if self._first is None:
             prompts = self.first_prompts(prompting_config().three_boxes, clock)
             logits = self.logits(prompts.prompts, clock)
-            self._first = FirstPass(prompts, self.fused(logits, clock), self.kept(logits))
+            self._first = FirstPass(prompts, logits)
         return self._first
+
+    def first_labels(self, clock: Clock) -> np.ndarray:
+        """Returns the label map of the first pass, organ numbers `[z, y, x]`, fused from its logits alone."""
+        if self._first_labels is None:
+            self._first_labels = self.fused(self.first_pass(clock).logits, clock)
+        return self._first_labels
 
     def kept(self, logits: dict[int, OrganLogits]) -> dict[int, OrganLogits]:
         """Returns the logits that a second pass may use again: all in fast mode, none in exact mode, where it repeats all."""

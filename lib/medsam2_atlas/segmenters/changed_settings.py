@@ -17,6 +17,7 @@ from medsam2_atlas.medsam2.config import medsam2_config
 from medsam2_atlas.prompting import confidence_config, priors_config, prompting_config
 from medsam2_atlas.registration import registration_config
 from medsam2_atlas.segmenters.base import DEFAULTS, Options
+from medsam2_atlas.segmenters.joint_config import joint_fusion_config
 from medsam2_atlas.segmenters.marked_config import marks_config
 from medsam2_atlas.unet.inference_config import unet_inference_config
 
@@ -30,16 +31,18 @@ def changed_options(options: Options, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) != getattr(DEFAULTS, name)}
 
 
-def foundation_settings(*, network: bool = True, unet: bool = False) -> dict[str, Any]:
+def foundation_settings(*, network: bool = True, unet: bool = False, joint: bool = False) -> dict[str, Any]:
     """Returns the changed settings of a strategy under the key `settings`; empty if all have their defaults.
 
     Args:
         network: whether the strategy runs MedSAM2; the strategy `atlas` does not.
         unet: whether a U-Net gives its prompts.
+        joint: whether it fuses score maps with the network, as strategy F does.
     """
     rooms: dict[str, BaseModel] = {"hounsfield": hu_check_config(), "registration": registration_config()}
     rooms |= {"prompting": prompting_config(), "priors": priors_config(), "confidence": confidence_config()}
     rooms |= {"medsam2": medsam2_config()} if network else {}
+    rooms |= {"joint_fusion": joint_fusion_config()} if joint else {}
     return _changed(rooms | ({"unet": unet_inference_config()} if unet else {}))
 
 

@@ -51,7 +51,7 @@ class Family:
 FAMILIES = (
     Family(
         "medsam2_atlas",
-        ("D", "E", "C", "B", "A"),
+        ("D", "F", "E", "C", "B", "A"),
         "strategies:Strategy",
         "prompted",
         "15 abdominal organs by MedSAM2, prompted by registered references",

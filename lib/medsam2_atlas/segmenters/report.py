@@ -53,6 +53,15 @@ class Report(BaseModel):
         description="0..1 per organ, in ascending order; for prompted strategies, the estimated probability that the boxes "
         "reach an IoU of .5 with the true boxes",
     )
+    disagreement: dict[str, float] | None = Field(
+        None,
+        description="strategy F, per organ: of the voxels that the score map or the network alone gives to the organ, the "
+        "share that the other one does not, 0..1",
+    )
+    joint_weights: dict[str, Any] | None = Field(
+        None,
+        description="strategy F: weights of `network` and `maps` per organ, as learnt for the checkpoint; missing if all are 1",
+    )
     uses_truth: bool | None = Field(None, description="whether the ground truth was read, as reference strategies do")
     from_cache: bool | None = Field(None, description="true if a stored label map was returned")
 

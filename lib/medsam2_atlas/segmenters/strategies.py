@@ -7,74 +7,44 @@
 `D`      as C, with boxes 10 % larger in area and regions 20 % longer.
 `E`      segments the organs with the most reliable prompts first. Their masks move and trim the score maps of the other organs,
          which are then prompted. The second pass is as in D.
+`F`      as D, but both passes are fused with the score maps (`joint_fusion`).
 `reference-1`, `reference-3`  one or three boxes from the ground truth: an upper bound of the network's accuracy. With a jitter
          (`Options.jitter`), the accuracy with boxes that are off by a given distance.
 
-The first boxes of A to D, and of E's first organs, come from score maps, or from the coarse masks of a trained segmenter
+The first boxes of A to D and F, and of E's first organs, come from score maps, or from the coarse masks of a trained segmenter
 (`Options.prompts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from medsam2_atlas.base.choices import MODES
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.medsam2 import OrganLogits, describe_engine, engine_mode, medsam2_config
+from medsam2_atlas.medsam2 import OrganLogits, engine_mode, medsam2_config
 from medsam2_atlas.prompting import (
     PromptOrigin,
     Prompts,
     by_stability,
-    confidence,
-    confidence_config,
     constrained,
-    describe_prompts,
     enlarged,
     jittered,
     prompting_config,
     unmoved,
 )
 from medsam2_atlas.scoremaps import fusion_config
-from medsam2_atlas.segmenters.base import (
-    DEFAULTS,
-    Options,
-    Provenance,
-    Report,
-    Resources,
-    Segmentation,
-    Segmenter,
-    base_report,
-    only,
-)
+from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Resources, Segmentation, Segmenter, only
 from medsam2_atlas.segmenters.case import Case, Clock, prompter_of
 from medsam2_atlas.segmenters.changed_settings import changed_options, foundation_settings
 from medsam2_atlas.segmenters.fusion import fuse_scores
-from medsam2_atlas.segmenters.registry import models, ready_made, trainable
-
-ATLAS_ALONE = "atlas"
-_TURNED = "The patient's orientation contradicts the file: left and right may be confused."
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a strategy.
-
-    Attributes:
-        labels: organ numbers `[z, y, x]`.
-        passes: prompts of each pass of MedSAM2, in order.
-        logits: the last pass's logits that a second pass may use again, by organ number.
-    """
-
-    labels: np.ndarray
-    passes: tuple[Prompts, ...] = ()
-    logits: dict[int, OrganLogits] = field(default_factory=dict)
+from medsam2_atlas.segmenters.joint_weights import joint_weights
+from medsam2_atlas.segmenters.registry import ready_made, trainable
+from medsam2_atlas.segmenters.strategy_report import ATLAS_ALONE, FUSED, REFERENCE_STRATEGIES, Outcome, strategy_report
 
 
 def _atlas(case: Case, clock: Clock) -> Outcome:
@@ -89,7 +59,7 @@ def _a(case: Case, clock: Clock) -> Outcome:
 
 def _b(case: Case, clock: Clock) -> Outcome:
     first = case.first_pass(clock)
-    return Outcome(first.labels, (first.prompts,), first.logits)
+    return Outcome(case.first_labels(clock), (first.prompts,), case.kept(first.logits))
 
 
 def _c(case: Case, clock: Clock) -> Outcome:
@@ -102,6 +72,14 @@ def _d(case: Case, clock: Clock) -> Outcome:
 
 def _e(case: Case, clock: Clock) -> Outcome:
     return _second_pass(case, _by_stability(case, clock), clock, enlarge=True)
+
+
+def _f(case: Case, clock: Clock) -> Outcome:
+    first = case.first_pass(clock)
+    fused = case.fused_jointly(first.logits, clock).labels
+    prompts, logits = _second_logits(case, Outcome(fused, (first.prompts,), case.kept(first.logits)), clock, enlarge=True)
+    result = case.fused_jointly(logits, clock)
+    return Outcome(result.labels, (first.prompts, prompts), disagreement=result.disagreement)
 
 
 def _reference(places: Callable[[], tuple[float, ...]]) -> Callable[[Case, Clock], Outcome]:
@@ -119,15 +97,22 @@ def _one_pass(case: Case, prompts: Prompts, clock: Clock) -> Outcome:
 
 
 def _second_pass(case: Case, first: Outcome, clock: Clock, *, enlarge: bool) -> Outcome:
-    """Runs a second pass, prompted by the masks of the first. Fast mode keeps organs whose prompts hardly change."""
+    prompts, logits = _second_logits(case, first, clock, enlarge=enlarge)
+    return Outcome(case.fused(logits, clock), (*first.passes, prompts))
+
+
+def _second_logits(case: Case, first: Outcome, clock: Clock, *, enlarge: bool) -> tuple[Prompts, dict[int, OrganLogits]]:
+    """Runs a second pass, prompted by the masks of the first; returns its prompts and logits.
+
+    Fast mode keeps the logits of organs whose prompts hardly change.
+    """
     prompts = case.from_labels(first.labels, prompting_config().three_boxes, "the first pass found nothing", clock)
     same = unmoved(first.passes[-1], prompts, medsam2_config().fast_min_overlap) & first.logits.keys()
     if enlarge:
         prompts = enlarged(prompts, organ_table(), case.image.array.shape)
     before = {p.label: p for p in first.passes[-1].prompts}
     prompts = replace(prompts, prompts=tuple(before[p.label] if p.label in same else p for p in prompts.prompts))
-    logits = case.logits([p for p in prompts.prompts if p.label not in same], clock) | {k: first.logits[k] for k in same}
-    return Outcome(case.fused(logits, clock), (*first.passes, prompts))
+    return prompts, case.logits([p for p in prompts.prompts if p.label not in same], clock) | {k: first.logits[k] for k in same}
 
 
 def _by_stability(case: Case, clock: Clock) -> Outcome:
@@ -159,10 +144,10 @@ STRATEGIES: dict[str, Callable[[Case, Clock], Outcome]] = {
     "C": _c,
     "D": _d,
     "E": _e,
+    FUSED: _f,
     "reference-1": _reference(lambda: prompting_config().one_box),
     "reference-3": _reference(lambda: prompting_config().three_boxes),
 }
-REFERENCE_STRATEGIES = frozenset(name for model in models(roles=["reference"]) for name in model.names)
 
 
 class Strategy(Segmenter):
@@ -208,16 +193,20 @@ class Strategy(Segmenter):
         if not self.uses_truth:  # the reference strategies need no atlas
             found |= {"atlas": resources.atlas().version, "fusion": fusion_config().provenance()}
         prompter = prompter_of(options, resources) if self.uses_network and not self.uses_truth else None
-        found |= foundation_settings(network=self.uses_network, unet=prompter is not None)
+        joint = self.name == FUSED
+        found |= foundation_settings(network=self.uses_network, unet=prompter is not None, joint=joint)
         if not self.uses_network:
             return found
         changed = changed_options(options, "loop", "mode", "thresholds", "fill_holes")
         changed |= {"jitter": str(options.jitter)} if options.jitter else {}
+        sha256 = resources.weights(options.weights).sha256
+        if joint and (weights := joint_weights(resources.atlas(), sha256)) is not None:
+            changed["joint_weights"] = weights.as_json()
         device = resources.ladder.device_of(options.memory)
         return (
             found
             | {
-                "weights": resources.weights(options.weights).sha256,
+                "weights": sha256,
                 "prompts": options.prompts,
                 "unet": prompter.version() if prompter else None,
             }
@@ -262,7 +251,7 @@ def segment(case: Case, strategy: str = "D") -> Segmentation:
     with clock.timed("total"):
         outcome = STRATEGIES[strategy](case, clock)
     labels = only(outcome.labels, case.organs)
-    return Segmentation(case.image.with_array(labels), _report(case, strategy, outcome, labels, clock))
+    return Segmentation(case.image.with_array(labels), strategy_report(case, strategy, outcome, labels, clock))
 
 
 def _check_jitter(strategy: str, options: Options) -> None:
@@ -271,61 +260,3 @@ def _check_jitter(strategy: str, options: Options) -> None:
         raise InputError(
             strategy, "has no true prompts that a jitter could displace.", "Use a jitter with reference-1 or reference-3 only."
         )
-
-
-def _confidences(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> list[tuple[int, float]]:
-    """Returns organs and confidences of their first prompts (strategy `atlas`: of their score maps), in ascending order."""
-    if strategy == ATLAS_ALONE:
-        maps = case.scores(Clock()).maps
-        known = {k: confidence(score.evidence, confidence_config()) for k, score in maps.items()}
-    else:
-        known = {p.label: p.confidence for p in (passes[0].prompts if passes else ())}
-    return sorted(((k, value) for k, value in known.items() if value is not None), key=lambda entry: entry[1])
-
-
-def _report(case: Case, strategy: str, outcome: Outcome, labels: np.ndarray, clock: Clock) -> Report:
-    table, passes, options = organ_table(), outcome.passes, case.options
-    missing: dict[int, str] = {}
-    for prompts in passes:
-        missing |= {k: reason for k, reason in prompts.missing.items() if k not in missing}
-    report = base_report(strategy, case.image, labels, case.organs).with_fields(
-        strategy=strategy,
-        loop=options.loop,
-        thresholds=options.thresholds,
-        prompts_from="truth" if strategy in REFERENCE_STRATEGIES else options.prompts,
-        prompt_sources={table[k].name: str(origin) for k, origin in passes[0].origins.items()} if passes else {},
-        prompts=describe_prompts(passes[-1].prompts, case.image) if passes else [],
-        first_pass_prompts=describe_prompts(passes[0].prompts, case.image) if len(passes) > 1 else [],
-        confidence={table[k].name: value for k, value in _confidences(case, strategy, passes)},
-        fallbacks={table[p.label].name: list(p.notes) for prompts in passes for p in prompts.prompts if p.notes},
-        without_prompt={table[k].name: reason for k, reason in sorted(missing.items())},
-        seconds={stage: round(value, 3) for stage, value in clock.seconds.items()},
-        uses_truth=strategy in REFERENCE_STRATEGIES,
-        **({"jitter": str(options.jitter)} if options.jitter else {}),
-        **_models_used(case, strategy, passes),
-    )
-    turned = case.used("atlas") and strategy not in REFERENCE_STRATEGIES and case.scores(Clock()).turned
-    return report.with_fields(warning=_TURNED) if turned else report
-
-
-def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict[str, Any]:
-    """Returns the report's fields about atlas, networks and device."""
-    found: dict[str, Any] = {"device": "cpu", "weights": None, "unet": None, "atlas": None}
-    if case.used("atlas"):
-        atlas = case.atlas
-        found["atlas"] = {"folder": atlas.source, "version": atlas.version, "references": len(atlas.references)}
-    prompter = case.prompter if passes and strategy not in REFERENCE_STRATEGIES else None
-    marks = []
-    if passes:
-        device = case.weights.device
-        engine = engine_mode(case.options.mode)
-        found |= ran_on(device, medsam2=True, unet=prompter is not None, memory=case.options.memory, **engine)
-        found |= {"device": str(device), "weights": case.weights.describe()}
-        found |= {"mode": case.options.mode, "engine": describe_engine(device)}
-        marks.append(case.weights.mark)
-    if prompter is not None:
-        about = prompter.used_weights()
-        found["unet" if prompter.name in trainable() else "prompter"] = about
-        marks.append(str(about.get("mark", "")))
-    marks = [mark for mark in marks if mark]
-    return found | {"mark": marks[0]} if marks else found

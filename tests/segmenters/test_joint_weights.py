@@ -1,0 +1,179 @@
+"""Learnt weights are stored with the atlas by checkpoint; they change the provenance of F only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from blocks import PATIENT, QUICK, labelled
+from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references, subset
+from medsam2_atlas.atlas.reference import OrganShare
+from medsam2_atlas.base.errors import AtlasError, InputError
+from medsam2_atlas.cli import app
+from medsam2_atlas.imaging.volume import read_labels
+from medsam2_atlas.medsam2 import OrganLogits, Weights, find_checkpoint, load_weights
+from medsam2_atlas.segmenters import joint_weights as module
+from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.segmenters.case import Case, Clock, FirstPass
+from medsam2_atlas.segmenters.joint_config import JointFusionConfig
+from medsam2_atlas.segmenters.joint_fusion import JointWeights
+from medsam2_atlas.segmenters.joint_leave_one_out import checked_files, segment_left_out
+from medsam2_atlas.segmenters.joint_weights import LearntWeights, joint_weights, with_joint_weights
+from medsam2_atlas.segmenters.resources import LoadedResources
+
+LEARNT = LearntWeights(JointWeights({6: 0.5, 14: 1.25}, {6: 2.0, 14: 1.0}), {6: 0.8}, {6: 0.9}, 3)
+ORGANS = {k: PATIENT[k] for k in (6, 14)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three patients, whose livers differ in size."""
+    folder = tmp_path_factory.mktemp("patients")
+    z, y, x = PATIENT[6]
+    for shift, name in enumerate("abc"):
+        labelled(folder, name, ORGANS | {6: (z, y, slice(x.start, x.stop - shift))})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path) -> list[ReferenceFiles]:
+    return find_references(folder)
+
+
+@pytest.fixture(scope="module")
+def blocks_atlas(files: list[ReferenceFiles]) -> Atlas:
+    return build_atlas(files, BuildOptions(registration=QUICK))
+
+
+@pytest.fixture(scope="module")
+def demo() -> Weights:
+    return load_weights(find_checkpoint())
+
+
+def test_weights_are_stored_by_checkpoint_and_others_have_none(blocks_atlas: Atlas, tmp_path: Path) -> None:
+    assert joint_weights(blocks_atlas, "w") is None, "an atlas of an earlier release has none"
+    with_joint_weights(with_joint_weights(blocks_atlas, "w", LEARNT), "v", replace(LEARNT, weights=JointWeights())).save(
+        tmp_path / "atlas"
+    )
+    loaded = Atlas.load(tmp_path / "atlas")
+    assert joint_weights(loaded, "w") == LEARNT.weights
+    assert joint_weights(loaded, "v") == JointWeights()
+    assert joint_weights(loaded, "another") is None
+    assert loaded.version == blocks_atlas.version, "score maps do not depend on the weights"
+    assert loaded.options["joint_weights"]["w"]["dice_after"] == {"liver": 0.9}
+
+
+def test_weights_are_not_used_with_other_references_or_settings(blocks_atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = with_joint_weights(blocks_atlas, "w", LEARNT)
+    assert joint_weights(replace(atlas, references=atlas.references[1:]), "w") is None
+    changed = replace(atlas.references[0], sha256="relabelled")
+    assert joint_weights(replace(atlas, references=(changed, *atlas.references[1:])), "w") is None
+    assert joint_weights(subset(atlas, ["a", "b", "c"]), "w") is None
+    monkeypatch.setattr(module, "joint_fusion_config", lambda: JointFusionConfig.model_validate({"spread": 5.0}))
+    assert joint_weights(atlas, "w") is None
+
+
+def test_weights_change_the_provenance_of_f_only(blocks_atlas: Atlas) -> None:
+    class Named:
+        sha256, device = "w", torch.device("cpu")
+
+    weights: Any = Named()
+    atlases = (blocks_atlas, with_joint_weights(blocks_atlas, "w", LEARNT), with_joint_weights(blocks_atlas, "v", LEARNT))
+    made = {
+        name: [LoadedResources(atlas, weights).segmenter(name).provenance(Options()) for atlas in atlases]
+        for name in ("atlas", "D", "F")
+    }
+    for name in ("atlas", "D"):
+        assert made[name][0] == made[name][1] == made[name][2]
+    plain, learnt, other = made["F"]
+    assert plain == other, "weights of another checkpoint have no effect"
+    assert learnt == plain | {"joint_weights": LEARNT.weights.as_json()}
+
+
+def test_settings_of_the_joint_fusion_change_the_provenance_of_f_only(
+    blocks_atlas: Atlas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Named:
+        sha256, device = "w", torch.device("cpu")
+
+    weights: Any = Named()
+    before = {name: LoadedResources(blocks_atlas, weights).segmenter(name).provenance(Options()) for name in ("D", "F")}
+    config = JointFusionConfig.model_validate({"spread": 5.0})
+    monkeypatch.setattr("medsam2_atlas.segmenters.changed_settings.joint_fusion_config", lambda: config)
+    after = {name: LoadedResources(blocks_atlas, weights).segmenter(name).provenance(Options()) for name in ("D", "F")}
+    assert after["D"] == before["D"]
+    assert after["F"]["settings"] == {"joint_fusion": {"spread": 5.0}}
+
+
+def test_the_label_map_of_the_left_out_reference_does_not_enter_its_own_score_maps(
+    blocks_atlas: Atlas, files: list[ReferenceFiles], demo: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same score maps result if the left-out reference's label map, in the atlas and on disk, covers the wrong half."""
+
+    def first_pass(case: Case, clock: Clock) -> FirstPass:
+        case.scores(clock)
+        return FirstPass(case.first_prompts((0.5,), clock), {6: OrganLogits(6, 0, torch.zeros(1, 4, 4))})
+
+    monkeypatch.setattr(Case, "first_pass", first_pass)
+    wrong = {6: PATIENT[14], 14: PATIENT[6]}
+    labelled(tmp_path, "c", wrong, seen=ORGANS)
+    reference = blocks_atlas.references[2]
+    everywhere = {k: OrganShare(np.full_like(share.values, 255), share.lower) for k, share in reference.shares.items()}
+    swapped = replace(reference, shares={6: everywhere[14], 14: everywhere[6]})
+    lying = replace(blocks_atlas, references=(*blocks_atlas.references[:2], swapped))
+    honest = segment_left_out(blocks_atlas, reference, files[2], demo)
+    other = segment_left_out(lying, swapped, ReferenceFiles("c", files[2].image, tmp_path / "labels" / "c.nii.gz"), demo)
+    assert (honest.truth != other.truth).any()
+    assert honest.scores.maps.keys() == other.scores.maps.keys() == {6, 14}
+    for k, score in honest.scores.maps.items():
+        assert score.lower == other.scores.maps[k].lower
+        assert (score.values == other.scores.maps[k].values).all()
+    # The comparison would notice a vote of the reference itself: with its wrong map, the other references' maps differ.
+    voted = segment_left_out(lying, lying.references[0], files[0], demo)
+    right = segment_left_out(blocks_atlas, blocks_atlas.references[0], files[0], demo)
+    assert any(score.values.tobytes() != voted.scores.maps[k].values.tobytes() for k, score in right.scores.maps.items())
+
+
+def test_files_must_be_those_of_the_references(blocks_atlas: Atlas, files: list[ReferenceFiles], folder: Path) -> None:
+    assert set(checked_files(blocks_atlas, files)) == {"a", "b", "c"}
+    with pytest.raises(AtlasError, match="files of 2 of them"):
+        checked_files(blocks_atlas, files[:2])
+    exchanged = [replace(files[0], label=files[1].label), *files[1:]]
+    with pytest.raises(AtlasError, match="is not the file of the reference a"):
+        checked_files(blocks_atlas, exchanged)
+
+
+def test_the_command_learns_weights_for_a_checkpoint_and_states_their_cost(
+    blocks_atlas: Atlas, folder: Path, demo: Weights, tmp_path: Path
+) -> None:
+    blocks_atlas.save(tmp_path / "atlas")
+    command = ["thresholds", str(tmp_path / "atlas"), "--references", str(folder), "--checkpoint", str(demo.file)]
+    done = CliRunner().invoke(app, [*command, "--device", "cpu"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "3 runs of `segment --segmenter B`" in " ".join(done.output.split())
+    assert "s per reference" in done.output
+    loaded = Atlas.load(tmp_path / "atlas")
+    assert "thresholds" in loaded.options
+    found = joint_weights(loaded, demo.sha256)
+    assert found is not None
+    assert set(found.network) == set(found.maps) == {6, 14}
+    image = folder / "images" / "a.nii.gz"
+    out, report = tmp_path / "label.nii.gz", tmp_path / "report.json"
+    segment = ["segment", str(image), "-o", str(out), "--atlas", str(tmp_path / "atlas"), "--segmenter", "F"]
+    segment += ["--organs", "liver,bladder", "--checkpoint", str(demo.file), "--report", str(report), "--device", "cpu"]
+    assert CliRunner().invoke(app, segment, catch_exceptions=False).exit_code == 0
+    assert (read_labels(out).array == 6).any()
+    assert '"joint_weights"' in report.read_text()
+    assert '"disagreement"' in report.read_text()
+
+
+def test_a_checkpoint_alone_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["thresholds", str(tmp_path), "--checkpoint", "w.pt"])
+    assert isinstance(done.exception, InputError)
+    assert "has no effect without --references" in str(done.exception)
