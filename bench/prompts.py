@@ -23,12 +23,13 @@ from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
-from registrations import ATLASES, METHODS
+from leave_one_out import atlas_of, atlases
+from registrations import METHODS
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references
-from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, RegistrationMethod, ThresholdRule
-from medsam2_atlas.base.console import bars, console
+from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, ThresholdRule
+from medsam2_atlas.base.console import console
 from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.demo.phantoms import deformed, painted, write_dataset
 from medsam2_atlas.evaluation import dice_per_organ, evaluation_config, prompt_errors
@@ -125,45 +126,12 @@ def pair(folder: Path) -> Path:
     return folder
 
 
-def subject_of(name: str) -> str:
-    """Returns the subject of a target; variants of one anatomy have the same subject and are not references for each other."""
-    head, _, tail = name.rpartition("-")
-    return head if tail.isdigit() and len(tail) == 1 else name
-
-
 def noisy(image: Volume, copy: int) -> Volume:
     """Returns the image itself for copy 0, or the image with noise that is too weak to see."""
     if copy == 0:
         return image
     noise = np.random.default_rng(copy).normal(0, _NOISE_HU, image.array.shape)
     return replace(image, array=(image.array + noise).astype(np.float32))
-
-
-def atlas_of(method: str) -> RegistrationMethod:
-    """Returns the registration of the atlas that a method uses."""
-    return ATLASES.get(method, "dense")
-
-
-def atlases(files: list[ReferenceFiles], way: RegistrationMethod, folder: Path) -> list[tuple[ReferenceFiles, Path]]:
-    """Builds an atlas of the other subjects for each target, unless it exists; returns the targets and their atlases.
-
-    Args:
-        files: the targets.
-        way: the method that registers the references to each other.
-        folder: the folder of the atlases.
-    """
-    config = registration_config().model_copy(update={"method": way})
-    targets = []
-    with bars() as progress:
-        for number, target in enumerate(files):
-            place = (folder if way == "dense" else folder.with_name(f"{folder.name}-{way}")) / subject_of(target.name)
-            if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                others = [f for f in files if subject_of(f.name) != subject_of(target.name)]
-                build_atlas(others, BuildOptions(registration=config)).save(place)
-            targets.append((target, place))
-            progress(f"atlases of {folder.name}, {way}", (number + 1) / len(files))
-    return targets
 
 
 def evaluate(

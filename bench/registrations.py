@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from medsam2_atlas.base.choices import RegistrationMethod
 from medsam2_atlas.registration import (
     Affine,
     Displacement,
@@ -18,7 +19,6 @@ from medsam2_atlas.registration import (
     refine_affine,
     register,
 )
-from medsam2_atlas.base.choices import RegistrationMethod
 from medsam2_atlas.scoremaps import FusionConfig, fusion_config
 
 Method = Callable[[WorkImage, WorkImage, RegistrationConfig], Transform]

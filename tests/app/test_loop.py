@@ -135,7 +135,9 @@ def test_a_case_is_segmented_signed_off_and_learnt_from(client: MONAILabelClient
     grown = client.info()["train_stats"]["medsam2_atlas"]
     assert (grown["added"], grown["excluded"]) == (["patient-0", "patient-1"], ["patient-2", "patient-3"])
     _, answer = client.infer("atlas", "patient-4", {})
-    assert answer["report"]["atlas"] == {"folder": grown["folder"], "version": grown["version"], "references": 5}
+    registered = {"registration": "dense", "references_registered_by": "dense"}
+    expected = {"folder": grown["folder"], "version": grown["version"], "references": 5} | registered
+    assert answer["report"]["atlas"] == expected
 
     # The U-Net trains, is killed, and resumes.
     options = {"max_epochs": 40, "pretrained": False}

@@ -30,7 +30,7 @@ def segment(*arguments: str) -> str:
     return " ".join(f"{ran.output} {ran.exception}".split())
 
 
-@pytest.mark.parametrize("option", ["--loop symmetric", "--thresholds adaptive", "--thresholds atlas"])
+@pytest.mark.parametrize("option", ["--loop symmetric", "--thresholds adaptive", "--thresholds atlas", "--registration dense"])
 def test_a_contradictory_option_is_refused_even_if_it_has_its_default(option: str) -> None:
     message = segment("--as-published", *option.split())
     assert f"--as-published: contradicts {option}. Omit one of the two options." in message
@@ -39,7 +39,7 @@ def test_a_contradictory_option_is_refused_even_if_it_has_its_default(option: st
 
 def test_the_option_checks_against_the_values_that_the_method_sets() -> None:
     expected = {"loop": as_published.LOOP, "thresholds": as_published.THRESHOLDS, "mode": as_published.MODE}
-    assert expected == checks._PUBLISHED
+    assert expected | {"registration": as_published.REGISTRATION} == checks._PUBLISHED
 
 
 def test_options_that_agree_are_accepted() -> None:

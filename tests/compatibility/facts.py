@@ -259,6 +259,10 @@ def segmentation_facts(folder: Path) -> dict[str, Any]:
     return {"label map": label_digest(folder / "label.nii.gz", folder / "series"), "seg": array_digest(array)}
 
 
+_METHODS = {"dense": "convex_adam"}
+"""The names of registrations in the first generations."""
+
+
 def settings_facts(folder: Path) -> dict[str, Any]:
     """Returns the values of all settings; those in `configs/` are the ones in use."""
     unets = ("unet_3d", "unet_2d", "unet_3d_large", folder / "small-unet.yaml", folder / "small-unet-2d.yaml")
@@ -272,6 +276,7 @@ def settings_facts(folder: Path) -> dict[str, Any]:
     }
     settings = {name: config.model_dump(mode="json") for name, config in found.items()}
     settings["fusion"] = fusion_config().provenance()  # with the names of the first generations
+    settings["registration"]["method"] = _METHODS.get(settings["registration"]["method"], settings["registration"]["method"])
     for organ in settings["labels"]["organs"]:
         organ["threshold"] = organ["published_threshold"]
     return settings

@@ -13,7 +13,9 @@ import torch
 
 from medsam2_atlas.atlas import AtlasConfig, atlas_config
 from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.overlay import choose_settings
 from medsam2_atlas.registration import METHODS, RegistrationConfig, Transform, WorkImage, register, registration_config
+from medsam2_atlas.studies import use_published_method
 
 STORED = (
     '{"spacing":4.0,"coarse_spacing":9.0,"z_scales":[0.8,0.87,0.93,1.0,1.07,1.15,1.25],"affine_steps":[50,25],"cell":4,'
@@ -44,10 +46,31 @@ def test_a_changed_value_identifies_another_registration_and_is_recorded(change:
     assert changed.record() == config_of().record() | change
 
 
+def test_the_earlier_name_of_a_method_gives_the_same_registrations() -> None:
+    assert config_of(method="convex_adam") == config_of(method="dense") == config_of()
+    assert config_of(method="convex_adam").digest == config_of().digest
+
+
+@pytest.mark.parametrize("change", [{"method": "keypoints"}, {"method": "both"}, {"keypoints": {"levels": 2}}])
+def test_each_method_has_its_own_stored_registrations(change: dict[str, Any]) -> None:
+    changed = config_of(**change)
+    assert len({changed.digest, config_of().digest, config_of(spacing=5.0).digest}) == 3
+    assert changed.record() == config_of().record() | change
+
+
+def test_a_chosen_method_replaces_that_of_the_file_and_of_the_overlay() -> None:
+    choose_settings("registration.yaml", {"method": "both"})
+    assert registration_config().method == "both"
+    use_published_method()
+    assert registration_config().method == "both"
+    choose_settings("registration.yaml", {})
+    assert registration_config().method == "keypoints"
+
+
 def test_wrong_values_are_named(tmp_path: Path) -> None:
     file = tmp_path / "registration.yaml"
     file.write_text("method: none\naffine: {window: [3, 2]}\nfeatures: {water: 1}\n")
-    with pytest.raises(InputError, match=r"method: .*convex_adam") as failure:
+    with pytest.raises(InputError, match=r"method: .*keypoints") as failure:
         registration_config(file)
     assert "affine.window" in str(failure.value)
     assert "features.water" in str(failure.value)

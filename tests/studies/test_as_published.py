@@ -24,7 +24,7 @@ from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance
 from medsam2_atlas.segmenters.resources import LoadedResources
 from medsam2_atlas.segmenters.strategies import STRATEGIES
 from medsam2_atlas.studies import published_options, use_published_method
-from medsam2_atlas.studies.as_published import FOLDER
+from medsam2_atlas.studies.as_published import FOLDER, REGISTRATION
 
 
 def made_by(name: str, options: Options = DEFAULTS) -> Provenance:
@@ -43,7 +43,8 @@ def test_all_settings_follow_the_published_method() -> None:
     assert (prompting.box_area_factor, prompting.range_growth) == (1.1, 0.2)
     assert (prompting.min_visible, prompting.min_score, prompting.check_sides) == (0, 0, False)
     assert medsam2_config().window == (-100, 500)
-    assert registration_config().method == "convex_adam"
+    assert (registration_config().method, registration_config().keypoints.max_offset) == ("keypoints", 0)
+    assert registration_config().method == REGISTRATION
 
 
 def test_the_options_have_the_published_loop_and_thresholds_and_keep_the_others() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import InputError
+
+if TYPE_CHECKING:
+    from medsam2_atlas.atlas import Atlas
 
 AsPublishedOption = Annotated[
     bool,
@@ -16,6 +19,18 @@ AsPublishedOption = Annotated[
         help="Follow the published method in all steps: its settings, loop, mode and thresholds are used; see docs/method.md.",
     ),
 ]
+
+
+def print_other_registration(atlas: Atlas | None) -> None:
+    """Prints a note if an atlas' references were not registered to each other by the published method."""
+    published = _PUBLISHED["registration"]
+    if atlas is not None and atlas.registered_by != published:
+        console.print(
+            f"[yellow]registration:[/] the references of the atlas were registered to each other by {atlas.registered_by}, the "
+            f"published ones by {published}. To follow that too: medsam2-atlas atlas build --registration {published}",
+            soft_wrap=True,
+        )
+
 
 _PUBLISHED = {"loop": "published", "thresholds": "published", "mode": "exact", "registration": "keypoints"}
 """The values of the options that the method sets; see `studies.as_published`, which this module imports late."""

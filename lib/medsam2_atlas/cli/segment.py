@@ -14,7 +14,7 @@ from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.base.progress import reporting
-from medsam2_atlas.cli.as_published import AsPublishedOption, follow_published_method
+from medsam2_atlas.cli.as_published import AsPublishedOption, follow_published_method, print_other_registration
 from medsam2_atlas.cli.options import (
     CHOICES,
     AtlasOption,
@@ -130,6 +130,7 @@ def segment_command(
     options = Options(chosen, prompts, loop=loop, mode=mode, thresholds=thresholds, fill_holes=fill_holes, truth=true_labels)
     if as_published:
         options = published_options(options)
+        print_other_registration(models.base_atlas())
     if used.uses_network:
         console.print(f"networks run on {models.device}")
         print_mode(mode)

@@ -1,4 +1,4 @@
-"""Registration: pre-alignment, affine and deformable stages, their transforms, and a common space for several images.
+"""Registration by dense descriptors or by keypoints, the transforms of both, and a common space for several images.
 
 The contract is `register(fixed, moving, config, progress) -> Transform`. The function takes two CTs on their working grids and
 returns the transform from world points of the fixed CT to world points of the moving CT. `config.method` names the

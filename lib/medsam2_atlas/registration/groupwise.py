@@ -54,11 +54,11 @@ class UnregisteredError(Exception):
 def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, progress: Progress = silent) -> CommonSpace:
     """Registers images together, by `config.method`.
 
-    `keypoints` registers the keypoints of all images at once, without a reference image. `both` refines that by dense rounds.
-
-    `dense` works in rounds. The first template is the image of median girth among the long scans. The first round finds affine maps, which give the
-    group's mean size and shape. Each later round registers every image deformably to the mean image of the previous round. At
-    each voxel, the mean includes only the images whose field of view covers it.
+    `keypoints` registers the keypoints of all images at once, without a reference image; `both` continues with the deformable
+    rounds of `dense`. All other methods work in rounds. The first template is the image of median girth among the long scans.
+    The first round finds affine maps, which give the group's mean size and shape. Each later round registers every image
+    deformably to the mean image of the previous round. At each voxel, the mean includes only the images whose field of view
+    covers it.
 
     Args:
         images: at least one image, at a spacing of `config.spacing` or finer.
@@ -104,7 +104,11 @@ def _by_keypoints(
     share = 1 / (1 + dense)
     try:
         halves = register_group(
-            keypoints, [image.around_body().corners() for image in images], config.spacing, config.keypoints, part(progress, 0, 0.7 * share)
+            keypoints,
+            [image.around_body().corners() for image in images],
+            config.spacing,
+            config.keypoints,
+            part(progress, 0, 0.7 * share),
         )
     except FewMatchesError as error:
         raise UnregisteredError(error.number, few_matches(error, config)) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medsam2_atlas.atlas.atlas import Atlas
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.progress import Progress
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.registration import RegistrationCache, RegistrationConfig, Transform, WorkImage, register
@@ -61,7 +62,7 @@ def align(target: Target, progress: Progress) -> Alignment:
     """Registers a target, or reads its registration from the cache.
 
     Raises:
-        InputError: the target shows no body, or too little of it.
+        InputError: the target shows no body, or too little of it, or too few of its keypoints match.
         AtlasError: the atlas lacks what the configured registration needs.
     """
     config, atlas, cache = target.registration, target.atlas, target.cache
@@ -69,7 +70,10 @@ def align(target: Target, progress: Progress) -> Alignment:
     work = WorkImage.of(target.image, config.spacing, config.image)
 
     def make() -> Transform:
-        return register(work, atlas.template, config, progress)
+        try:
+            return register(work, atlas.template, config, progress)
+        except InputError as error:  # working images have no names
+            raise InputError(target.image.source, error.problem, error.remedy) from error
 
     if cache is None:
         transform = make()

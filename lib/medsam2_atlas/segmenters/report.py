@@ -66,7 +66,11 @@ class Report(BaseModel):
     from_cache: bool | None = Field(None, description="true if a stored label map was returned")
 
     # Prompted strategies
-    atlas: dict[str, Any] | None = Field(None, description="folder, version and number of references of the atlas")
+    atlas: dict[str, Any] | None = Field(
+        None,
+        description="folder, version and number of references of the atlas; how the CT was registered to it (`registration`), "
+        "and how its references were registered to each other (`references_registered_by`)",
+    )
     unet: dict[str, Any] | None = Field(None, description="weights of the U-Net whose coarse masks gave prompts")
     prompter: dict[str, Any] | None = Field(None, description="weights of another segmenter whose coarse masks gave prompts")
     loop: str | None = Field(None, description="propagation loop: how boxes condition the propagation")

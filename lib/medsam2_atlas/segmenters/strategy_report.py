@@ -11,6 +11,7 @@ from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.medsam2 import OrganLogits, describe_engine, engine_mode
 from medsam2_atlas.prompting import Prompts, confidence, confidence_config, describe_prompts
+from medsam2_atlas.registration import registration_config
 from medsam2_atlas.segmenters.base import Report, base_report
 from medsam2_atlas.segmenters.case import Case, Clock
 from medsam2_atlas.segmenters.joint_weights import joint_weights
@@ -98,6 +99,7 @@ def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict
     if case.used("atlas"):
         atlas = case.atlas
         found["atlas"] = {"folder": atlas.source, "version": atlas.version, "references": len(atlas.references)}
+        found["atlas"] |= {"registration": registration_config().method, "references_registered_by": atlas.registered_by}
     prompter = case.prompter if passes and strategy not in REFERENCE_STRATEGIES else None
     marks = []
     if passes:

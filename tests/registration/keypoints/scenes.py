@@ -12,7 +12,9 @@ CONFIG = registration_config().keypoints
 SPACING = 4.0
 
 
-def body_with(blobs: list[tuple[tuple[float, float, float], float, float]], shape: tuple[int, int, int] = (50, 50, 50)) -> WorkImage:
+def body_with(
+    blobs: list[tuple[tuple[float, float, float], float, float]], shape: tuple[int, int, int] = (50, 50, 50)
+) -> WorkImage:
     """Returns a box of fat in air with Gaussian blobs.
 
     Args:

@@ -35,7 +35,12 @@ def test_a_dark_blob_is_of_the_other_class() -> None:
 
 
 def test_descriptors_hardly_change_with_little_noise_and_tell_blobs_apart() -> None:
-    scene = [(CENTRES[0], 8.0, 250.0), (CENTRES[1], 8.0, 250.0), ((110.0, 92.0, 82.0), 9.0, 150.0), ((150.0, 140.0, 120.0), 9.0, -90.0)]
+    scene = [
+        (CENTRES[0], 8.0, 250.0),
+        (CENTRES[1], 8.0, 250.0),
+        ((110.0, 92.0, 82.0), 9.0, 150.0),
+        ((150.0, 140.0, 120.0), 9.0, -90.0),
+    ]
     image = body_with(scene)
     clean = keypoints_of(image, CONFIG)
     generator = torch.Generator().manual_seed(3)

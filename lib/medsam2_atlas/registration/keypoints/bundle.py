@@ -19,7 +19,7 @@ class Bundle:
 
     Attributes:
         places: the current positions of all points of all images, `[n, 3]` (x, y, z) in mm.
-        weights: the weight of each match, 0..1, `[m]`; 0 for outliers.
+        weights: the weight of each match, 0..1, `[n]`; 0 for outliers.
         moving: the numbers of the images that move.
         parts: the points of each image in `places`.
     """
@@ -60,11 +60,12 @@ class Bundle:
         return int((self.weights > 0).sum())
 
     def counts(self) -> np.ndarray:
-        """Returns the number of matches that are not outliers by image, `[images]`."""
-        return sum(np.bincount(row[self.weights > 0], minlength=len(self.parts)) for row in self._images)
+        """Returns the number of matches that are not outliers by image, `[n]`."""
+        used = self._images[:, self.weights > 0].ravel()
+        return np.bincount(used, minlength=len(self.parts))
 
     def distances(self) -> np.ndarray:
-        """Returns the distance of each match in mm, `[m]`."""
+        """Returns the distance of each match in mm, `[n]`."""
         return np.linalg.norm(self.places[self._a] - self.places[self._b], axis=1)
 
     def weigh(self, *, hard: bool = True) -> None:
@@ -97,7 +98,7 @@ class Bundle:
         return pull, total
 
     def shifts(self, first: int, second: int) -> np.ndarray:
-        """Returns the offsets of the matches of two images, from the first to the second, `[m, 3]` (x, y, z) in mm."""
+        """Returns the offsets of the matches of two images, from the first to the second, `[n, 3]` (x, y, z) in mm."""
         mine = (self._images[0] == first) & (self._images[1] == second)
         found: np.ndarray = self.places[self._b[mine]] - self.places[self._a[mine]]
         return found

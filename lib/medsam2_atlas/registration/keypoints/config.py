@@ -38,14 +38,12 @@ class KeypointConfig(BaseModel):
     )
     cells: int = Field(3, ge=1, description="cells along each axis of a descriptor's window")
     cell_size: float = Field(4.0, gt=0, description="scales; edge of a cell")
-    max_distance: float = Field(
-        0.8, gt=0, le=2, description="max distance of two matched descriptors, which have unit length"
-    )
+    max_distance: float = Field(0.8, gt=0, le=2, description="max distance of two matched descriptors, which have unit length")
     ratio: float = Field(
         1.0, gt=0, le=1, description="max ratio of the distances to the best and to the second-best point; 1 admits all"
     )
     max_offset: float = Field(
-        80.0,
+        60.0,
         ge=0,
         description="mm; max distance of matched points after the linear stage, when they are matched again; 0 keeps the first "
         "matches, as published",
@@ -70,11 +68,14 @@ class KeypointConfig(BaseModel):
         0.1,
         gt=0,
         le=1,
-        description="length of a step, relative to one that moves each lattice point by the mean offset around it. Published: 200 steps "
-        "of .02, which follow the same path",
+        description="length of a step, relative to one that moves each lattice point by the mean offset around it. Published: "
+        "200 steps of .02, which follow the same path",
     )
     support: float = Field(
-        1.0, gt=0, description="matches; a lattice point with so many matches around it makes steps of half length"
+        10.0,
+        gt=0,
+        description="matches; a lattice point with so many matches around it makes half steps: where matches are few, "
+        "they are followed less",
     )
     max_shift: float = Field(
         0.4, gt=0, le=0.4, description="spacings; max displacement of a lattice point, which excludes folds; as published"

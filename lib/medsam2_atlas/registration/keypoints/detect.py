@@ -36,9 +36,7 @@ def keypoints_of(image: WorkImage, config: KeypointConfig) -> Keypoints:
     found = _maxima(responses, image, config)
     if not len(found):
         size = 6 * config.cells**3
-        return Keypoints(
-            np.zeros((0, 3), np.float32), np.zeros(0, np.float32), np.zeros((0, size), np.int8), np.zeros(0, bool)
-        )
+        return Keypoints(np.zeros((0, 3), np.float32), np.zeros(0, np.float32), np.zeros((0, size), np.int8), np.zeros(0, bool))
     exact = found + _refinement(responses, found)
     level = exact[:, 0]
     scales = np.exp(np.interp(level, np.arange(len(config.scales)), np.log(config.scales))).astype(np.float32)

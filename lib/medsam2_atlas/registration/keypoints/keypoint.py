@@ -38,13 +38,15 @@ class Keypoints:
         return replace(self, points=move(torch.from_numpy(self.points)).numpy().astype(np.float32))
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """Returns the attributes under `prefix.NAME`, for `from_arrays`."""
+        """Returns the attributes under `prefix.NAME`, of the shapes above, for `from_arrays`."""
         names = ("points", "scales", "descriptors", "bright")
         return {f"{prefix}.{name}": getattr(self, name) for name in names}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> Keypoints | None:
-        """Returns what `arrays` gave, by name; None if there are no keypoints, as in atlases of earlier versions.
+        """Returns the keypoints from the result of `arrays`, which defines names and shapes.
+
+        Atlases of earlier versions have none; then, None is returned.
 
         Raises:
             KeyError: an array is missing.
@@ -73,7 +75,10 @@ class Landmarks:
         return cls(known) if known else None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns the landmarks as named arrays for `from_arrays`: those of all images, and the number of each image's."""
+        """Returns the landmarks as named arrays for `from_arrays`.
+
+        Those of all images are joined to arrays of the shapes in `Keypoints`; `landmarks.counts` `[n]` has their numbers.
+        """
         joined = Keypoints(
             np.concatenate([image.points for image in self.images]),
             np.concatenate([image.scales for image in self.images]),
@@ -84,7 +89,9 @@ class Landmarks:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Landmarks | None:
-        """Returns what `arrays` gave; None if there are no landmarks, as in atlases of earlier versions.
+        """Returns the landmarks from the result of `arrays`, which defines names and shapes.
+
+        Atlases of earlier versions have none; then, None is returned.
 
         Args:
             arrays: arrays by name; other names are ignored.
@@ -97,8 +104,4 @@ class Landmarks:
             return None
         stops = np.cumsum(arrays["landmarks.counts"])
         parts = [slice(int(stop - count), int(stop)) for stop, count in zip(stops, arrays["landmarks.counts"], strict=True)]
-        return cls(
-            tuple(
-                Keypoints(joined.points[p], joined.scales[p], joined.descriptors[p], joined.bright[p]) for p in parts
-            )
-        )
+        return cls(tuple(Keypoints(joined.points[p], joined.scales[p], joined.descriptors[p], joined.bright[p]) for p in parts))

@@ -118,9 +118,7 @@ def fit_scalings(bundle: Bundle, start: list[Scaling], points: list[np.ndarray],
     return found
 
 
-def _fitted(
-    points: np.ndarray, places: np.ndarray, pull: np.ndarray, weight: np.ndarray, config: KeypointConfig
-) -> Scaling:
+def _fitted(points: np.ndarray, places: np.ndarray, pull: np.ndarray, weight: np.ndarray, config: KeypointConfig) -> Scaling:
     """Returns the scaling of an image whose points should move from `places` by `pull / weight`."""
     total = weight.sum()
     if total <= 0:

@@ -9,7 +9,7 @@ import numpy as np
 from medsam2_atlas.registration.keypoints.config import KeypointConfig
 from medsam2_atlas.registration.keypoints.keypoint import Keypoints
 
-_FAR = 4.0
+_FAR = 5.0
 """A squared distance that no two descriptors of unit length exceed."""
 _ROUNDING = 1e-5
 """Max error of a squared distance: two points with equal descriptors must not differ by it."""
@@ -22,8 +22,8 @@ class Matches:
     Attributes:
         first: the number of the first image.
         second: the number of the second image.
-        a: the indices of the first image's points, `[m]`.
-        b: the indices of the second image's points, `[m]`.
+        a: the indices of the first image's points, `[n]`.
+        b: the indices of the second image's points, `[n]`.
     """
 
     first: int
@@ -32,9 +32,7 @@ class Matches:
     b: np.ndarray
 
 
-def match(
-    first: Keypoints, second: Keypoints, config: KeypointConfig, *, near: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
+def match(first: Keypoints, second: Keypoints, config: KeypointConfig, *, near: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Returns mutual matches: each point is the other's most similar one, of the same brightness class.
 
     Args:
@@ -44,7 +42,7 @@ def match(
         near: mm; max distance of matched points, if both images lie in one space; 0 admits all.
 
     Returns:
-        The indices of the points in both images, each `[m]`.
+        The indices of the points in both images, each `[n]`.
     """
     empty = np.zeros(0, np.int64)
     if not len(first) or not len(second):

@@ -27,7 +27,7 @@ class Mixture:
     broad: float
 
     def inlier(self, distances: np.ndarray) -> np.ndarray:
-        """Returns the probability of being an inlier, `[m]`, by distance in mm, `[m]`."""
+        """Returns the probability of being an inlier, `[n]`, by distance in mm, `[n]`."""
         squares = distances**2
         inside = self.share * np.exp(-squares / (2 * self.scale**2)) / self.scale**3
         outside = (1 - self.share) * np.exp(-squares / (2 * self.broad**2)) / self.broad**3
@@ -39,7 +39,7 @@ def fit_mixture(distances: np.ndarray, broad: float, config: KeypointConfig, sta
     """Estimates the mixture of an image's distances (Agier et al. 2020, section on outliers).
 
     Args:
-        distances: the distances of its matches in mm, `[m]`; at least one.
+        distances: the distances of its matches in mm, `[n]`; at least one.
         broad: the scale of the outliers' distances in mm.
         config: the limits of the inliers' scale, and the max number of distances that are used.
         start: the previous estimate; by default, a third are inliers, and their scale is the upper limit.
