@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from prompts import subject_of
+from prompt_sets import subject_of
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
