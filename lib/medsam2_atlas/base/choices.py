@@ -41,6 +41,9 @@ GPU is not used.
 Fusion = Literal["mean", "local", "joint"]
 """How references vote in the common space; see `scoremaps.voting`."""
 
+Sex = Literal["female", "male"]
+"""The sex of a patient, which determines whether organ 15 is a uterus or a prostate; see `atlas.sex`."""
+
 MissingOrgan = Literal["unknown", "absent"]
 """Meaning of an organ that is missing from a reference's label map: not annotated, or not present in the patient."""
 

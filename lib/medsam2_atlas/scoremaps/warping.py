@@ -117,7 +117,7 @@ def _scored(votes: Votes, organs: Mapping[int, CroppedMap], field_of_view: Cropp
     for k, organ in organs.items():
         visible = _visible_share(votes.maps[k], alignment.inverse, geometry)
         maps[k] = ScoreMap(organ.values, organ.lower, visible)
-    scores = ScoreMaps(maps, geometry, stride, alignment.transform, alignment.inverse)
+    scores = ScoreMaps(maps, geometry, stride, alignment.transform, alignment.inverse, sex=votes.sex)
     return Warped(alignment, scores, scores, field_of_view)
 
 

@@ -17,7 +17,7 @@ The first boxes of A to D, and of E's first organs, come from score maps, or fro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -304,8 +304,12 @@ def _report(case: Case, strategy: str, outcome: Outcome, labels: np.ndarray, clo
         **({"jitter": str(options.jitter)} if options.jitter else {}),
         **_models_used(case, strategy, passes),
     )
-    turned = case.used("atlas") and strategy not in REFERENCE_STRATEGIES and case.scores(Clock()).turned
-    return report.with_fields(warning=_TURNED) if turned else report
+    if not case.used("atlas") or strategy in REFERENCE_STRATEGIES:
+        return report
+    scores = case.scores(Clock())
+    if scores.sex is not None:
+        report = report.with_fields(assumed_sex=asdict(scores.sex))
+    return report.with_fields(warning=_TURNED) if scores.turned else report
 
 
 def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict[str, Any]:
