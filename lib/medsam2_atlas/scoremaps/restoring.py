@@ -34,7 +34,7 @@ class RestoreConfig(StepConfig):
     min_brighter: float = Field(
         50.0,
         ge=0,
-        description="HU; an organ is restored if its median in the references' mean image exceeds its median in the target by more",
+        description="HU; min excess of an organ's median in the references' mean image over its median in the target",
     )
     core: float = Field(0.5, gt=0, lt=1, description="share of a map's maximum above which these medians are taken")
     max_growth: float = Field(9.0, ge=0, description="mm; max growth of an organ's surface")
