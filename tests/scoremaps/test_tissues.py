@@ -11,6 +11,7 @@ import torch
 from medsam2_atlas.atlas import Atlas, ProbabilityMap
 from medsam2_atlas.imaging.cropped_map import CroppedMap
 from medsam2_atlas.imaging.volume import Geometry, Volume
+from medsam2_atlas.prompting import ConfidenceConfig, confidence
 from medsam2_atlas.registration import Transform, WorkImage
 from medsam2_atlas.scoremaps import (
     Alignment,
@@ -128,10 +129,18 @@ def test_an_aorta_that_shrank_because_the_target_lacks_its_contrast_is_restored(
     thin = tube(20, 30, 1.6)
     scores = maps_of({**expected, AORTA: thin})
     config, counts = RestoreConfig.model_validate({}), histograms(enabled=True)
-    faded = restored(warped(ct(45, 170), scores, expected, ct(290, 185)), counts, config).scores
+    found = restored(warped(ct(45, 170), scores, expected, ct(290, 185)), counts, config)
+    faded = found.scores
+    assert list(found.growth) == [AORTA]
+    assert found.growth[AORTA] > 0.9  # ln of the volumes' ratio
     assert volume_of(scores, AORTA) < 0.4 * TRUTH.sum()
     assert 0.7 * TRUTH.sum() < volume_of(faded, AORTA) < 1.5 * TRUTH.sum()
     assert all(np.array_equal(faded.maps[k].values, scores.maps[k].values) for k in (2, 3, *others))
+    evidence = {"certain": 0.9, "kept": 0.9, "size": 0.1, "similar": 0.9, "agreement": 0.8, "visible": 1.0}
+    before, after = (confidence({**evidence, "restored": v}, ConfidenceConfig()) for v in (0.0, found.growth[AORTA]))
+    assert before is not None
+    assert after is not None
+    assert after < before - 0.1
     same_phase = restored(warped(ct(290, 185), scores, expected, ct(290, 185)), counts, config).scores
     assert np.array_equal(same_phase.maps[AORTA].values, scores.maps[AORTA].values)
     few = config.model_copy(update={"min_organs": 9})

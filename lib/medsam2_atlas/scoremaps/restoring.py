@@ -75,8 +75,10 @@ def restored(warped: Warped, histograms: HistogramConfig, config: RestoreConfig)
     if not faded or len(others) < config.min_organs:
         return replace(warped, intensities=intensities)
     typical = float(np.median(others))
-    maps = {k: _grown(scores.maps[k], k, typical / ratios[k], intensities, scores.reduced_spacing, config) for k in faded}
-    return replace(warped, scores=replace(scores, maps={**scores.maps, **maps}), intensities=intensities)
+    factors = {k: typical / ratios[k] for k in faded if ratios[k] < typical}
+    maps = {k: _grown(scores.maps[k], k, f, intensities, scores.reduced_spacing, config) for k, f in factors.items()}
+    growth = {k: float(np.log(factor)) for k, factor in factors.items()}
+    return replace(warped, scores=replace(scores, maps={**scores.maps, **maps}), intensities=intensities, growth=growth)
 
 
 def _expected_hu(organ: ProbabilityMap, template: WorkImage, config: RestoreConfig) -> float:
@@ -95,9 +97,7 @@ def _found_hu(score: ScoreMap, intensities: Intensities, config: RestoreConfig) 
 def _grown(
     score: ScoreMap, organ: int, factor: float, intensities: Intensities, spacing: np.ndarray, config: RestoreConfig
 ) -> ScoreMap:
-    """Returns a map that has grown to `factor` times its volume, by at most `max_growth`; unchanged if that is below 1."""
-    if factor <= 1:
-        return score
+    """Returns a map that has grown to `factor` times its volume, by at most `max_growth`."""
     box = box_around([score], (config.max_growth + config.edge) / spacing, intensities.bins.shape)
     values, highest = score.probabilities(box), score.maximum
     bins = intensities.bins[box]

@@ -7,8 +7,8 @@ registration of a bright aorta to a CT without contrast, that estimate confirms 
 - Without contrast, blood and parenchyma have at most about 75 HU (liver 45 to 75; with iron or amiodarone up to about 110), so
   that brighter voxels are bone or calcium.
 
-Spleen and kidneys take up contrast in every phase, and no bone lies inside them. The median of their HU therefore tells whether
-the target has contrast. With contrast, vessels can be as bright as bone, and HU alone exclude nothing.
+Spleen and kidneys take up contrast in every phase, and no bone lies inside them. The upper quartile of the HU under their maps
+therefore tells whether the target has contrast, even if most of a map lies beside its organ. With contrast, vessels can be as bright as bone, and HU alone exclude nothing.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class TissueConfig(Settings):
     )
     min_soft: float = Field(-20.0, description="HU; lower end of soft tissue with and without contrast")
     max_soft: float = Field(300.0, description="HU; upper end of soft tissue with contrast")
+    quantile: float = Field(
+        0.75, gt=0, lt=1, description="quantile of the soft tissue's HU under the maps of `enhancing` that is compared"
+    )
     enhanced: float = Field(
         80.0,
-        description="HU; median of the soft tissue in `enhancing` above which a target has contrast: 30 to 60 without, 110 to "
-        "190 with contrast",
+        description="HU; quantile above which a target has contrast: 30 to 60 without, 110 to 190 with contrast",
     )
     max_unenhanced: float = Field(
         115.0, description="HU; max of a solid organ or vessel without contrast: higher values are bone or calcium"
@@ -63,8 +65,8 @@ def is_enhanced(hu: np.ndarray, weights: np.ndarray, config: TissueConfig) -> bo
         return None
     order = np.argsort(hu[soft])
     mass = np.cumsum(weights[soft][order])
-    median = hu[soft][order][np.searchsorted(mass, mass[-1] / 2)]
-    return bool(median > config.enhanced)
+    found = hu[soft][order][np.searchsorted(mass, mass[-1] * config.quantile)]
+    return bool(found > config.enhanced)
 
 
 def hu_limits(enhanced: bool | None, organ: int, config: TissueConfig) -> tuple[float, float]:
