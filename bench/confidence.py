@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from leave_one_out import subject_of
+from prompt_sets import subject_of
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -28,7 +28,7 @@ GOOD, BINS = 0.5, 5
 def main() -> None:
     rows = [row for name in sys.argv[1:] for row in json.loads(Path(name).read_text())["rows"]]
     rows = [row for row in rows if row["method"] == "ours" and row["evidence"] and row["iou"]]
-    features = np.array([[row["evidence"][name] for name in EVIDENCE] for row in rows])
+    features = np.array([[row["evidence"].get(name, 0.0) for name in EVIDENCE] for row in rows])
     good = np.array([np.mean(row["iou"]) >= GOOD for row in rows])
     subjects = np.array([f"{row['set']}/{subject_of(row['target'])}" for row in rows])
     model = LogisticRegression(C=3.0, max_iter=1000)

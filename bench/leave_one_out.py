@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from prompt_sets import Task
 from registrations import ATLASES
 
-from medsam2_atlas.atlas import BuildOptions, ReferenceFiles, build_atlas
+from medsam2_atlas.atlas import BuildOptions, build_atlas
 from medsam2_atlas.base.choices import RegistrationMethod
 from medsam2_atlas.base.console import bars
 from medsam2_atlas.registration import registration_config
-
-
-def subject_of(name: str) -> str:
-    """Returns the subject of a target; variants of one anatomy have the same subject and are not references for each other."""
-    head, _, tail = name.rpartition("-")
-    return head if tail.isdigit() and len(tail) == 1 else name
 
 
 def atlas_of(method: str) -> RegistrationMethod:
@@ -23,23 +19,22 @@ def atlas_of(method: str) -> RegistrationMethod:
     return ATLASES.get(method, "dense")
 
 
-def atlases(files: list[ReferenceFiles], way: RegistrationMethod, folder: Path) -> list[tuple[ReferenceFiles, Path]]:
-    """Builds an atlas of the other subjects for each target, unless it exists; returns the targets and their atlases.
+def atlases(tasks: Sequence[Task], way: RegistrationMethod, folder: Path) -> list[tuple[Task, Path]]:
+    """Builds the atlas of each task's references, unless it exists; returns the tasks and their atlases.
 
     Args:
-        files: the targets.
+        tasks: the targets with their references.
         way: the method that registers the references to each other.
         folder: the folder of the atlases.
     """
     config = registration_config().model_copy(update={"method": way})
     targets = []
     with bars() as progress:
-        for number, target in enumerate(files):
-            place = (folder if way == "dense" else folder.with_name(f"{folder.name}-{way}")) / subject_of(target.name)
+        for number, task in enumerate(tasks):
+            place = (folder if way == "dense" else folder.with_name(f"{folder.name}-{way}")) / task.atlas
             if not place.exists():
                 place.parent.mkdir(parents=True, exist_ok=True)
-                others = [f for f in files if subject_of(f.name) != subject_of(target.name)]
-                build_atlas(others, BuildOptions(registration=config)).save(place)
-            targets.append((target, place))
-            progress(f"atlases of {folder.name}, {way}", (number + 1) / len(files))
+                build_atlas(task.references, BuildOptions(registration=config)).save(place)
+            targets.append((task, place))
+            progress(f"atlases of {folder.name}, {way}", (number + 1) / len(tasks))
     return targets

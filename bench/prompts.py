@@ -24,28 +24,25 @@ from typing import Any, get_args
 import matplotlib as mpl
 import numpy as np
 from leave_one_out import atlas_of, atlases
+from prompt_sets import MAKERS, NEED_REAL, REAL, Task, chosen, tasks_of
 from registrations import METHODS
 from rich.table import Table
 
-from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references
+from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, ThresholdRule
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.files import replacing, write_json
-from medsam2_atlas.demo.phantoms import deformed, painted, write_dataset
 from medsam2_atlas.evaluation import dice_per_organ, evaluation_config, prompt_errors
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.masks import at_ends, without_specks
-from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume, write_volume
+from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume
 from medsam2_atlas.prompting import prompting_config, prompts_from_scores
 from medsam2_atlas.registration import WorkImage, registration_config
 from medsam2_atlas.scoremaps import Alignment, fused_scores
 from medsam2_atlas.segmenters.fusion import fuse_scores
 
 mpl.use("Agg")
-SETS = ("phantoms", "anatomy", "pair")
-_LIVER, _ABOVE_LIVER_MM = 6, 40.0
 _NOISE_HU = 4.0
-REAL = Path(__file__).resolve().parents[2] / "shared" / "ct"
 
 
 @dataclass(frozen=True)
@@ -87,45 +84,6 @@ class Row:
     evidence: dict[str, float]
 
 
-def phantoms(folder: Path, count: int) -> Path:
-    """Writes generated patients with 3 mm voxels; returns the folder."""
-    write_dataset(folder, count, 512, spacing=3.0)
-    return folder
-
-
-def anatomy(folder: Path, variants: int) -> Path:
-    """Writes synthetic CTs with real anatomy: deformed variants of all real label maps in `REAL`; returns the folder."""
-    maps = sorted((REAL / "label_maps").glob("*.nii.gz")) + sorted(REAL.glob("whole*/label.nii.gz"))
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir(parents=True)
-    for number, file in enumerate(maps):
-        for variant in range(variants):
-            generator = np.random.default_rng([77, number, variant])
-            labels = _abdomen(deformed(read_labels(file), generator))
-            name = f"{file.name.removesuffix('.nii.gz') if file.name != 'label.nii.gz' else file.parent.name}-{variant}.nii.gz"
-            write_volume(painted(labels, generator), folder / "images" / name)
-            write_volume(labels, folder / "labels" / name)
-    return folder
-
-
-def _abdomen(labels: Volume) -> Volume:
-    """Returns a label map without stray voxels and without the slices far above the liver: the synthetic body has no thorax."""
-    array = without_specks(labels.array, evaluation_config().min_piece_share)
-    liver = np.flatnonzero((array == _LIVER).any((1, 2)))
-    stop = int(liver[-1]) + round(_ABOVE_LIVER_MM / labels.geometry.spacing[2])
-    grid = replace(labels.geometry, size=(*labels.geometry.size[:2], min(stop, len(array))))
-    return Volume(array[:stop], grid, grid, labels.source)
-
-
-def pair(folder: Path) -> Path:
-    """Links the two real annotated CTs; each is the only reference for the other. Returns the folder."""
-    for kind, file in (("images", "ct.nii.gz"), ("labels", "label.nii.gz")):
-        (folder / kind).mkdir(parents=True)
-        for name in ("whole_abdomen_3mm", "cropped_trunk"):
-            (folder / kind / f"{name}.nii.gz").symlink_to(REAL / name / file)
-    return folder
-
-
 def noisy(image: Volume, copy: int) -> Volume:
     """Returns the image itself for copy 0, or the image with noise that is too weak to see."""
     if copy == 0:
@@ -135,14 +93,14 @@ def noisy(image: Volume, copy: int) -> Volume:
 
 
 def evaluate(
-    kind: str, method: str, targets: list[tuple[ReferenceFiles, Path]], rule: str, copies: int
+    kind: str, method: str, targets: list[tuple[Task, Path]], rule: str, copies: int
 ) -> tuple[list[Row], dict[str, float]]:
     """Evaluates a method on all targets of a set; called in a separate process.
 
     Args:
         kind: name of the set.
         method: name of the method.
-        targets: each target, and the folder of its atlas.
+        targets: each task, and the folder of its atlas.
         rule: rule for the thresholds of score maps.
         copies: number of copies of each target, including the target itself.
 
@@ -152,9 +110,9 @@ def evaluate(
     config, table = registration_config(), organ_table()
     rows: list[Row] = []
     cpu, wall = [], []
-    for (files, folder), copy in itertools.product(targets, range(copies)):
+    for (task, folder), copy in itertools.product(targets, range(copies)):
         atlas = Atlas.load(folder)
-        image, truth = noisy(read_volume(files.image), copy), read_labels(files.label)
+        image, truth = noisy(read_volume(task.target.image), copy), read_labels(task.target.label)
         began, used = time.perf_counter(), time.process_time()
         work = WorkImage.of(image, config.spacing, config.image)
         registration, fusion = METHODS[method]
@@ -174,7 +132,7 @@ def evaluate(
             evidence = dict(scores.maps[k].evidence) if k in scores.maps else {}
             rows.append(
                 Row(
-                    kind, files.name, copy, method, table[k].name, dice[k],
+                    kind, task.name, copy, method, table[k].name, dice[k],
                     folding=folding, confidence=sure.get(k), evidence=evidence, **values,
                 )
             )  # fmt: skip
@@ -273,7 +231,8 @@ def plot(rows: list[Row], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", default=",".join(SETS), help="phantoms, anatomy, pair, or folders with images/ and labels/")
+    parser.add_argument("--sets", default=",".join(MAKERS), help=f"{', '.join(MAKERS)}, or folders with images/ and labels/")
+    parser.add_argument("--targets", default="", help="comma-separated parts of the names of the targets to measure")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated names of the methods")
     parser.add_argument("--phantoms", type=int, default=8, help="number of generated patients")
     parser.add_argument("--variants", type=int, default=2, help="number of deformed variants of each real label map")
@@ -288,24 +247,20 @@ def main() -> None:
     methods = [m for m in given.methods.split(",") if m]
     rows: list[Row] = []
     costs: dict[tuple[str, str], dict[str, float]] = {}
-    makers = {
-        "phantoms": lambda f: phantoms(f, given.phantoms),
-        "anatomy": lambda f: anatomy(f, given.variants),
-        "pair": pair,
-    }
+    arguments = {"phantoms": (given.phantoms,), "anatomy": (given.variants,)}
     with tempfile.TemporaryDirectory() as name:
         work = given.work or Path(name)
         work.mkdir(parents=True, exist_ok=True)
         for kind in given.sets.split(","):
-            if kind in ("anatomy", "pair") and not REAL.is_dir():
+            if kind in NEED_REAL and not REAL.is_dir():
                 console.print(f"{kind}: left out, because there are no real CTs in {REAL}")
                 continue
-            folder = work / kind if kind in makers else Path(kind)
-            if kind in makers and not folder.exists():
+            folder = work / kind if kind in MAKERS else Path(kind)
+            if kind in MAKERS and not folder.exists():
                 with replacing(folder) as part:  # so that an interrupted run leaves no incomplete set
-                    makers[kind](part)
-            files = find_references(folder)
-            targets = {way: atlases(files, way, work / "atlases" / Path(kind).name) for way in map(atlas_of, methods)}
+                    MAKERS[kind](part, *arguments.get(kind, ()))
+            tasks = chosen(tasks_of(kind, folder), given.targets)
+            targets = {way: atlases(tasks, way, work / "atlases" / Path(kind).name) for way in map(atlas_of, methods)}
             for method in methods:
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     try:

@@ -46,6 +46,7 @@ def warp_reference(
         origin,
         image_sha256=case.image_sha256,
         keypoints=keypoints,
+        given_sex=case.sex,
     )
 
 

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.base.progress import Progress, silent
-from medsam2_atlas.demo.phantoms.patient import Patient, draw_patient
+from medsam2_atlas.demo.phantoms.patient import Patient, Phase, draw_patient
 from medsam2_atlas.demo.phantoms.render import Scan, render
 from medsam2_atlas.demo.phantoms.scanner import draw_orientation, draw_scan
 
@@ -47,16 +47,18 @@ class PhantomCase:
         return pair[0], pair[1]
 
 
-def draw_case(seed: int, index: int, spacing: float | None = None) -> PhantomCase:
+def draw_case(seed: int, index: int, spacing: float | None = None, phase: Phase | None = None) -> PhantomCase:
     """Draws one case of a population; the same arguments always give the same case.
 
     Args:
         seed: the population.
         index: number of the case.
         spacing: isotropic spacing in mm; without it, spacing, tilt and file orientation are random.
+        phase: the contrast phase; a random one by default. The anatomy is the same in all phases.
     """
     generator = np.random.default_rng([seed, index])
     patient = draw_patient(generator)
+    patient = patient if phase is None else replace(patient, phase=phase)
     scan = draw_scan(generator, patient, spacing)
     orientation = draw_orientation(generator)
     image, label = render(patient, scan)

@@ -7,13 +7,15 @@ behind the aorta and its ribs are around liver, spleen and kidneys.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.demo.phantoms.frame import BOTTOM, FAT, TOP
-from medsam2_atlas.demo.phantoms.patient import Patient, draw_patient
+from medsam2_atlas.demo.phantoms.patient import Patient, Phase, draw_patient
 from medsam2_atlas.demo.phantoms.render import Scan, render
 from medsam2_atlas.demo.phantoms.shapes import Field
 from medsam2_atlas.imaging.volume import Geometry, Volume, from_sitk, to_sitk
@@ -77,12 +79,13 @@ def deformed(labels: Volume, generator: np.random.Generator, amplitude: float = 
     return image.with_array(warped)
 
 
-def painted(labels: Volume, generator: np.random.Generator) -> Volume:
+def painted(labels: Volume, generator: np.random.Generator, phase: Phase | None = None) -> Volume:
     """Paints a CT on the grid of a label map.
 
     Args:
         labels: organ numbers `[z, y, x]`.
         generator: random generator of patient, texture and noise.
+        phase: the contrast phase; a random one by default.
 
     Returns:
         The CT `[z, y, x]` in HU, float32.
@@ -91,6 +94,7 @@ def painted(labels: Volume, generator: np.random.Generator) -> Volume:
         InputError: if the label map contains fewer than three organs, which is too few to place a body.
     """
     patient = draw_patient(generator)
+    patient = patient if phase is None else replace(patient, phase=phase)
     background, below = _background(patient)
     real, organs = _centres(labels), _centres(below)
     known = sorted(set(real) & set(organs))
