@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from prompts import anatomy, subject_of
+from prompt_sets import anatomy, subject_of
 from rich.table import Table
 
 from medsam2_atlas.atlas import Atlas, build_atlas, find_references
