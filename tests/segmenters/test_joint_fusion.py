@@ -96,6 +96,15 @@ def test_organs_without_a_prompt_are_left_out() -> None:
     assert not fuse_jointly({}, scores, config=PLAIN).labels.any()
 
 
+def test_an_organ_that_the_atlas_lacks_is_the_network_s() -> None:
+    """A U-Net can prompt organs without a score map."""
+    mask = block(slice(18, 28)) > 0
+    scores = scores_of((6, block(slice(4, 12))), (8, np.zeros((DEPTH, SIDE, SIDE))))
+    labels = fuse_jointly({7: logits_of(7, mask), 8: logits_of(8, block(slice(4, 8)) > 0, 1.0)}, scores, config=PLAIN).labels
+    assert ((labels == 7) == mask).all()
+    assert (labels == 8).any()
+
+
 def test_the_scale_of_the_logits_does_not_matter() -> None:
     scores = scores_of((6, block(slice(4, 14), 0.6)))
     generator = torch.Generator().manual_seed(1)

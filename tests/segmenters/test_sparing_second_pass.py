@@ -11,7 +11,8 @@ import pytest
 
 from medsam2_atlas.prompting import BoxPrompt, OrganPrompt, Prompts
 from medsam2_atlas.segmenters import strategies
-from medsam2_atlas.segmenters.case import Clock
+from medsam2_atlas.segmenters.case import Clock, FirstPass
+from medsam2_atlas.segmenters.joint_fusion import Fused
 
 BOX = BoxPrompt(2, (2, 2, 11, 11))
 BEFORE = Prompts((OrganPrompt(1, 0, 4, (BOX,)), OrganPrompt(2, 0, 4, (BOX,))))
@@ -52,3 +53,34 @@ def test_without_kept_logits_all_organs_are_repeated() -> None:
     case: Any = FakeCase()
     strategies._second_pass(case, strategies.Outcome(np.zeros((6, 30, 30), np.uint8), (BEFORE,)), Clock(), enlarge=False)
     assert [p.label for p in case.segmented] == [1, 2]
+
+
+class FakeCaseOfF(FakeCase):
+    """A case of strategy F whose fused masks are empty; `joint` lists the logits of each fusion with the score maps."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.fast = mode == "fast"
+        self.joint: list[dict[int, Any]] = []
+
+    def first_pass(self, _: Clock) -> FirstPass:
+        logits: Any = {1: "first", 2: "first"}
+        return FirstPass(BEFORE, logits)
+
+    def kept(self, logits: dict[int, Any]) -> dict[int, Any]:
+        return logits if self.fast else {}
+
+    def fused_jointly(self, logits: dict[int, Any], _: Clock) -> Fused:
+        self.joint.append(logits)
+        return Fused(np.zeros((6, 30, 30), np.uint8), {1: 0.25})
+
+
+@pytest.mark.parametrize(("mode", "again"), [("exact", [1, 2]), ("fast", [2])])
+def test_f_fuses_both_passes_with_the_score_maps_and_spares_organs_in_fast_mode(mode: str, again: list[int]) -> None:
+    case: Any = FakeCaseOfF(mode)
+    outcome = strategies.STRATEGIES["F"](case, Clock())
+    assert [p.label for p in case.segmented] == again
+    assert case.joint == [{1: "first", 2: "first"}, {k: "second" if k in again else "first" for k in (1, 2)}]
+    assert case.fused_from == {}, "no pass is fused without the score maps"
+    assert len(outcome.passes) == 2
+    assert outcome.disagreement == {1: 0.25}

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from medsam2_atlas.imaging.cropped_map import Box, box_around
+from medsam2_atlas.imaging.cropped_map import Box, box_around, shape_of
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.masks import keep_largest_components
 from medsam2_atlas.medsam2 import OrganLogits
@@ -159,7 +159,7 @@ def temperature(logits: Mapping[int, OrganLogits], config: JointFusionConfig) ->
 
 
 def organ_parts(logits: Mapping[int, OrganLogits], scores: ScoreMaps, config: JointFusionConfig) -> list[OrganParts]:
-    """Returns both sources of all organs that have logits and a score map.
+    """Returns both sources of all organs with logits. An organ without a score map has log odds of 0.
 
     Args:
         logits: the logits of the prompted organs, by number.
@@ -183,6 +183,9 @@ def organ_parts(logits: Mapping[int, OrganLogits], scores: ScoreMaps, config: Jo
             background = np.log(np.clip(1 - total[box], config.min_score, 1))
             odds = np.log(np.maximum(values, config.min_score)) - background - np.float32(np.log(threshold / (1 - threshold)))
             found.append(OrganParts(k, box, odds, None if _is_lost(logits[k], scores, config) else logits[k]))
+    for k in sorted(logits.keys() - spread.keys()):  # the atlas lacks the organ, and a U-Net gave its prompt
+        box = (slice(logits[k].z_min, logits[k].z_min + len(logits[k].values)), slice(0, shape[1]), slice(0, shape[2]))
+        found.append(OrganParts(k, box, np.broadcast_to(np.float32(0), shape_of(box)), logits[k]))
     return found
 
 
@@ -233,7 +236,14 @@ def _network(organ: OrganParts, z: slice, plane: Box, shape: tuple[float, ...]) 
         values = logits.values[start - logits.z_min : stop - logits.z_min].float().numpy()
         sizes = zip(values.shape[1:], shape, plane, strict=True)
         y, x = (_bilinear(n, n / whole, range(span.start, span.stop)) for n, whole, span in sizes)
-        yield slice(start - z.start, stop - z.start), y @ values @ x.T
+        rows, columns = _used(y), _used(x)  # only the pixels around the box
+        yield slice(start - z.start, stop - z.start), y[:, rows] @ values[:, rows, columns] @ x[:, columns].T
+
+
+def _used(matrix: np.ndarray) -> slice:
+    """Returns the columns of a matrix from the first to the last that is not 0."""
+    columns = np.flatnonzero(matrix.any(0))
+    return slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _bilinear(count: int, ratio: float, outputs: range) -> np.ndarray:

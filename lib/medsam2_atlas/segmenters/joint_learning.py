@@ -122,7 +122,7 @@ def learn_weights(samples: Sequence[Sample], config: JointFusionConfig) -> Joint
 
 
 def soft_dice(sample: Sample, network: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Returns the soft Dice of each organ that the ground truth contains, `[at most K]`.
+    """Returns the soft Dice of each organ that the ground truth contains, `[organ]`.
 
     Args:
         sample: voxels of a case.
