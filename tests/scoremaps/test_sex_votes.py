@@ -13,8 +13,8 @@ from medsam2_atlas.imaging.volume import read_labels, read_volume
 from medsam2_atlas.scoremaps import AssumedSex, FusionConfig, SexConfig, estimated_sex, score_maps
 
 CONFIG = SexConfig.model_validate({})
-SENSITIVE = FusionConfig.model_validate({"vote": {"sex": {"scale": 0.004}}})
-"""Blocks differ less from the body around them than organs do from fat."""
+SENSITIVE = FusionConfig.model_validate({"vote": {"sex": {"min_certainty": 0.5}}})
+"""Blocks differ less from the body around them than organs do from fat, so that the estimate is less certain."""
 BLADDER = (slice(6, 11), slice(8, 14), slice(16, 25))
 PROSTATE, UTERUS = (slice(2, 6), slice(8, 13), slice(17, 24)), (slice(11, 15), slice(9, 14), slice(16, 25))
 MAN, WOMAN = PATIENT | {14: BLADDER, 15: PROSTATE}, PATIENT | {14: BLADDER, 15: UTERUS}

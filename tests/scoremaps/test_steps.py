@@ -164,4 +164,4 @@ def test_requesting_some_organs_does_not_change_their_maps(alignment: Alignment,
 
 
 def test_leave_one_out_runs_the_intensity_steps_of_the_list() -> None:
-    assert STEPS[3:5] == (steps.BEND, steps.CORRECT)
+    assert STEPS[3:6] == (steps.RESTORE, steps.BEND, steps.CORRECT)

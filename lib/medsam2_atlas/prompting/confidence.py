@@ -30,8 +30,8 @@ class ConfidenceConfig(Settings):
             "visible": 0.864,
             "restored": -1.5,
         },
-        description="log odds per unit of each measure of evidence (scoremaps/evidence.py); fitted by bench/confidence.py, except "
-        "for restored, which is an assumption: the cases of the fit have no restored organs",
+        description="log odds per unit of each measure of evidence (scoremaps/evidence.py); fitted by bench/confidence.py. "
+        "`restored` is an assumption: the cases of the fit had no restored organs",
     )
 
 

@@ -71,7 +71,7 @@ class FusionConfig(Settings):
 
     def as_registered(self) -> FusionConfig:
         """Returns the same settings without the steps that use the target's intensities."""
-        steps = {name: getattr(self, name).model_copy(update={"enabled": False}) for name in ("restore", "bend", "correct")}
+        steps = {name: getattr(self, name).model_copy(update={"enabled": False}) for name in ("bend", "correct")}
         return self.model_copy(update=steps)
 
     def provenance(self) -> dict[str, Any]:

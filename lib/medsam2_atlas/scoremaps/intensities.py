@@ -120,8 +120,9 @@ class Intensities:
         Returns:
             float32 `[organ, bins]`, natural logarithm, within ± `max_evidence`.
         """
-        every = np.ones(self.config.bins, bool)
-        possible = np.stack([self.possible.get(k, every) for k in organs])
+        possible = np.ones((len(organs), self.config.bins), bool)
+        for n, k in enumerate(organs):
+            possible[n] = self.possible.get(k, True)
         shares = []
         for counts in ((inside + inside[self.counterparts(organs)]) * possible, outside):
             smooth = ndimage.gaussian_filter1d(np.asarray(counts, np.float64), self.config.bin_blur)

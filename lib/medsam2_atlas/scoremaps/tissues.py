@@ -8,7 +8,8 @@ registration of a bright aorta to a CT without contrast, that estimate confirms 
   that brighter voxels are bone or calcium.
 
 Spleen and kidneys take up contrast in every phase, and no bone lies inside them. The upper quartile of the HU under their maps
-therefore tells whether the target has contrast, even if most of a map lies beside its organ. With contrast, vessels can be as bright as bone, and HU alone exclude nothing.
+therefore tells whether the target has contrast, even if most of a map lies beside its organ. With contrast, vessels can be as
+bright as bone, and HU alone exclude nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ class TissueConfig(Settings):
     """The HU that organs can have."""
 
     enabled: bool = Field(True, description="whether impossible HU are excluded")
-    enhancing: tuple[str, ...] = Field(
-        ("spleen", "right_kidney", "left_kidney"),
+    enhancing: list[str] = Field(
+        ["spleen", "right_kidney", "left_kidney"],
         description="organs that tell whether the target has contrast: they take it up in every phase",
     )
-    hollow: tuple[str, ...] = Field(
-        ("gallbladder", "esophagus", "stomach", "duodenum", "bladder"),
+    hollow: list[str] = Field(
+        ["gallbladder", "esophagus", "stomach", "duodenum", "bladder"],
         description="organs that can contain gas, stones, or swallowed or excreted contrast: nothing is excluded for them",
     )
     min_soft: float = Field(-20.0, description="HU; lower end of soft tissue with and without contrast")
