@@ -124,7 +124,7 @@ def atlas(references: list[ReferenceFiles], pytestconfig: pytest.Config, tmp_pat
     """Returns an atlas of three references, registered in few steps. Pytest's cache keeps it until its code changes."""
     package = resource("configs").parent / "lib" / "medsam2_atlas"
     sources = [Path(blocks.__file__), package / "imaging" / "volume.py"]
-    sources += [file for room in ("registration", "atlas", "scoremaps") for file in package.glob(f"{room}/*.py")]
+    sources += [file for room in ("registration", "atlas", "scoremaps") for file in package.glob(f"{room}/**/*.py")]
     sources += [*resource("configs").glob("*.yaml"), *(file for r in references[:3] for file in (r.image, r.label))]
     digest = hashlib.sha256("".join(sha256(file) for file in sorted(sources)).encode()).hexdigest()[:16]
     folder = pytestconfig.cache.mkdir("atlas")

@@ -132,7 +132,7 @@ def build_atlas(
     warped: list[Reference] = []
     for number, (case, transform, points) in enumerate(zip(cases, space.transforms, space.keypoints, strict=True)):
         try:
-            warped.append(warp_reference(case, transform, template, keypoints=points))
+            warped.append(replace(warp_reference(case, transform, template), keypoints=points))
         except Exception as error:  # noqa: BLE001 - one bad reference must not block the others
             skip(case.name, error, skipped)
         progress("averaging labels", (number + 1) / len(cases))

@@ -148,8 +148,8 @@ def _same_files(reference: Reference, available: Mapping[str, ReferenceFiles], s
 def _registered(case: AnnotatedCT, base: Atlas, keep: Sequence[Reference], options: GrowthOptions) -> tuple[Reference, str]:
     """Registers a case; returns it as a reference, and the reason why it is refused (empty if it is accepted)."""
     transform = _transform(case.work, base, options)
-    points = _keypoints(case.work, transform, options)
-    reference = warp_reference(case, transform, base.template, "final", points)
+    reference = warp_reference(case, transform, base.template, "final")
+    reference = replace(reference, keypoints=_keypoints(case.work, transform, options))
     if case.name in options.trust:
         return reference, ""
     limits = options.config.outlier

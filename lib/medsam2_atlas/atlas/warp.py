@@ -11,19 +11,13 @@ from medsam2_atlas.atlas.reference import MAP_SPACING, OrganShare, Origin, Refer
 from medsam2_atlas.imaging.cropped_map import Box, lower_corner, shape_of
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.volume import Geometry
-from medsam2_atlas.registration import Keypoints, Transform, WorkImage, grid_points
+from medsam2_atlas.registration import Transform, WorkImage, grid_points
 
 _CHUNK = 1 << 19
 """Points of the map grid that are warped at once: a few megabytes."""
 
 
-def warp_reference(
-    case: AnnotatedCT,
-    transform: Transform,
-    template: WorkImage,
-    origin: Origin = "base",
-    keypoints: Keypoints | None = None,
-) -> Reference:
+def warp_reference(case: AnnotatedCT, transform: Transform, template: WorkImage, origin: Origin = "base") -> Reference:
     """Warps an annotated CT to the common space and returns it as a reference.
 
     Args:
@@ -31,7 +25,6 @@ def warp_reference(
         transform: the transform from the common space's world points to the CT's (x, y, z in mm, LPS).
         template: the mean image of the common space.
         origin: the origin of the reference; see `Reference`.
-        keypoints: the keypoints of the CT in the common space.
     """
     shares, covered = _shares(case.labels, transform, template)
     return Reference(
@@ -45,7 +38,6 @@ def warp_reference(
         thumbnail_of(case.work, transform, template),
         origin,
         image_sha256=case.image_sha256,
-        keypoints=keypoints,
         given_sex=case.sex,
     )
 
