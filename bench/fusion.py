@@ -134,7 +134,7 @@ def prepare(work: Path, kind: str, references: int, targets: int, only: str) -> 
         print(each.name, {k: round(v, 1) for k, v in clock.seconds.items()}, flush=True)
 
 
-def report(work: Path, kind: str, out: Path | None) -> None:
+def report(work: Path, kind: str, chosen_on: list[str], also: list[str], out: Path | None) -> None:
     """Prints the Dice of all segmenters on the stored cases of a set that have all passes.
 
     The weights of a case are learnt on the first passes of the other subjects. Its second pass was prompted by the masks of the
@@ -143,17 +143,19 @@ def report(work: Path, kind: str, out: Path | None) -> None:
     Args:
         work: folder of the cases.
         kind: name of the set.
+        chosen_on: names of cases on which settings were chosen; weights are learnt on them, but they are not reported.
+        also: names of further sets on which the weights are learnt.
         out: JSON file to write all figures to; None for none.
     """
-    stored = [Stored.load(file) for file in sorted((work / kind / "cases").glob("*.npz"))]
+    stored, *more = ([Stored.load(file) for file in sorted((work / name / "cases").glob("*.npz"))] for name in (kind, *also))
     config, table = joint_fusion_config(), organ_table()
     samples = {
         case.name: sample_voxels(case.passes["first"], case.scores, case.truth, config, np.random.default_rng(number))
-        for number, case in enumerate(stored)
+        for number, case in enumerate([*stored, *(case for others in more for case in others)])
     }
     rows: dict[str, dict[str, dict[int, float]]] = {}
-    for case in (case for case in stored if len(case.passes) == len(PASSES)):
-        others = [samples[other.name] for other in stored if subject_of(other.name) != subject_of(case.name)]
+    for case in (case for case in stored if len(case.passes) == len(PASSES) and case.name not in chosen_on):
+        others = [sample for name, sample in samples.items() if subject_of(name) != subject_of(case.name)]
         learnt, shape, passes = learn_weights(others, config), case.truth.shape, case.passes
         began = time.process_time()
         labels = {"F": fuse_jointly(passes["fused"], case.scores, learnt).labels}
@@ -180,6 +182,8 @@ def report(work: Path, kind: str, out: Path | None) -> None:
     shown.add_row("deviation between cases", *(f"{means[name].std(ddof=1):.3f}" for name in names))
     better = np.maximum(means["atlas"].mean(), means["D"].mean())
     gain = [means[name].mean() - better for name in names]
+    each = means["F"] - np.maximum(means["atlas"], means["D"])
+    console.print(f"gain of F per case: {each.mean():.3f}, deviation {each.std(ddof=1):.3f}, lowest {each.min():.3f}")
     shown.add_row("gain over the better of atlas and D", *(f"{value:+.3f}" for value in gain))
     console.print(shown)
     if out is not None:
@@ -199,6 +203,10 @@ def main() -> None:
     parser.add_argument("--references", type=int, default=8, help="number of phantoms that are references")
     parser.add_argument("--targets", type=int, default=4, help="number of phantoms that are targets")
     parser.add_argument("--prepare", action="store_true", help="store the cases; without it, report on them")
+    parser.add_argument(
+        "--chosen-on", default="", help="comma-separated names of cases that are not reported: settings were chosen on them"
+    )
+    parser.add_argument("--also", nargs="*", default=[], help="further sets on which the weights are learnt")
     parser.add_argument("--out", type=Path, help="JSON file for the figures of the report")
     parser.add_argument("--only", default="", help="part of the names of the cases to store")
     given = parser.parse_args()
@@ -206,7 +214,7 @@ def main() -> None:
     if given.prepare:
         prepare(given.work, given.set, given.references, given.targets, given.only)
     else:
-        report(given.work, given.set, given.out)
+        report(given.work, given.set, given.chosen_on.split(","), given.also, given.out)
 
 
 if __name__ == "__main__":
