@@ -23,6 +23,15 @@ def test_organs_have_their_own_intensities_in_a_body(target_truth: Volume) -> No
     assert (again.array == image.array).all()
 
 
+def test_the_same_body_can_be_painted_in_each_contrast_phase(target_truth: Volume) -> None:
+    labels = deformed(target_truth, np.random.default_rng(4), 0.0, 0.0)
+    native, arterial = (painted(labels, np.random.default_rng(4), phase).array for phase in ("native", "late arterial"))
+    aorta, outside = labels.array == 8, native < -900
+    assert np.median(native[aorta]) < 70
+    assert np.median(arterial[aorta]) > 240
+    assert np.abs(native[outside] - arterial[outside]).max() < 60
+
+
 def test_a_deformed_label_map_is_another_body(target_truth: Volume) -> None:
     plain = deformed(target_truth, np.random.default_rng(1), 0.0, 0.0)
     bent = deformed(target_truth, np.random.default_rng(1))
