@@ -78,7 +78,7 @@ def differ(first: ScoreMaps, second: ScoreMaps) -> bool:
 
 
 def test_the_list_has_all_steps_in_order_and_each_has_its_section() -> None:
-    assert [step.name for step in STEPS] == ["align", "vote", "warp", "bend", "correct", "evidence", "thresholds"]
+    assert [step.name for step in STEPS] == ["align", "vote", "warp", "restore", "bend", "correct", "evidence", "thresholds"]
     for step in STEPS:
         assert getattr(DEFAULT, step.name).enabled
 
@@ -96,11 +96,11 @@ def test_all_steps_of_the_list_run_in_its_order(patient: Volume, blocks: Atlas, 
     spies = tuple(replace(step, run=spied(step.name, step.run)) for step in STEPS)
     monkeypatch.setattr(scores, "STEPS", spies)
     score_maps(patient, blocks, config=QUICK)
-    values = ["Target", "Alignment", "Votes", "Warped", "Warped", "Warped", "Warped"]
+    values = ["Target", "Alignment", "Votes", *["Warped"] * 5]
     assert ran == list(zip([step.name for step in STEPS], values, strict=True))
     ran.clear()
     score_maps(patient, blocks, config=QUICK, fusion=without("vote", "bend", "evidence"))
-    assert [name for name, _ in ran] == ["align", "warp", "correct", "thresholds"]
+    assert [name for name, _ in ran] == ["align", "warp", "restore", "correct", "thresholds"]
 
 
 def test_a_replaced_step_align_gives_its_own_transform(patient: Volume, blocks: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,4 +164,4 @@ def test_requesting_some_organs_does_not_change_their_maps(alignment: Alignment,
 
 
 def test_leave_one_out_runs_the_intensity_steps_of_the_list() -> None:
-    assert STEPS[3:5] == (steps.BEND, steps.CORRECT)
+    assert STEPS[3:6] == (steps.RESTORE, steps.BEND, steps.CORRECT)

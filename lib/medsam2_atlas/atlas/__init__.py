@@ -6,6 +6,7 @@ from medsam2_atlas.atlas.config import AtlasConfig, OutlierConfig, atlas_config
 from medsam2_atlas.atlas.grow import Growth, grow_atlas
 from medsam2_atlas.atlas.options import BuildOptions, GrowthOptions
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles, novelty, thumbnail_distance, thumbnail_of
+from medsam2_atlas.atlas.sex import guessed_sex, read_sexes
 from medsam2_atlas.atlas.store import AtlasStore, resolve_atlas
 from medsam2_atlas.atlas.subset import nested_subsets, subset
 
@@ -25,8 +26,10 @@ __all__ = [
     "find_pairs",
     "find_references",
     "grow_atlas",
+    "guessed_sex",
     "nested_subsets",
     "novelty",
+    "read_sexes",
     "resolve_atlas",
     "subset",
     "thumbnail_distance",

@@ -108,7 +108,7 @@ class Atlas:
         for index in sorted(self.maps):
             digest.update(bytes([index]) + self.maps[index].values.tobytes() + self.maps[index].origin.tobytes())
         for reference in self.references:
-            digest.update(reference.sha256.encode() + reference.picture.tobytes())
+            digest.update(reference.sha256.encode() + reference.picture.tobytes() + (reference.given_sex or "").encode())
         digest.update(json.dumps(self.options.get("thresholds"), sort_keys=True).encode())
         return digest.hexdigest()[:12]
 

@@ -14,6 +14,7 @@ from medsam2_atlas.atlas.average import probability_maps, with_agreements
 from medsam2_atlas.atlas.options import BuildOptions
 from medsam2_atlas.atlas.reading import AnnotatedCT, Snapshots, read_annotated
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles
+from medsam2_atlas.atlas.sex import read_sexes
 from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list[ReferenceFiles]:
     """Finds pairs of files with the same name in `folder/images` and `folder/labels`; see `find_pairs`.
 
+    `folder/sexes.csv` may give the sexes of some references; see `sex.read_sexes`.
+
     Args:
         folder: the folder that contains `images` and `labels`.
         skipped: receives the reason by name for each file without a pair; such files are skipped. If None, they raise an error.
@@ -45,7 +48,9 @@ def find_references(folder: Path, skipped: dict[str, str] | None = None) -> list
             raise InputError(
                 folder, f"has no folder {kind}/.", "Put CTs into images/, label maps of the same names into labels/."
             )
-    return find_pairs(folder / "images", folder / "labels", skipped)
+    pairs = find_pairs(folder / "images", folder / "labels", skipped)
+    sexes = read_sexes(folder / "sexes.csv", {files.name for files in pairs} | {Path(name).name for name in skipped or ()})
+    return [replace(files, sex=sexes.get(files.name)) for files in pairs]
 
 
 def find_pairs(images: Path, labels: Path, skipped: dict[str, str] | None = None) -> list[ReferenceFiles]:

@@ -62,6 +62,31 @@ class ThumbnailConfig(BaseModel):
     )
 
 
+class SexConfig(BaseModel):
+    """How the sex of a reference is guessed from its label map; see `sex.guessed_sex`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bladder_end: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the bladder that may lie below its lower end, so that stray voxels do not move it",
+    )
+    min_uterus: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="min share of organ 15 above the bladder's lower end for a uterus; 1.0 in both real label maps of women",
+    )
+    max_prostate: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="max share of organ 15 above the bladder's lower end for a prostate; at most 0.33 in 5 label maps of men",
+    )
+
+
 class AtlasConfig(BaseModel):
     """Parameters for comparing references with each other and with targets."""
 
@@ -76,6 +101,7 @@ class AtlasConfig(BaseModel):
     )
     outlier: OutlierConfig = OutlierConfig.model_validate({})
     thumbnail: ThumbnailConfig = ThumbnailConfig.model_validate({})
+    sex: SexConfig = SexConfig.model_validate({})
 
 
 @read_once

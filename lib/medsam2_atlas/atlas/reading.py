@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from medsam2_atlas.atlas.reference import ReferenceFiles
+from medsam2_atlas.base.choices import Sex
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.imaging.cropped_map import Box, shape_of, within
@@ -152,6 +153,7 @@ class AnnotatedCT:
         sha256: the checksum of the label file.
         image_sha256: the checksum of the image file; empty for a folder.
         hu_offset: the offset in HU that was added to the file's values.
+        sex: the sex of the patient; None if it was not given.
     """
 
     name: str
@@ -160,6 +162,7 @@ class AnnotatedCT:
     sha256: str
     image_sha256: str
     hu_offset: float = 0.0
+    sex: Sex | None = None
 
 
 def read_annotated(
@@ -186,7 +189,7 @@ def read_annotated(
     image = to_hu(image, hu)
     offset = float(image.hu["offset"]) if image.hu is not None else 0.0
     work = WorkImage.of(image, registration.spacing, registration.image)
-    return AnnotatedCT(files.name, work, labels, label_sha256, image_sha256, offset)
+    return AnnotatedCT(files.name, work, labels, label_sha256, image_sha256, offset, files.sex)
 
 
 def _read(path: Path, snapshots: Snapshots, decode: Callable[[Path], Volume]) -> tuple[Volume, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 
 from medsam2_atlas.atlas.config import ThumbnailConfig, atlas_config
+from medsam2_atlas.atlas.sex import guessed_sex
+from medsam2_atlas.base.choices import Sex
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.cropped_map import CroppedMap
 from medsam2_atlas.registration import Keypoints, Transform, WorkImage, grid_points
@@ -36,11 +39,13 @@ class ReferenceFiles:
         name: the name of the case.
         image: the CT: a file, or the folder of a series.
         label: the label map.
+        sex: the sex of the patient; None if unknown.
     """
 
     name: str
     image: Path
     label: Path
+    sex: Sex | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Reference:
         stored: the file that the reference was loaded from; None if it is new.
         image_sha256: the checksum of the image file; empty if unknown, or if the image is a folder.
         keypoints: the keypoints in the common space; None if an earlier version made the reference.
+        given_sex: the sex of the patient; None if it was not given.
     """
 
     name: str
@@ -86,6 +92,12 @@ class Reference:
     stored: Path | None = None
     image_sha256: str = ""
     keypoints: Keypoints | None = None
+    given_sex: Sex | None = None
+
+    @cached_property
+    def sex(self) -> Sex | None:
+        """The sex that was given, or else the one that the label map suggests; None if unknown."""
+        return self.given_sex or guessed_sex(self.shares)
 
     @property
     def file_name(self) -> str:
@@ -129,6 +141,7 @@ class Reference:
             "agreement": {str(k): round(v, 4) for k, v in self.agreement.items()},
             "file": self.file_name,
             **({"image_sha256": self.image_sha256} if self.image_sha256 else {}),
+            **({"sex": self.given_sex} if self.given_sex else {}),
         }
 
     def save(self, file: Path) -> None:
@@ -177,6 +190,7 @@ class Reference:
                 file,
                 str(entry.get("image_sha256", "")),
                 Keypoints.from_arrays(arrays, "keypoints"),
+                entry.get("sex"),
             )
 
 

@@ -38,6 +38,7 @@ def warp_reference(case: AnnotatedCT, transform: Transform, template: WorkImage,
         thumbnail_of(case.work, transform, template),
         origin,
         image_sha256=case.image_sha256,
+        given_sex=case.sex,
     )
 
 

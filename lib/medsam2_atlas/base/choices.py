@@ -44,6 +44,9 @@ Fusion = Literal["mean", "local", "joint"]
 RegistrationMethod = Literal["keypoints", "dense", "both"]
 """How CTs are registered to the common space; see `registration.methods`."""
 
+Sex = Literal["female", "male"]
+"""The sex of a patient, which determines whether organ 15 is a uterus or a prostate; see `atlas.sex`."""
+
 MissingOrgan = Literal["unknown", "absent"]
 """Meaning of an organ that is missing from a reference's label map: not annotated, or not present in the patient."""
 

@@ -21,8 +21,17 @@ class ConfidenceConfig(Settings):
 
     bias: float = Field(-4.482, description="log odds if all evidence is 0; fitted by bench/confidence.py")
     weights: dict[str, float] = Field(
-        {"certain": 6.406, "kept": 1.28, "size": -0.777, "similar": -0.925, "agreement": 0.625, "visible": 0.864},
-        description="log odds per unit of each measure of evidence (scoremaps/evidence.py); fitted by bench/confidence.py",
+        {
+            "certain": 6.406,
+            "kept": 1.28,
+            "size": -0.777,
+            "similar": -0.925,
+            "agreement": 0.625,
+            "visible": 0.864,
+            "restored": -1.5,
+        },
+        description="log odds per unit of each measure of evidence (scoremaps/evidence.py); fitted by bench/confidence.py. "
+        "`restored` is an assumption: the cases of the fit had no restored organs",
     )
 
 

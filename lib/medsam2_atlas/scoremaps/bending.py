@@ -54,7 +54,7 @@ class _Cells:
 
     Attributes:
         maps: probabilities, `[organ, z, y, x]`.
-        partner: the result of `Intensities.counterparts`, `[organ]`.
+        organs: the organ numbers, in the order of `maps`.
         known: the share of each cell that at least one reference shows, `[z, y, x]`.
         hu: the histogram of each cell, `[bins, z, y, x]`, of sum 1.
         first: the first voxel (z, y, x) of the part on the reduced grid.
@@ -63,7 +63,7 @@ class _Cells:
     """
 
     maps: torch.Tensor
-    partner: np.ndarray
+    organs: tuple[int, ...]
     known: torch.Tensor
     hu: torch.Tensor
     first: tuple[int, ...]
@@ -121,7 +121,7 @@ def _cells(
     hu = counts.reshape(-1, bins).T / counts.reshape(-1, bins).sum(1)
     return _Cells(
         torch.from_numpy(np.stack([ndimage.gaussian_filter(pooled(score), blur) for score in maps.values()])),
-        intensities.counterparts(list(maps)),
+        tuple(maps),
         torch.from_numpy(known),
         torch.from_numpy(np.ascontiguousarray(hu)).reshape(bins, *known.shape),
         lower_corner(box),
@@ -172,7 +172,7 @@ def _log_ratios(
     hu = cells.hu.flatten(1)
     inside, outside = ((weights * near * counted).flatten(1) @ hu.T for weights in (maps**2, background.expand_as(maps)))
     table = torch.from_numpy(
-        intensities.log_likelihood_ratios(inside.numpy(), outside.numpy(), cells.partner, config.max_evidence)
+        intensities.log_likelihood_ratios(inside.numpy(), outside.numpy(), cells.organs, config.max_evidence)
     )
     return (table @ hu).reshape(maps.shape)
 

@@ -17,6 +17,7 @@ from medsam2_atlas.scoremaps.bending import BendConfig
 from medsam2_atlas.scoremaps.correction import CorrectConfig
 from medsam2_atlas.scoremaps.evidence import EvidenceConfig
 from medsam2_atlas.scoremaps.intensities import HistogramConfig
+from medsam2_atlas.scoremaps.restoring import RestoreConfig
 from medsam2_atlas.scoremaps.thresholds import ThresholdsConfig
 from medsam2_atlas.scoremaps.voting import VoteConfig
 from medsam2_atlas.scoremaps.warping import WarpConfig
@@ -52,11 +53,12 @@ class FusionConfig(Settings):
     align: AlignConfig = _section(AlignConfig, "registers the target to the common space")
     vote: VoteConfig = _section(VoteConfig, "fuses the references' labels in the common space")
     warp: WarpConfig = _section(WarpConfig, "warps the votes to the target")
+    restore: RestoreConfig = _section(RestoreConfig, "restores organs that shrank because the target lacks their contrast")
     bend: BendConfig = _section(BendConfig, "moves all maps jointly to fit the target's intensities")
     correct: CorrectConfig = _section(CorrectConfig, "corrects the maps by the target's intensities")
     evidence: EvidenceConfig = _section(EvidenceConfig, "measures the evidence for the confidence of prompts")
     thresholds: ThresholdsConfig = _section(ThresholdsConfig, "reads the thresholds that are stored with the atlas")
-    histograms: HistogramConfig = _section(HistogramConfig, "how HU are counted, for the steps `bend` and `correct`")
+    histograms: HistogramConfig = _section(HistogramConfig, "how HU are counted, for the steps `restore`, `bend` and `correct`")
 
     @property
     def uses_intensities(self) -> bool:

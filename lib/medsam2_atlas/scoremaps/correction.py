@@ -125,7 +125,6 @@ def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensiti
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         started = pool.map(lambda k: _start(scores.maps[k], known, spacing, config), names)
         organs = {k: organ for k, organ in zip(names, started, strict=True) if organ is not None}
-        partner = intensities.counterparts(list(organs))
         for turn in range(config.rounds):
             background = np.ones(shape, np.float32)  # probability that a voxel belongs to no organ
             for organ in organs.values():
@@ -134,7 +133,7 @@ def correct(scores: ScoreMaps, field_of_view: CroppedMap, intensities: Intensiti
                 partial(_histograms, background=background, intensities=intensities, known_only=turn == 0), organs.values()
             )
             inside, outside = np.array(list(counted)).reshape(-1, 2, intensities.config.bins).swapaxes(0, 1)
-            tables = intensities.log_likelihood_ratios(inside, outside, partner, config.max_evidence)
+            tables = intensities.log_likelihood_ratios(inside, outside, list(organs), config.max_evidence)
             odds = list(
                 pool.map(partial(_odds, bins=intensities.bins, spacing=spacing, config=config), organs.values(), tables)
             )

@@ -17,7 +17,7 @@ from medsam2_atlas.scoremaps.step import StepConfig
 from medsam2_atlas.scoremaps.voting import scaled
 from medsam2_atlas.scoremaps.warping import Warped
 
-EVIDENCE = ("certain", "kept", "size", "similar", "agreement", "visible")
+EVIDENCE = ("certain", "kept", "size", "similar", "agreement", "visible", "restored")
 """The names of the measures; `with_evidence` defines them."""
 
 
@@ -37,7 +37,7 @@ class EvidenceConfig(StepConfig):
 
 
 def with_evidence(warped: Warped, config: EvidenceConfig) -> ScoreMaps:
-    """Returns the final score maps with six measures of evidence each.
+    """Returns the final score maps with seven measures of evidence each.
 
     - `certain`: the mean score of the voxels, weighted by their scores.
     - `kept`: the fuzzy Dice between the registered map and the corrected map.
@@ -46,6 +46,7 @@ def with_evidence(warped: Warped, config: EvidenceConfig) -> ScoreMaps:
       the organ.
     - `agreement`: the Dice of the organ between references.
     - `visible`: the share of the organ inside the scan.
+    - `restored`: ln of the predicted over the registered volume, for organs that the step `restore` has enlarged; otherwise 0.
 
     Args:
         warped: the registered and the corrected score maps.
@@ -68,6 +69,7 @@ def with_evidence(warped: Warped, config: EvidenceConfig) -> ScoreMaps:
         values["similar"] = 1 - _difference(atlas.maps[k], warped.alignment, config)
         values["agreement"] = agreement.get(k, config.unknown_agreement)
         values["visible"] = score.visible
+        values["restored"] = min(config.max_size, warped.growth.get(k, 0.0))
         result[k] = replace(score, evidence={name: round(values[name], 4) for name in EVIDENCE})
     return replace(warped.scores, maps=result)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from pydantic import Field
 from scipy import ndimage
 
 from medsam2_atlas.base.configuration import Settings
+from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.scoremaps.maps import ScoreMaps
+from medsam2_atlas.scoremaps.tissues import TissueConfig, hu_limits, is_enhanced, possible_bins
 
 
 class HistogramConfig(Settings):
@@ -33,6 +35,12 @@ class HistogramConfig(Settings):
     min_share: float = Field(
         1e-3, gt=0, description="share that is added to each bin of both histograms, so that a rare value has little influence"
     )
+    tissues: TissueConfig = Field(TissueConfig.model_validate({}), description="the HU that organs can have")
+
+    @property
+    def edges(self) -> np.ndarray:
+        """The borders of the bins in HU, ascending, `[bins + 1]`."""
+        return np.linspace(self.min_hu, self.max_hu, self.bins + 1)
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,15 @@ class Intensities:
         bins: the histogram bin of each voxel, `[z, y, x]` uint8, 0..`config.bins` − 1.
         pairs: the organ numbers of paired organs, which look alike.
         config: how HU are counted.
+        possible: the bins that contain possible HU, by organ number, each `[bins]` bool; an organ that is missing can have all.
+        enhanced: whether the target has contrast; None if unknown.
     """
 
     bins: np.ndarray
     pairs: Sequence[tuple[int, int]]
     config: HistogramConfig
+    possible: Mapping[int, np.ndarray] = field(default_factory=dict)
+    enhanced: bool | None = None
 
     @classmethod
     def of(cls, target: Volume, scores: ScoreMaps, pairs: Sequence[tuple[int, int]], config: HistogramConfig) -> Intensities:
@@ -63,7 +75,17 @@ class Intensities:
         reduced = F.avg_pool2d(pixels, scores.stride, ceil_mode=True).numpy()
         smooth = ndimage.gaussian_filter(reduced, config.pixel_blur / scores.reduced_spacing, output=reduced)
         scaled = (smooth - config.min_hu) * np.float32(config.bins / (config.max_hu - config.min_hu))
-        return cls(np.minimum(scaled, config.bins - 1).astype(np.uint8), pairs, config)
+        names = organ_table()
+        told = [
+            (smooth[m.spans].ravel(), m.values.ravel() / 255)
+            for k, m in scores.maps.items()
+            if names[k].name in config.tissues.enhancing
+        ]
+        hu, weights = (np.concatenate(parts) for parts in zip(*told, strict=True)) if told else (np.empty(0), np.empty(0))
+        enhanced = is_enhanced(hu, weights, config.tissues)
+        limits = {k: hu_limits(enhanced, k, config.tissues) for k in scores.maps}
+        bins = np.minimum(scaled, config.bins - 1).astype(np.uint8)
+        return cls(bins, pairs, config, possible_bins(limits, config.edges), enhanced)
 
     def counterparts(self, organs: Sequence[int]) -> np.ndarray:
         """Returns, for each organ, the index of the other organ of its pair; its own index if there is none.
@@ -82,25 +104,29 @@ class Intensities:
         return places
 
     def log_likelihood_ratios(
-        self, inside: np.ndarray, outside: np.ndarray, partner: np.ndarray, max_evidence: float
+        self, inside: np.ndarray, outside: np.ndarray, organs: Sequence[int], max_evidence: float
     ) -> np.ndarray:
         """Returns the log-likelihood ratio of organ to background for each bin.
 
         Paired organs look alike, so they share their histograms. If registration confuses one kidney with the spleen beside it,
-        the other kidney's histogram corrects that.
+        the other kidney's histogram corrects that. Impossible HU do not count in an organ's histogram, and speak against it.
 
         Args:
             inside: the histograms of the organs, `[organ, bins]`, of any sum.
             outside: the histograms of the background near each organ, `[organ, bins]`, of any sum.
-            partner: the result of `counterparts`, `[organ]`.
+            organs: the organ numbers, in the order of the histograms.
             max_evidence: the max absolute value, natural logarithm.
 
         Returns:
             float32 `[organ, bins]`, natural logarithm, within ± `max_evidence`.
         """
+        possible = np.ones((len(organs), self.config.bins), bool)
+        for n, k in enumerate(organs):
+            possible[n] = self.possible.get(k, True)
         shares = []
-        for counts in (inside + inside[partner], outside):
+        for counts in ((inside + inside[self.counterparts(organs)]) * possible, outside):
             smooth = ndimage.gaussian_filter1d(np.asarray(counts, np.float64), self.config.bin_blur)
             shares.append(smooth / np.maximum(smooth.sum(-1, keepdims=True), 1e-9) + self.config.min_share)
-        table: np.ndarray = np.clip(np.log(shares[0] / shares[1]), -max_evidence, max_evidence).astype(np.float32)
+        ratios = np.where(possible, np.log(shares[0] / shares[1]), -max_evidence)
+        table: np.ndarray = np.clip(ratios, -max_evidence, max_evidence).astype(np.float32)
         return table

@@ -24,7 +24,7 @@ from medsam2_atlas.registration.work_image import AIR
 from medsam2_atlas.scoremaps.alignment import Alignment
 from medsam2_atlas.scoremaps.atlas_thresholds import Thresholds
 from medsam2_atlas.scoremaps.config import FusionConfig
-from medsam2_atlas.scoremaps.steps import BEND, CORRECT
+from medsam2_atlas.scoremaps.steps import BEND, CORRECT, RESTORE
 from medsam2_atlas.scoremaps.voting import Votes, nearest, vote_on
 from medsam2_atlas.scoremaps.warping import map_grid, on_map_grid
 
@@ -85,7 +85,7 @@ def _maps_without(
     """Returns the votes of `others` on a reference, corrected by its intensities, on the map grid."""
     picture, template = torch.from_numpy(reference.picture.astype(np.float32)), atlas.template
     work = WorkImage(picture.clamp(min=AIR), picture > NO_VOXEL, template.origin, template.spacing)
-    organs = vote_on(picture, work.valid, others, atlas, config.vote)
+    organs, _ = vote_on(picture, work.valid, others, atlas, config.vote)
     if not config.uses_intensities:
         return {k: organ.on_grid(template) for k, organ in organs.items()}
     grid, shape = map_grid(template), map_shape(template)
@@ -95,7 +95,7 @@ def _maps_without(
     alignment = Alignment(Volume(hu, grid, grid, reference.name), work, atlas, Transform(), Transform())
     field_of_view = ProbabilityMap(seen.astype(np.uint8) * 255, template.origin.numpy(), len(others))
     value = on_map_grid(Votes(alignment, organs, field_of_view))
-    for step in (BEND, CORRECT):
+    for step in (RESTORE, BEND, CORRECT):
         value = step(value, config, silent)
     return dict(value.scores.maps)
 

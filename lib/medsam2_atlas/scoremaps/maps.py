@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from medsam2_atlas.imaging.cropped_map import CroppedMap
 from medsam2_atlas.imaging.volume import Geometry
 from medsam2_atlas.registration import Transform
+from medsam2_atlas.scoremaps.sex import AssumedSex
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ScoreMaps:
         transform: the transform from the target's world points to the common space's (x, y, z in mm, LPS).
         inverse: the inverse of `transform`.
         thresholds: the best threshold by organ number, if the atlas contains one.
+        sex: the target's estimated sex; None if it was not estimated.
     """
 
     maps: dict[int, ScoreMap]
@@ -51,6 +53,7 @@ class ScoreMaps:
     transform: Transform
     inverse: Transform
     thresholds: Mapping[int, float] = field(default_factory=dict)
+    sex: AssumedSex | None = None
 
     @property
     def reduced_shape(self) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from medsam2_atlas.scoremaps.bending import warp_jointly
 from medsam2_atlas.scoremaps.config import FusionConfig
 from medsam2_atlas.scoremaps.correction import correct
 from medsam2_atlas.scoremaps.evidence import with_evidence
+from medsam2_atlas.scoremaps.restoring import restored
 from medsam2_atlas.scoremaps.step import Step
 from medsam2_atlas.scoremaps.voting import Votes, plain_mean, vote
 from medsam2_atlas.scoremaps.warping import Warped, on_map_grid, warp
@@ -30,6 +31,10 @@ def _vote(alignment: Alignment, config: FusionConfig, _: Progress) -> Votes:
 
 def _warp(votes: Votes, config: FusionConfig, progress: Progress) -> Warped:
     return warp(votes, config.warp, progress)
+
+
+def _restore(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
+    return restored(warped, config.histograms, config.restore) if config.uses_intensities else warped
 
 
 def _bend(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
@@ -52,12 +57,13 @@ def _thresholds(warped: Warped, config: FusionConfig, _: Progress) -> Warped:
     return replace(warped, scores=replace(warped.scores, thresholds=thresholds_of(warped.alignment.atlas, config)))
 
 
-BEND, CORRECT = Step("bend", _bend), Step("correct", _correct)
+RESTORE, BEND, CORRECT = Step("restore", _restore), Step("bend", _bend), Step("correct", _correct)
 
 STEPS: tuple[Step, ...] = (
     Step("align", _align, skip=already_aligned),
     Step("vote", _vote, skip=plain_mean),
     Step("warp", _warp, skip=on_map_grid),
+    RESTORE,
     BEND,
     CORRECT,
     Step("evidence", _evidence),

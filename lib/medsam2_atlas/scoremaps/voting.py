@@ -25,6 +25,7 @@ from medsam2_atlas.atlas.reference import MAP_SPACING, NO_VOXEL, Reference, map_
 from medsam2_atlas.base.choices import Fusion, MissingOrgan
 from medsam2_atlas.registration import WorkImage, box_mean, grid_points, sample
 from medsam2_atlas.scoremaps.alignment import Alignment
+from medsam2_atlas.scoremaps.sex import PROSTATE_OR_UTERUS, AssumedSex, SexConfig, sex_of
 from medsam2_atlas.scoremaps.step import StepConfig
 
 _UNSEEN = 1.0
@@ -49,6 +50,7 @@ class VoteConfig(StepConfig):
     ridge: float = Field(0.1, gt=0, description="joint: share of the mean error that is added to the diagonal")
     min_hu: float = Field(-160.0, description="HU that count as 0; lower values too, so that fat and air are not compared")
     max_hu: float = Field(240.0, description="HU that count as 1; higher values too, so that bone is not compared")
+    sex: SexConfig = Field(SexConfig.model_validate({}), description="which references vote on organ 15: prostate or uterus")
     min_distance: float = Field(1e-4, gt=0, description="added to squared distances: noise of 0.01 of the HU range, squared")
 
     @property
@@ -70,11 +72,13 @@ class Votes:
         alignment: the target's alignment.
         maps: the votes by organ number.
         field_of_view: 1 where at least one reference has voxels.
+        sex: the target's estimated sex; None if it was not estimated.
     """
 
     alignment: Alignment
     maps: dict[int, ProbabilityMap]
     field_of_view: ProbabilityMap
+    sex: AssumedSex | None = None
 
 
 def vote(alignment: Alignment, config: VoteConfig) -> Votes:
@@ -88,7 +92,8 @@ def vote(alignment: Alignment, config: VoteConfig) -> Votes:
         thumbnail = thumbnail_of(alignment.work, alignment.inverse, atlas.template)
         references = nearest(thumbnail, references, config.references)
     hu, valid = alignment.work.warped(alignment.inverse(atlas.template.points()))
-    return Votes(alignment, vote_on(hu, valid, references, atlas, config), atlas.coverage)
+    maps, sex = vote_on(hu, valid, references, atlas, config)
+    return Votes(alignment, maps, atlas.coverage, sex)
 
 
 def plain_mean(alignment: Alignment) -> Votes:
@@ -102,8 +107,8 @@ def vote_on(
     references: Sequence[Reference],
     atlas: Atlas,
     config: VoteConfig,
-) -> dict[int, ProbabilityMap]:
-    """Returns the votes of references on a CT in the common space, by organ number.
+) -> tuple[dict[int, ProbabilityMap], AssumedSex | None]:
+    """Returns the votes of references on a CT in the common space, by organ number, and the estimated sex; see `sex`.
 
     Args:
         hu: the CT in HU, `[z, y, x]` on the template's grid.
@@ -117,7 +122,18 @@ def vote_on(
     missing_is_absent = atlas.options.get("missing") == "absent"
     if config.unseen == "absent":  # shares end with the field of view, so it suffices that all references count everywhere
         covers, missing_is_absent = [np.ones_like(covered) for covered in covers], True
-    return {k: _fused(atlas.maps[k], k, atlas.template, references, covers, weights, missing_is_absent) for k in atlas.maps}
+
+    def fused(k: int, voters: Sequence[int]) -> ProbabilityMap:
+        chosen, seen = [references[n] for n in voters], [covers[n] for n in voters]
+        return _fused(atlas.maps[k], k, atlas.template, chosen, seen, weights[list(voters)], missing_is_absent)
+
+    everyone = range(len(references))
+    sex = None if config.label_fusion == "mean" else sex_of(hu, valid, references, atlas.template, config.sex)
+    maps = {k: fused(k, everyone) for k in atlas.maps}
+    if sex is not None and sex.used:
+        k = PROSTATE_OR_UTERUS
+        maps[k] = fused(k, [n for n in everyone if references[n].sex == sex.sex and k in references[n].shares])
+    return maps, sex
 
 
 def nearest(thumbnail: np.ndarray, references: Iterable[Reference], count: int) -> list[Reference]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class Warped:
         field_of_view: the references' joint field of view on the same reduced grid: above 0.5 where at least one reference
             has voxels.
         intensities: the target's intensities, if a step has computed them.
+        growth: for organs that the step `restore` has enlarged, ln of the predicted over the registered volume.
     """
 
     alignment: Alignment
@@ -66,6 +67,7 @@ class Warped:
     scores: ScoreMaps
     field_of_view: CroppedMap
     intensities: Intensities | None = None
+    growth: Mapping[int, float] = field(default_factory=dict)
 
     def measured_intensities(self, config: HistogramConfig) -> Intensities:
         """Returns the target's intensities on the reduced grid; computes them if no earlier step has."""
@@ -117,7 +119,7 @@ def _scored(votes: Votes, organs: Mapping[int, CroppedMap], field_of_view: Cropp
     for k, organ in organs.items():
         visible = _visible_share(votes.maps[k], alignment.inverse, geometry)
         maps[k] = ScoreMap(organ.values, organ.lower, visible)
-    scores = ScoreMaps(maps, geometry, stride, alignment.transform, alignment.inverse)
+    scores = ScoreMaps(maps, geometry, stride, alignment.transform, alignment.inverse, sex=votes.sex)
     return Warped(alignment, scores, scores, field_of_view)
 
 

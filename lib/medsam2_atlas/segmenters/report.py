@@ -74,6 +74,11 @@ class Report(BaseModel):
     unet: dict[str, Any] | None = Field(None, description="weights of the U-Net whose coarse masks gave prompts")
     prompter: dict[str, Any] | None = Field(None, description="weights of another segmenter whose coarse masks gave prompts")
     loop: str | None = Field(None, description="propagation loop: how boxes condition the propagation")
+    assumed_sex: dict[str, Any] | None = Field(
+        None,
+        description="`sex` whose references resemble the CT more, its `certainty` (0.5..1), and `used`: whether only they gave "
+        "the prompt of prostate or uterus; an assumption of the method, not a finding about the patient",
+    )
     thresholds: str | None = Field(None, description="threshold rule that gave prompting regions from score maps")
     mode: str | None = Field(None, description="mode of MedSAM2: exact, or fast with approximations")
     engine: str | None = Field(None, description="implementation of MedSAM2's linear layers, and its measured speed")

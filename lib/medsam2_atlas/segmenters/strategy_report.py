@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -82,8 +82,12 @@ def strategy_report(case: Case, strategy: str, outcome: Outcome, labels: np.ndar
         **(_joint_fields(case, outcome) if strategy == FUSED else {}),
         **_models_used(case, strategy, passes),
     )
-    turned = case.used("atlas") and strategy not in REFERENCE_STRATEGIES and case.scores(Clock()).turned
-    return report.with_fields(warning=_TURNED) if turned else report
+    if not case.used("atlas") or strategy in REFERENCE_STRATEGIES:
+        return report
+    scores = case.scores(Clock())
+    if scores.sex is not None:
+        report = report.with_fields(assumed_sex=asdict(scores.sex))
+    return report.with_fields(warning=_TURNED) if scores.turned else report
 
 
 def _joint_fields(case: Case, outcome: Outcome) -> dict[str, Any]:
