@@ -82,6 +82,20 @@ def by(method: RegistrationMethod) -> Method:
     return registered
 
 
+def _unadapted(config: FusionConfig) -> FusionConfig:
+    """Returns settings without limits of the HU, without the step `restore` and without votes by sex."""
+    off = {"enabled": False}
+    tissues = config.histograms.tissues.model_copy(update=off)
+    sex = config.vote.sex.model_copy(update=off)
+    return config.model_copy(
+        update={
+            "restore": config.restore.model_copy(update=off),
+            "histograms": config.histograms.model_copy(update={"tissues": tissues}),
+            "vote": config.vote.model_copy(update={"sex": sex}),
+        }
+    )
+
+
 _REGISTERED = fusion_config().as_registered()
 
 METHODS: dict[str, tuple[Method, FusionConfig]] = {
@@ -95,9 +109,11 @@ METHODS: dict[str, tuple[Method, FusionConfig]] = {
     "ours-mean": (by("dense"), _REGISTERED.with_method("mean")),
     "ours-joint": (by("dense"), _REGISTERED.with_method("joint")),
     "ours-local": (by("dense"), _REGISTERED.with_method("local")),
+    "ours-unadapted": (by("dense"), _unadapted(fusion_config())),
     "ours": (by("dense"), fusion_config()),
 }
-"""Registration and label fusion by name; `ours` is the app's method, with the correction by the target's intensities."""
+"""Registration and label fusion by name; `ours` is the app's method. `ours-unadapted` lacks what adapts it to the target's
+contrast phase and sex."""
 
 ATLASES: dict[str, RegistrationMethod] = {
     "frog-mean": "keypoints",

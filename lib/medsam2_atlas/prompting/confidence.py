@@ -14,24 +14,19 @@ from medsam2_atlas.base.resource import resource
 
 
 class ConfidenceConfig(Settings):
-    """The model ln(p / (1 − p)) = bias + Σ weight · evidence.
+    """The model ln(p / (1 − p)) = bias + Σ weight · evidence + restored · evidence of `restored`.
 
     p is the probability that the boxes have a mean IoU of at least 0.5 with the true boxes.
     """
 
     bias: float = Field(-4.482, description="log odds if all evidence is 0; fitted by bench/confidence.py")
     weights: dict[str, float] = Field(
-        {
-            "certain": 6.406,
-            "kept": 1.28,
-            "size": -0.777,
-            "similar": -0.925,
-            "agreement": 0.625,
-            "visible": 0.864,
-            "restored": -1.5,
-        },
-        description="log odds per unit of each measure of evidence (scoremaps/evidence.py); fitted by bench/confidence.py. "
-        "`restored` is an assumption: the cases of the fit had no restored organs",
+        {"certain": 6.406, "kept": 1.28, "size": -0.777, "similar": -0.925, "agreement": 0.625, "visible": 0.864},
+        description="log odds per unit of each measure of evidence (scoremaps/evidence.py); fitted by bench/confidence.py",
+    )
+    restored: float = Field(
+        -1.5,
+        description="log odds per unit of the evidence `restored`: assumed, because the cases of the fit had no restored organs",
     )
 
 
@@ -55,4 +50,5 @@ def confidence(evidence: Mapping[str, float], config: ConfidenceConfig) -> float
     if not evidence:
         return None
     logit = config.bias + sum(weight * evidence[name] for name, weight in config.weights.items())
+    logit += config.restored * evidence.get("restored", 0.0)
     return round(1 / (1 + math.exp(-max(-30.0, min(30.0, logit)))), 3)
