@@ -26,7 +26,7 @@ class ConfidenceConfig(Settings):
     )
     restored: float = Field(
         -1.5,
-        description="log odds per unit of the evidence `restored`: assumed, because the cases of the fit had no restored organs",
+        description="log odds per unit of the evidence `restored`: assumed, as the cases of the fit had no restored organs",
     )
 
 
