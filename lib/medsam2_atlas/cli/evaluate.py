@@ -13,7 +13,7 @@ from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, ThresholdRule
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.file_modes import umask_of_user
-from medsam2_atlas.cli.as_published import AsPublishedOption, follow_published_method
+from medsam2_atlas.cli.as_published import AsPublishedOption, follow_published_method, print_other_registration
 from medsam2_atlas.cli.cases import print_left_out
 from medsam2_atlas.cli.options import (
     SEGMENTERS,
@@ -144,6 +144,7 @@ def evaluate_command(
     from medsam2_atlas.experiment.conduct import conduct
     from medsam2_atlas.experiment.setting import Setting
     from medsam2_atlas.imaging.labels import organ_table
+    from medsam2_atlas.studies.models import Models
 
     paths = {"atlas": atlas, "checkpoint": checkpoint, "config": config}
     conf = {key: str(value) for key, value in paths.items() if value} | weights | {"device": device} | folders
@@ -167,6 +168,8 @@ def evaluate_command(
         threads=threads,
     )
     print_mode(mode)
+    if as_published:
+        print_other_registration(Models(conf).base_atlas())
     choice = Choice(images, labels, tuple(counts), empty, jobs, seed, strict, tuple(changed_settings()))
     with umask_of_user(), bars(time_left=True) as progress:
         results = conduct(setting, choice, progress)
