@@ -14,7 +14,7 @@ from medsam2_atlas.registration import Transform
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 from medsam2_atlas.segmenters.joint_config import JointFusionConfig
 from medsam2_atlas.segmenters.joint_fusion import JointWeights, fuse_jointly
-from medsam2_atlas.segmenters.joint_learning import Sample, learn_weights, sample_voxels, soft_dice
+from medsam2_atlas.segmenters.joint_learning import Sample, learn_weights, sample_voxels, sampled_dice, soft_dice
 
 SHAPE = (12, 40, 40)
 CONFIG = JointFusionConfig.model_validate({})
@@ -69,6 +69,14 @@ def test_a_penalty_and_bounds_keep_the_weights_near_one() -> None:
     loose = learn_weights([sample()], CONFIG.model_copy(update={"learn_penalty": 0.0, "max_weight": 1.5}))
     values = [*loose.network.values(), *loose.maps.values()]
     assert 1 / 1.5 - 1e-6 <= min(values) <= max(values) <= 1.5 + 1e-6
+
+
+def test_sampled_voxels_estimate_the_dice_of_the_fused_label_map() -> None:
+    logits, scores, truth = made_case()
+    weights = JointWeights({GOOD_MAP: 0.5}, {GOOD_MAP: 2.0})
+    labels = fuse_jointly(logits, scores, weights).labels
+    expected = {k: dice(labels, truth, k) for k in (GOOD_MAP, GOOD_NETWORK)}
+    assert sampled_dice(sample(learn_voxels=1500), weights) == pytest.approx(expected, abs=0.02)
 
 
 def test_sampled_voxels_estimate_the_dice_of_all_voxels() -> None:

@@ -18,12 +18,13 @@ from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.cli import app
 from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.medsam2 import OrganLogits, Weights, find_checkpoint, load_weights
+from medsam2_atlas.scoremaps import FusionConfig
 from medsam2_atlas.segmenters import joint_weights as module
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case, Clock, FirstPass
 from medsam2_atlas.segmenters.joint_config import JointFusionConfig
 from medsam2_atlas.segmenters.joint_fusion import JointWeights
-from medsam2_atlas.segmenters.joint_leave_one_out import checked_files, segment_left_out
+from medsam2_atlas.segmenters.joint_leave_one_out import checked_files, learn_for_atlas, segment_left_out
 from medsam2_atlas.segmenters.joint_weights import LearntWeights, joint_weights, with_joint_weights
 from medsam2_atlas.segmenters.resources import LoadedResources
 
@@ -147,6 +148,28 @@ def test_files_must_be_those_of_the_references(blocks_atlas: Atlas, files: list[
     exchanged = [replace(files[0], label=files[1].label), *files[1:]]
     with pytest.raises(AtlasError, match="is not the file of the reference a"):
         checked_files(blocks_atlas, exchanged)
+
+
+def test_a_reference_whose_ct_cannot_be_used_does_not_end_the_learning(
+    blocks_atlas: Atlas, files: list[ReferenceFiles], demo: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "b.nii.gz"
+    broken.write_bytes(b"no image")
+    atlas = replace(blocks_atlas, references=tuple(replace(r, image_sha256="") for r in blocks_atlas.references))
+    given = [replace(each, image=broken) if each.name == "b" else each for each in files]
+
+    def first_pass(case: Case, clock: Clock) -> FirstPass:
+        return FirstPass(case.first_prompts((0.5,), clock), {6: OrganLogits(6, 0, torch.zeros(1, 4, 4))})
+
+    monkeypatch.setattr(Case, "first_pass", first_pass)
+    with pytest.raises(AtlasError, match="usable files of 2 of them"):
+        learn_for_atlas(atlas, given, demo)
+    few = FusionConfig.model_validate({"thresholds": {"min_references": 2}})
+    monkeypatch.setattr("medsam2_atlas.segmenters.joint_leave_one_out.fusion_config", lambda: few)
+    found, unusable = learn_for_atlas(atlas, given, demo)
+    assert found.references == 2
+    assert list(unusable) == ["b"]
+    assert str(broken) in unusable["b"]
 
 
 def test_the_command_learns_weights_for_a_checkpoint_and_states_their_cost(

@@ -12,6 +12,7 @@ from rich.table import Table
 from medsam2_atlas.base.choices import Fusion
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.cli.cases import print_left_out
 from medsam2_atlas.cli.options import ConfigOption, DeviceOption
 from medsam2_atlas.cli.outputs import check_folder
 
@@ -89,9 +90,11 @@ def _with_weights(atlas: Atlas, references: Path, checkpoint: Path | None, confi
     )
     began = time.perf_counter()
     with bars(time_left=True) as progress:
-        found = learn_for_atlas(atlas, files, weights, progress)
+        found, unusable = learn_for_atlas(atlas, files, weights, progress)
     seconds = time.perf_counter() - began
-    table = Table("organ", "network", "score map", "Dice, weights 1", "Dice", title=f"{count} references left out in turn")
+    print_left_out(unusable)
+    title = f"{found.references} references left out in turn"
+    table = Table("organ", "network", "score map", "Dice, weights 1", "Dice", title=title)
     for k, value in found.weights.network.items():
         row = (value, found.weights.maps[k], found.before.get(k), found.after.get(k))
         table.add_row(organ_table()[k].display, *("" if v is None else f"{v:.3f}" for v in row))

@@ -13,18 +13,17 @@ import numpy as np
 
 from medsam2_atlas.atlas import Atlas, Reference, ReferenceFiles
 from medsam2_atlas.atlas.subset import subset
-from medsam2_atlas.base.errors import AtlasError
+from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.base.progress import Progress, silent
-from medsam2_atlas.imaging.dice import dice_per_organ
 from medsam2_atlas.imaging.hounsfield import HuRule, read_ct
 from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.medsam2 import OrganLogits, Weights
 from medsam2_atlas.scoremaps import ScoreMaps, fusion_config
 from medsam2_atlas.segmenters.case import Case, Clock
 from medsam2_atlas.segmenters.joint_config import joint_fusion_config
-from medsam2_atlas.segmenters.joint_fusion import JointWeights, fuse_jointly
-from medsam2_atlas.segmenters.joint_learning import learn_weights, sample_voxels
+from medsam2_atlas.segmenters.joint_fusion import JointWeights
+from medsam2_atlas.segmenters.joint_learning import Sample, learn_weights, sample_voxels, sampled_dice
 from medsam2_atlas.segmenters.joint_weights import LearntWeights
 from medsam2_atlas.segmenters.resources import LoadedResources
 
@@ -48,8 +47,10 @@ class LeftOut:
 
 def learn_for_atlas(
     atlas: Atlas, files: Sequence[ReferenceFiles], weights: Weights, progress: Progress = silent
-) -> LearntWeights:
-    """Returns the weights that are best for the references of an atlas, each left out once.
+) -> tuple[LearntWeights, dict[str, str]]:
+    """Learns the weights that are best for the references of an atlas, each left out once.
+
+    A reference whose files cannot be used votes, but is not left out.
 
     Args:
         atlas: the atlas.
@@ -57,21 +58,27 @@ def learn_for_atlas(
         weights: MedSAM2's weights, on the device to use.
         progress: called with the stage and the fraction completed.
 
+    Returns:
+        The weights, and the reason for each reference whose files cannot be used, by name.
+
     Raises:
-        AtlasError: the files of too few references are given, or a file is not that of the reference.
-        InputError: a file cannot be used.
+        AtlasError: too few references have usable files, or a file is not that of the reference.
     """
     available = checked_files(atlas, files)
     chosen = [reference for reference in atlas.references if reference.name in available]
-    config, samples, cases = joint_fusion_config(), [], []
+    config, samples, unusable = joint_fusion_config(), [], dict[str, str]()
     for number, reference in enumerate(chosen):
-        left_out = segment_left_out(atlas, reference, available[reference.name], weights)
-        generator = np.random.default_rng([_SEED, number])
-        samples.append(sample_voxels(left_out.logits, left_out.scores, left_out.truth, config, generator))
-        cases.append(left_out)
+        try:
+            left_out = segment_left_out(atlas, reference, available[reference.name], weights)
+        except InputError as error:
+            unusable[reference.name] = str(error)
+            _check_count(atlas, len(chosen) - len(unusable))
+        else:
+            generator = np.random.default_rng([_SEED, number])
+            samples.append(sample_voxels(left_out.logits, left_out.scores, left_out.truth, config, generator))
         progress("left-out references", (number + 1) / len(chosen))
     found = learn_weights(samples, config)
-    return LearntWeights(found, _dice(cases, JointWeights()), _dice(cases, found), len(chosen))
+    return LearntWeights(found, _dice(samples, JointWeights()), _dice(samples, found), len(samples)), unusable
 
 
 def checked_files(atlas: Atlas, files: Sequence[ReferenceFiles]) -> dict[str, ReferenceFiles]:
@@ -98,14 +105,18 @@ def checked_files(atlas: Atlas, files: Sequence[ReferenceFiles]) -> dict[str, Re
                     "Name the folder that the atlas was built from.",
                 )
         found[reference.name] = mine
+    _check_count(atlas, len(found))
+    return found
+
+
+def _check_count(atlas: Atlas, usable: int) -> None:
     fewest = fusion_config().thresholds.min_references
-    if len(found) < fewest:
+    if usable < fewest:
         raise AtlasError(
             atlas.source,
-            f"has {len(atlas.references)} references, and the files of {len(found)} of them were given.",
+            f"has {len(atlas.references)} references, and usable files of {usable} of them were given.",
             f"Weights need {fewest}; name the folder that the atlas was built from, or use F with all weights 1.",
         )
-    return found
 
 
 def segment_left_out(atlas: Atlas, reference: Reference, files: ReferenceFiles, weights: Weights) -> LeftOut:
@@ -127,12 +138,10 @@ def segment_left_out(atlas: Atlas, reference: Reference, files: ReferenceFiles, 
     return LeftOut(scores, first.logits, read_labels(files.label, image).array)
 
 
-def _dice(cases: Sequence[LeftOut], weights: JointWeights) -> Mapping[int, float]:
-    """Returns the mean Dice of the fused label maps, by number of the organs that the references contain."""
+def _dice(samples: Sequence[Sample], weights: JointWeights) -> Mapping[int, float]:
+    """Returns the mean estimated Dice by number of the organs that the references contain."""
     values: dict[int, list[float]] = {}
-    for case in cases:
-        present = [int(k) for k in np.unique(case.truth) if k and k in case.scores.maps]
-        labels = fuse_jointly(case.logits, case.scores, weights).labels
-        for k, dice in dice_per_organ(labels, case.truth, present).items():
+    for sample in samples:
+        for k, dice in sampled_dice(sample, weights).items():
             values.setdefault(k, []).append(dice)
     return {k: float(np.mean(found)) for k, found in sorted(values.items())}

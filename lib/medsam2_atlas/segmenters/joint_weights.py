@@ -23,7 +23,7 @@ class LearntWeights:
 
     Attributes:
         weights: the weights by organ number.
-        before: mean Dice of the left-out references with all weights 1, by organ number.
+        before: mean estimated Dice of the left-out references with all weights 1, by organ number.
         after: the same with the learnt weights.
         references: the number of references that were left out in turn.
     """
