@@ -13,11 +13,7 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.dicom_order import DicomOrder, read_dicom_order
 from medsam2_atlas.imaging.volume import Geometry, read_volume, to_sitk, write_volume
 
-CODES = [
-    "".join(letters)
-    for axes in itertools.permutations(("RL", "AP", "IS"))
-    for letters in itertools.product(*axes)
-]
+CODES = ["".join(letters) for axes in itertools.permutations(("RL", "AP", "IS")) for letters in itertools.product(*axes)]
 TILT = np.array([[0.9362934, -0.2896295, 0.1986693], [0.3129918, 0.9447025, -0.0978434], [-0.1593451, 0.1537920, 0.9751703]])
 
 
@@ -85,7 +81,18 @@ def test_lists_of_marks_keep_their_nesting(tmp_path: Path) -> None:
     assert order.to_file_indices([[[0, 0, 0], [4, 3, 0]]]) == [[[4, 3, 0], [0, 0, 0]]]
     assert order.to_file_indices([]) == []
     assert order.to_file_indices([1.2, 0, 0]) == [3, 3, 0]
-    for wrong in ("x", 3, {"a": 1}, [1, 2], [1, 2, "3"], [1, 2, float("nan")], [1, 2, 1e30], [[1, 2, 3], 4], [True, 1, 1], [None]):
+    for wrong in (
+        "x",
+        3,
+        {"a": 1},
+        [1, 2],
+        [1, 2, "3"],
+        [1, 2, float("nan")],
+        [1, 2, 1e30],
+        [[1, 2, 3], 4],
+        [True, 1, 1],
+        [None],
+    ):
         with pytest.raises(InputError, match="marks"):
             order.to_file_indices(wrong)
 

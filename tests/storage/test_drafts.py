@@ -127,7 +127,15 @@ def test_a_damaged_draft_is_named_and_can_be_replaced(kept: Drafts, folder: Path
     file = kept.save("a", KIM, packed(tmp_path, 1), SHAPE).file
     assert not [found for found in verify(place).findings if "draft" in found.path]
     content = file.read_bytes()
-    for wrong in (b"", b"{}\n", b"[]", b'{"base": 3}\n', content[:-3], content[:60], content.replace(b'"shape": [', b'"shape": [9')):
+    for wrong in (
+        b"",
+        b"{}\n",
+        b"[]",
+        b'{"base": 3}\n',
+        content[:-3],
+        content[:60],
+        content.replace(b'"shape": [', b'"shape": [9'),
+    ):
         file.write_bytes(wrong)
         with pytest.raises(StorageError, match="cannot be read"):
             kept.current("a", KIM).labels()

@@ -1,9 +1,9 @@
 """The voxel order of a CT in viewers, which load it as DICOM instances, and the way from there to the file and back.
 
 Viewers sort the instances of a series by their position along the normal of the image plane, row direction × column direction,
-in ascending order (DICOM PS3.3, C.7.6.2.1.1; cornerstone's `sortImageIdsAndGetSpacing`). The axes of such a volume are therefore
-always right-handed. Two orders occur: a series of a PACS has the axes of its own slices; a file that this server offers as
-instances has the axes of its LPS volume. If these axes are left-handed, the slices are numbered from the other end.
+in ascending order (DICOM PS3.3, C.7.6.2.1.1; cornerstone's `sortImageIdsAndGetSpacing`). The axes of such a volume are
+therefore always right-handed. Two orders occur: a series of a PACS has the axes of its own slices; a file that this server
+offers as instances has the axes of its LPS volume. If these axes are left-handed, the slices are numbered from the other end.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 `imaging.packed_labels`). `PERSON` is a hash of the person's id. A draft is no version: it is replaced at each save and removed
 when its person signs off. It counts for the image that it was drawn on; it is neither shown nor used with another one.
 
-Drafts are written under the lock of the studies, after a check that the image still exists. An erasure holds the same lock, so a
-draft that is being saved cannot bring an erased study back.
+Drafts are written under the lock of the studies, after a check that the image still exists. An erasure holds the same lock, so
+a draft that is being saved cannot bring an erased study back.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Drafts:
         about = {"made": _now(), "base": base, "image_sha256": self._store.image_checksum(study), "shape": shape}
         head = json.dumps(about).encode() + b"\n"
         with self._errors(study):
-            self._check_room(person, target, len(head) + packed.stat().st_size)
+            self._check_room(target, len(head) + packed.stat().st_size)
             self._store.work.folder(DRAFTS)  # refuses a link that leads elsewhere
             with self._lock.held():
                 if not image.exists():  # asked of the disk: the index may be updated under the same lock only
@@ -174,7 +174,7 @@ class Drafts:
                 flush(file.parent)
             return True
 
-    def _check_room(self, person: str, target: Path, size: int) -> None:
+    def _check_room(self, target: Path, size: int) -> None:
         others = [file for file in (self._store.work.path / DRAFTS).glob(f"*/{target.name}") if file != target]
         total = sum(_size(file) for file in others)
         if total + size > self._person_bytes:
