@@ -69,7 +69,7 @@ def show_case(request: Request, image: str = "", study: str = "", series: str = 
     name = image or _study_of(study, series)
     note(request.scope, study=name)
     case, models, missing = case_of(name), instance._tasks, instance._missing()
-    demo = has_demo_weights(instance._all.get("medsam2_atlas"))
+    demo = has_demo_weights(instance._all["medsam2"])
     fetched = case.fetched  # a series of a PACS that nobody has used yet has no label maps here, and is not fetched now
     phantom = case.phantom if fetched else None
     offered = offered_model(models, missing, atlas_first=demo and not phantom)
