@@ -18,7 +18,7 @@ from starlette.responses import Response
 from datastores.pacs_datastore import PacsDatastore
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError
 from medsam2_atlas.evaluation.agreement import difference_map
-from medsam2_atlas.evaluation.overlap import Overlap
+from medsam2_atlas.evaluation.label_overlap import Overlap
 from medsam2_atlas.storage import tag_name
 from server.access import user_of
 from server.audit import note

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from medsam2_atlas.base.errors import ConfirmError, ConflictError, InputError, MedSAM2AtlasError
 from medsam2_atlas.base.json_text import plain
 from medsam2_atlas.base.scratch import scratch_folder
-from medsam2_atlas.evaluation.overlap import Overlap
+from medsam2_atlas.evaluation.label_overlap import Overlap
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import write_volume
 from medsam2_atlas.storage import FINAL, Version

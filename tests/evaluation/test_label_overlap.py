@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medsam2_atlas.evaluation.agreement import difference_map
-from medsam2_atlas.evaluation.overlap import Overlap
+from medsam2_atlas.evaluation.label_overlap import Overlap
 from medsam2_atlas.imaging.dice import dice
 
 GENERATOR = np.random.default_rng(3)
