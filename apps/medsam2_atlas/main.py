@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.imaging.volume import Volume
 from medsam2_atlas.segmenters.base import Segmentation
 from medsam2_atlas.segmenters.registry import FOUNDATIONS, model_of, trainable
-from medsam2_atlas.storage import WorkFolder, copy_safely
+from medsam2_atlas.storage import Drafts, WorkFolder, copy_safely
 from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import load_unet
 from server import log_lines
@@ -96,7 +97,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         # Measuring in the background would fetch every series of a PACS, so it must be requested explicitly.
         remote = is_url(studies)
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
-        self._reviewed = config.review
+        self._reviewed, self._drafts_bytes = config.review, config.drafts_mb * 1_000_000
         super().__init__(
             app_dir,
             studies,
@@ -293,6 +294,11 @@ class MedSAM2AtlasApp(MONAILabelApp):
         unet = load_unet(file)
         copy_safely(file, self._work.folder(model) / "best.pt")
         return {"model": model, "version": unet.version, "mark": unet.mark}
+
+    @cached_property
+    def drafts(self) -> Drafts:
+        """The unsaved label maps of people who edit in a viewer."""
+        return Drafts(self._studies().store, self._drafts_bytes)
 
     def cases(self) -> list[dict[str, Any]]:
         """Returns the state and measures of all cases, for the review page."""

@@ -29,10 +29,12 @@ FOR_ANNOTATORS = {
     "GET": "/ /docs /openapi.json /info/ /auth/token/valid /ohif/{path:path} /proxy/dicom/{path:path} /review /review/cases"
     " /review/picture /jobs /jobs/{name} /jobs/{name}/events /jobs/{name}/result /session/{session_id} /train/ /scoring/"
     " /batch/infer /datastore/ /datastore/image /datastore/image/info /datastore/label /datastore/label/info"
-    " /datastore/label/rtstruct /datastore/label/version /datastore/label/versions",
-    "POST": "/activelearning/{strategy} /infer/{model} /proxy/dicom/{path:path}",
-    "PUT": "/datastore/image/info /datastore/label /datastore/label/info /session/",
-    "DELETE": "/jobs/{name} /session/{session_id}",
+    " /datastore/label/rtstruct /datastore/label/version /datastore/label/versions"
+    " /annotation/case /annotation/label /annotation/compare /annotation/compare/label",
+    "POST": "/activelearning/{strategy} /infer/{model} /proxy/dicom/{path:path}"
+    " /annotation/changes /annotation/submit /annotation/refine",
+    "PUT": "/annotation/draft /datastore/image/info /datastore/label /datastore/label/info /session/",
+    "DELETE": "/annotation/draft /jobs/{name} /session/{session_id}",
 }
 FOR_REVIEWERS = {
     "GET": "/datastore/dataset /metrics",

@@ -21,8 +21,8 @@ from starlette.types import Scope
 
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.cli.endings import plain_endings
-from server import audit as audits
 from server import (
+    annotation,
     dicomweb,
     docs_page,
     errors,
@@ -32,13 +32,16 @@ from server import (
     logs,
     next_case,
     readiness,
+    refinement,
     review,
     sessions,
     stow,
     studies,
+    submission,
     viewer,
     work,
 )
+from server import audit as audits
 from server.access import AccessMiddleware
 from server.answers import JsonAnswer
 from server.audit import AuditMiddleware
@@ -72,7 +75,7 @@ _REPLACED = frozenset(
 )
 """Routes of MONAI Label that this server replaces, or omits because MONAI Label has deprecated them."""
 _OWN_ROUTES = (
-    *(infer, jobs, studies, sessions, work, next_case, dicomweb, stow),
+    *(infer, jobs, studies, sessions, work, next_case, annotation, submission, refinement, dicomweb, stow),
     *(viewer, review, login, logs, docs_page, audits, readiness),
 )
 """Modules with the server's own routes."""
@@ -122,7 +125,7 @@ def _layers(parts: Parts) -> list[Middleware]:
             allow_credentials=bool(config.origins),
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "X-Job-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "X-Job-ID", "X-Shape", "X-Version", "X-Report", "Retry-After"],
         ),
         Middleware(AuditMiddleware, audit=parts.audit),
         Middleware(AccessMiddleware, access=parts.access, config=config),
@@ -151,6 +154,8 @@ def _add_own(app: FastAPI, metrics: Metrics) -> None:
 def _limits(config: ServerConfig) -> Any:
     def limit(scope: Scope) -> int:
         path = path_of(scope)
+        if path.startswith("/annotation/"):
+            return config.label_mb * 1_000_000  # written to disk as they arrive
         if not Headers(scope=scope).get("content-type", "").lower().lstrip().startswith("multipart/"):
             return _SMALL_BYTES  # the whole body is kept in memory
         if path.startswith("/datastore/label"):

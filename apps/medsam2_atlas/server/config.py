@@ -33,6 +33,7 @@ class ServerConfig(BaseModel):
     sessions_per_person: int = Field(10, ge=1, le=1000, description="max number of sessions of each person")
     upload_mb: int = Field(2000, ge=1, description="max megabytes of an uploaded image")
     label_mb: int = Field(500, ge=1, description="max megabytes of an uploaded label map")
+    drafts_mb: int = Field(200, ge=1, description="max megabytes of all drafts of each person")
     reader_processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")
     reader_voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions")
     reader_memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 _GIVEN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-_NAMING = frozenset({"id", "image", "images", "label", "study"})
+_NAMING = frozenset({"id", "image", "images", "label", "series", "study"})
 """Query parameters that name studies."""
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="-")

@@ -26,6 +26,7 @@ from medsam2_atlas.base.errors import (
     ConflictError,
     InputError,
     LimitError,
+    MalformedError,
     MedSAM2AtlasError,
     NotFoundError,
     StorageError,
@@ -46,6 +47,7 @@ _STATUS: tuple[tuple[type[MedSAM2AtlasError], int], ...] = (
     (CancelledError, 409),
     (AccessError, 403),
     (LimitError, 429),
+    (MalformedError, 400),
     (InputError, 422),
     (AtlasError, 409),  # the server's state does not allow the request: an atlas or weights are missing
     (WeightsError, 409),

@@ -95,24 +95,46 @@ async def infer(
         known = await run_in_threadpool(instance.stored, requested)
         if known is not None:
             return await run_in_threadpool(answer, known, output, True)
-        job = queue.submit(
-            model,
-            subject,
-            lambda: instance.infer(requested),
-            owner=owner_id(user),
-            person=user.name,
-            interactive=hasattr(task, "inputs"),  # an annotator has drawn marks and is waiting
-        )
+        job = submitted(request, task, subject, requested, upload, given)
     except BaseException:  # also if the request is cancelled
         _remove(upload, given)
         raise
-    job.outcome.add_done_callback(lambda _: _ended(request.app.state.metrics, job, upload, given))
     if not wait:
         return JsonAnswer(queue.describe(job), 202, headers={"Location": f"/jobs/{job.id}", "X-Job-ID": job.id})
-    result = await _outcome(request, queue, job)
+    result = await outcome(request, job)
     response = await run_in_threadpool(answer, result, output, True)
     response.headers["X-Job-ID"] = job.id
     return response
+
+
+def submitted(
+    request: Request, task: Any, subject: str, requested: dict[str, Any], upload: Path | None, given: GivenMask | None
+) -> Job:
+    """Submits a run to the queue and returns its job. The job removes the files that came with the request when it ends.
+
+    Args:
+        request: the client's request.
+        task: the infer task.
+        subject: what the model runs on, for the list of jobs.
+        requested: the request for the app, with the name of the model.
+        upload: the file of an uploaded image; None for a study.
+        given: the mask to refine; None if there is none.
+
+    Raises:
+        QueueFullError: too many jobs wait. The caller then removes the files.
+    """
+    user, instance = user_of(request), app_instance()
+    queue: JobQueue = request.app.state.queue
+    job = queue.submit(
+        requested["model"],
+        subject,
+        lambda: instance.infer(requested),
+        owner=owner_id(user),
+        person=user.name,
+        interactive=bool(getattr(task, "inputs", ())),  # an annotator has drawn marks and is waiting
+    )
+    job.outcome.add_done_callback(lambda _: _ended(request.app.state.metrics, job, upload, given))
+    return job
 
 
 def answer(result: Mapping[str, Any], output: Output | None, once: bool) -> Response:
@@ -169,8 +191,9 @@ def _mask(instance: Any, part: UploadFile | None, options: Mapping[str, Any], re
     return given_mask(part, options, study, image, datastore)
 
 
-async def _outcome(request: Request, queue: JobQueue, job: Job) -> Mapping[str, Any]:
+async def outcome(request: Request, job: Job) -> Mapping[str, Any]:
     """Returns the job's result. Cancels the job if the client has closed the connection."""
+    queue: JobQueue = request.app.state.queue
     waiting = asyncio.wrap_future(job.outcome)
     while True:
         done, _ = await asyncio.wait({waiting}, timeout=_LOOK_SECONDS)

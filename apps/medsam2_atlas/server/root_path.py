@@ -22,7 +22,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FIRST_SEGMENTS = frozenset(
     {
-        *("activelearning", "audit", "auth", "batch", "datastore", "docs", "favicon.ico", "healthz", "infer", "info", "jobs"),
+        *(
+            "activelearning",
+            "annotation",
+            "audit",
+            "auth",
+            "batch",
+            "datastore",
+            "docs",
+            "favicon.ico",
+            "healthz",
+            "infer",
+            "info",
+            "jobs",
+        ),
         *(
             "login",
             "logout",

@@ -147,7 +147,7 @@ def _state(facts: _Facts, study: str, wrong: dict[str, str]) -> CaseState:
         novelty=values.get("novelty"),
         why=(row.why.get("disagreement") or row.why.get("uncertainty") or "") if row else "",
         problem=_joined(wrong),
-        viewer=_viewer(datastore, study),
+        viewer=viewer_path(datastore, study),
         tag="" if "image" in wrong else FINAL if signed else predicted[0] if predicted else "",
         look_first=() if signed else _least_certain(facts.reports, study, predicted),
     )
@@ -186,7 +186,8 @@ def _least_certain(reports: PredictionStore, study: str, models: tuple[str, ...]
     return ()
 
 
-def _viewer(datastore: StudyDatastore, study: str) -> str:
+def viewer_path(datastore: StudyDatastore, study: str) -> str:
+    """Returns the path of a case in OHIF, below the server's root path; empty if OHIF cannot show it."""
     try:
         uid = str(datastore.get_image_info(study).get("StudyInstanceUID", ""))
     except MedSAM2AtlasError:  # the image was just removed, or cannot be used

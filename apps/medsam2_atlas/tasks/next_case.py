@@ -41,8 +41,12 @@ class NextCase(Strategy):
         self._name, self._table, self._versions = name, table, versions
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Returns the `id` of the case, its `weight`, and the reason `why`; None if all cases have a final label map."""
+        """Returns the `id` of the case, its `weight`, and the reason `why`; None if all cases have a final label map.
+
+        `except` in the request names a case that is not chosen, because the person works on it.
+        """
         candidates = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        candidates = [study for study in candidates if study != request.get("except")]
         now, client = time.time(), request.get("client_id")
 
         def in_work(study: str) -> bool:

@@ -16,7 +16,10 @@ from medsam2_atlas.archive.listing import Listing, lineages
 from medsam2_atlas.archive.place import Place
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.base.files import text_of
+from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import WORK_FOLDER, Lineage
+from medsam2_atlas.storage.drafts import draft_problem
+from medsam2_atlas.storage.folder import DRAFTS
 
 _MAX_JSON_BYTES = 1 << 28
 _UNETS = ("unet_2d", "unet_3d")
@@ -32,7 +35,7 @@ def other_findings(place: Place, listing: Listing) -> list[Finding]:
         if file.is_file() and place.relative(file) not in broken:
             found += _loaded(place, file, _load_unet)
     found += _reports(place, listing, broken)
-    return [*found, *_plans(place), *_indexes(place)]
+    return [*found, *_drafts(place, listing), *_plans(place), *_indexes(place)]
 
 
 def image_index(place: Place) -> dict[str, tuple[str, str]]:
@@ -141,6 +144,20 @@ def _reports(place: Place, listing: Listing, broken: set[str]) -> Iterator[Findi
         versions = Lineage(folders[key]).readable() if key in folders else []
         if checksum not in [version.sha256 for version in versions]:
             yield Finding(place.relative(file), "is the report of a label map that is missing.", lost=False)
+
+
+def _drafts(place: Place, listing: Listing) -> Iterator[Finding]:
+    """Yields drafts that cannot be read, and drafts of studies that have no image."""
+    start = f"{place.relative(place.studies / WORK_FOLDER / DRAFTS)}/"
+    images = [place.root / path for path, item in listing.items.items() if item.kind == "image"]
+    studies = {file.name[: -len(suffix_in(file.name))] for file in images if file.parent == place.studies}
+    for path in sorted(path for path in listing.items if path.startswith(start)):
+        problem, study = draft_problem(place.root / path), path[len(start) :].rpartition("/")[0]
+        if problem:
+            yield Finding(path, problem, FROM_BACKUP)
+        elif study not in studies:
+            remedy = "Restore the image, or remove the draft."
+            yield Finding(path, "is the draft of a study that has no image.", remedy, lost=False)
 
 
 def _plans(place: Place) -> Iterator[Finding]:

@@ -40,6 +40,10 @@ class InputError(MedSAM2AtlasError):
     """An image, a label map, prompts or options that cannot be used."""
 
 
+class MalformedError(InputError):
+    """The body of a request that does not have the format that its route expects."""
+
+
 class AtlasError(MedSAM2AtlasError):
     """An atlas that cannot be built, read or applied."""
 

@@ -25,6 +25,7 @@ from typing import Any
 from medsam2_atlas.base.job import ENDED, CancelledError, Job, State, StoppingError, unknown_job
 from medsam2_atlas.base.job_line import JobLine
 from medsam2_atlas.base.progress import Progress, reporting
+from medsam2_atlas.base.time_left import TimeLeft
 
 __all__ = ["ENDED", "CancelledError", "Job", "JobQueue", "State", "StoppingError", "unknown_job"]
 
@@ -53,6 +54,7 @@ class JobQueue:
         self._jobs: dict[str, Job] = {}
         self._running: Job | None = None
         self._durations: deque[float] = deque(maxlen=20)
+        self._time_left = TimeLeft()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
@@ -98,7 +100,11 @@ class JobQueue:
             return self._jobs[name]
 
     def describe(self, job: Job) -> dict[str, Any]:
-        """Returns the description of a job for clients; `position` is the number of jobs that end before it begins."""
+        """Returns the description of a job for clients.
+
+        `position` is the number of jobs that end before it begins. `seconds_left` is the estimated time until it is done, None
+        if it is unknown; see `time_left`.
+        """
         with self._lock:
             about: dict[str, Any] = {
                 "id": job.id,
@@ -114,6 +120,7 @@ class JobQueue:
                 "started": job.started,
                 "ended": job.ended,
                 "revision": job.revision,
+                "seconds_left": self._seconds_left(job),
             }
             if job.state == "queued":
                 ahead = self._waiting.place(job) + (self._running is not None)
@@ -216,6 +223,8 @@ class JobQueue:
             self._durations.append(time.time() - (job.started or job.submitted))
             state: State = "done" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
             self._end(job, state)
+            if state == "done":
+                self._time_left.add(job.kind, job.seconds)
         # Without the lock: callbacks of waiters run in this thread, and may call the queue.
         if not _settle(job.outcome, result, error) and error is None:
             self._dispose_of(job, result)
@@ -244,6 +253,13 @@ class JobQueue:
                     raise CancelledError(job.kind, f"was cancelled during {stage}.")
 
         return report
+
+    def _seconds_left(self, job: Job) -> int | None:
+        if job.state != "running" or job.cancelling:
+            return None
+        elapsed = time.perf_counter() - job._stage_began
+        left = self._time_left.of(job.kind, job.seconds, job.stage, elapsed, job.share)
+        return None if left is None else round(left)
 
     def _usual_seconds(self) -> float:
         return statistics.median(self._durations) if self._durations else _GUESS_SECONDS

@@ -21,6 +21,7 @@ from medsam2_atlas.base.files import opened, stream_sha256, text_of
 from medsam2_atlas.dicom.uids import uid_folder_name
 from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import WORK_FOLDER
+from medsam2_atlas.storage.folder import DRAFTS
 from medsam2_atlas.storage.links import ROOTS_ENVIRONMENT
 
 _ROOTS = f"Name the folder in ${ROOTS_ENVIRONMENT} and erase the study again, or search the folder yourself."
@@ -86,6 +87,7 @@ def find_belongings(place: Place, study: str) -> Belongings:
     found.final |= any(file.parent.name == FINAL for file in labels) or any(folder.parent.name == FINAL for folder in versions)
     found.final |= any((folder / "versions" / FINAL / study).is_dir() for folder in removed)
     paths = [*images, *labels, *versions, *removed, store / "images" / f"{study}.json", store / "unreadable" / study]
+    paths.append(store / DRAFTS / study)
     paths += [folder / f"{study}.json" for folder in _folders(place, place.work / "reports")]
     paths += [store / "fingerprints" / f"{checksum}.json" for checksum in sorted(found.checksums)]
     if place.pacs:

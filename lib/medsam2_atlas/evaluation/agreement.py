@@ -49,11 +49,24 @@ def compare_segmentations(first: Volume, second: Volume, organs: Sequence[int] =
     """
     scores = compare_labels(first, second, organs or organ_table().indices)
     a, b = (np.where(np.isin(one.array, organs), one.array, 0) if organs else one.array for one in (first, second))
-    differences = np.zeros(a.shape, np.uint8)
-    differences[(a > 0) & (b == 0)] = DISAGREEMENT_LABELS["only_first"]
-    differences[(a == 0) & (b > 0)] = DISAGREEMENT_LABELS["only_second"]
-    differences[(a > 0) & (b > 0) & (a != b)] = DISAGREEMENT_LABELS["different_organs"]
-    return Agreement(first.with_array(differences), scores)
+    return Agreement(first.with_array(difference_map(a, b)), scores)
+
+
+def difference_map(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns the differences of two label maps with the values of `DISAGREEMENT_LABELS`; 0 at voxels where both agree.
+
+    Args:
+        first: label map `[z, y, x]`, organ numbers.
+        second: label map of the same shape.
+
+    Returns:
+        The differences `[z, y, x]`, uint8.
+    """
+    differences = np.zeros(first.shape, np.uint8)
+    differences[(first > 0) & (second == 0)] = DISAGREEMENT_LABELS["only_first"]
+    differences[(first == 0) & (second > 0)] = DISAGREEMENT_LABELS["only_second"]
+    differences[(first > 0) & (second > 0) & (first != second)] = DISAGREEMENT_LABELS["different_organs"]
+    return differences
 
 
 def comparison_report(agreement: Agreement, models: Mapping[str, Segmentation], final: Volume | None = None) -> dict[str, Any]:

@@ -96,8 +96,9 @@ def fingerprint(path: str) -> Result:
 
 
 def grid(path: str) -> Result:
-    """Returns the grid of an image in LPS orientation; see `medsam2_atlas.imaging.volume.read_grid`."""
-    return {"geometry": asdict(_grid(Path(path)))}, []
+    """Returns the grid of an image, in LPS orientation and as filed; see `medsam2_atlas.imaging.volume.read_grid`."""
+    geometry, filed = _grids(Path(path))
+    return {"geometry": asdict(geometry), "file_geometry": asdict(filed)}, []
 
 
 def label_check(path: str, image: str) -> Result:
@@ -112,7 +113,7 @@ def label_check(path: str, image: str) -> Result:
     """
     file = Path(path)
     check_same_size(file, Path(image))
-    like = _grid(Path(image))
+    like, _ = _grids(Path(image))
     if is_segmentation(file):
         found = _segmentation(file, like)
     else:
@@ -165,16 +166,18 @@ def _segmentation(path: Path, like: Geometry | None) -> Volume:
     return replace(found, remarks=(*remarks, *found.remarks))
 
 
-def _grid(path: Path) -> Geometry:
+def _grids(path: Path) -> tuple[Geometry, Geometry]:
+    """Returns the grid of an image in LPS orientation, and the grid in its file or series."""
     if _is_series(path):
         from medsam2_atlas.dicom.series import find_series  # imported here, because `dicom` imports this package
 
-        return upright(find_series(path).grid)
+        filed = find_series(path).grid
+        return upright(filed), filed
     refuse_segmentation(path)
     header = checked_header(path)
-    grid = grid_of_header(path, header)
+    filed = grid_of_header(path, header)
     try:
-        return upright(grid)
+        return upright(filed), filed
     except (ValueError, RuntimeError) as error:
         raise InputError(path, f"has no usable grid ({error}).", "Export it again from its source.") from error
 

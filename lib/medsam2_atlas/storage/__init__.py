@@ -3,6 +3,7 @@
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.storage.acceptance import Person, ReviewStage
 from medsam2_atlas.storage.checks import check_label, suffix_of
+from medsam2_atlas.storage.drafts import Draft, Drafts
 from medsam2_atlas.storage.entries import Image, Label, Saved
 from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import Fingerprints, same_image_as
@@ -21,6 +22,8 @@ __all__ = [
     "LINK_PROBLEM",
     "LINK_REMEDY",
     "WORK_FOLDER",
+    "Draft",
+    "Drafts",
     "Erased",
     "Fingerprints",
     "FolderLock",

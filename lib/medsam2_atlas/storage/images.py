@@ -13,6 +13,7 @@ from medsam2_atlas.base.errors import ConflictError, InputError, NotFoundError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import same_image
+from medsam2_atlas.storage.folder import DRAFTS
 from medsam2_atlas.storage.names import LISTED
 from medsam2_atlas.storage.open_folder import OpenFolder
 from medsam2_atlas.storage.outcome import Outcome
@@ -109,7 +110,8 @@ class ImageChanges:
         for name in tags_in(self._folder.path, self._folder.roots):
             for file in label_files(self._folder.path, self._folder.roots, study, name):
                 found[file] = f"labels/{name}/{file.name}"
-        return found
+        drafts = self._folder.work.path / DRAFTS / study
+        return found | ({drafts: f"{DRAFTS}/{study}"} if drafts.is_dir() else {})
 
     def _compare(self, study: str, file: Path) -> _Compared | None:
         """Compares a new image with the existing one of that name. This decodes both, so the lock must not be held."""

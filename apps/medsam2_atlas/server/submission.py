@@ -1,0 +1,198 @@
+"""`/annotation/changes` and `/annotation/submit`: what an annotator would sign off, and signing it off.
+
+A label map is signed off only if it is based on the newest final version, or if the person has seen that a newer one exists
+(`over`). A label map that is empty or lacks organs of the newest version needs the person's confirmation (`confirm`). The store
+checks both again under its lock, so two people who submit at the same time cannot replace each other's work unseen.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from monailabel.interfaces.utils.app import app_instance
+from starlette.responses import Response
+
+from medsam2_atlas.base.errors import ConfirmError, ConflictError, InputError, MedSAM2AtlasError
+from medsam2_atlas.base.json_text import plain
+from medsam2_atlas.base.scratch import scratch_folder
+from medsam2_atlas.evaluation.label_overlap import Overlap
+from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.imaging.volume import write_volume
+from medsam2_atlas.storage import FINAL, Version
+from server import errors
+from server.access import user_of
+from server.annotation import PACKED_REQUEST, BaseTag, BaseVersion, base_of, case_of
+from server.answers import JsonAnswer
+from server.audit import note
+from server.forms import LimitedRoute
+from server.in_turn import in_turn
+from server.packed_bodies import packed_body, unpacked
+from server.people import User
+from tasks.annotated_case import AnnotatedCase, Chosen
+
+router = APIRouter(prefix="/annotation", tags=["Annotation"], route_class=LimitedRoute)
+
+log = logging.getLogger(__name__)
+
+
+class Confirm(str, Enum):
+    """What a person has confirmed: an empty label map, one that lacks organs of the newest version, or both."""
+
+    empty = "empty"
+    vanished = "vanished"
+    both = "both"
+
+
+@router.post("/changes", summary="What a label map would change", openapi_extra=PACKED_REQUEST)
+async def show_changes(
+    request: Request, image: str, base_tag: BaseTag = "", base_version: BaseVersion = None
+) -> dict[str, Any]:
+    """Returns the volume of each organ, and the added and removed volume since the base version, in ml.
+
+    `vanished` lists organs of the newest final version that the label map lacks. Nothing is saved.
+    """
+    person, base = user_of(request).id, base_of(base_tag, base_version)
+    async with packed_body(request) as body:
+
+        def work() -> dict[str, Any]:
+            case = case_of(image)
+            sent = unpacked(body, case.order.grid.shape)
+            before = None if base is None else case.labels(base, person)[0]
+            overlap = Overlap.of(before, sent, case.order.grid.voxel_ml)
+            present = overlap.second_organs
+            vanished = sorted(_organs_of(case, case.newest_final()) - present)
+            changes = {str(k): change for k, change in overlap.changes().items()}
+            return {"organs": changes, "empty": not present, "vanished": vanished}
+
+        return await in_turn(work)
+
+
+@router.post(
+    "/submit", status_code=201, summary="Sign off a label map", response_class=JsonAnswer, openapi_extra=PACKED_REQUEST
+)
+async def submit(
+    request: Request,
+    image: str,
+    base_tag: BaseTag = "",
+    base_version: BaseVersion = None,
+    checked: Annotated[str, Query(description="numbers of the organs that the person has looked at, separated by commas")] = "",
+    confirm: Annotated[Confirm | None, Query(description="what the person has confirmed")] = None,
+    over: Annotated[int | None, Query(ge=1, le=10**9, description="newer version that the person wants to replace")] = None,
+) -> Response:
+    """Saves a label map as the next final version and discards the person's draft.
+
+    409 with `conflict` (version, author, time) if a newer final version than the base exists; with its number as `over`, both
+    are kept, the sent one as the newest. 409 with `confirm` (`empty` or `vanished`) and `organs` if the person has to confirm.
+    """
+    user, base, looked_at = user_of(request), base_of(base_tag, base_version), _numbers(checked)
+    async with packed_body(request) as body:
+        return await in_turn(lambda: _submit(request, user, image, body, base, looked_at, confirm, over))
+
+
+def _submit(
+    request: Request,
+    user: User,
+    image: str,
+    body: Path,
+    base: Chosen | None,
+    checked: list[int],
+    confirm: Confirm | None,
+    over: int | None,
+) -> Response:
+    case, datastore = case_of(image), app_instance().datastore()
+    labels = unpacked(body, case.order.grid.shape)
+    if base is not None:
+        case.version(base)  # refuses a base that does not exist
+    empty = not labels.any()
+    newest = case.newest_final()
+    if newest is not None and newest.number not in (over, _expected(case, base, newest)):
+        return _conflict(image, newest)
+    agreed = confirm is Confirm.both or confirm is (Confirm.empty if empty else Confirm.vanished)
+    info = {
+        "user": user.name,
+        "from": "viewer",
+        "base": None if base is None else {"tag": base.tag, "version": base.version},
+        "checked": checked,
+        "expected_version": 0 if newest is None or newest.removed else newest.number,
+        "confirm": agreed,
+    }
+    try:
+        with scratch_folder() as folder:
+            file = folder / "label.nii.gz"
+            write_volume(case.order.to_volume(labels), file)
+            saved = datastore.save_person_label(image, file, FINAL, info, user.id)
+    except ConfirmError as error:
+        kind = Confirm.empty if empty else Confirm.vanished
+        return _refused(error, confirm=kind.value, organs=organ_table().select(error.organs) if error.organs else [])
+    except ConflictError:
+        now = case.newest_final()
+        if now is None or (newest is not None and now.number == newest.number):
+            raise  # another reason, such as a replaced image
+        return _conflict(image, now)
+    version = saved.label.version
+    note(request.scope, version=version.number)
+    _discard_draft(image, user)
+    app_instance().on_save_label(image, image)
+    pacs = {"pacs": plain(version.info["pacs"])} if "pacs" in version.info else {}
+    return JsonAnswer({"tag": FINAL, "version": version.number, **pacs}, 201)
+
+
+def _expected(case: AnnotatedCase, base: Chosen | None, newest: Version) -> int | None:
+    """Returns the number of the newest final version that a person has known; None if it cannot be the newest one.
+
+    A person who began with a prediction knew the final versions that were older than the prediction.
+    """
+    if base is None:
+        return newest.number if newest.removed else None
+    if base.tag == FINAL:
+        return base.version
+    return newest.number if newest.made <= case.version(base).made else None
+
+
+def _organs_of(case: AnnotatedCase, version: Version | None) -> set[int]:
+    """Returns the numbers of the organs in a final version; empty if there is none."""
+    if version is None or version.removed:
+        return set()
+    if version.organs is not None:
+        return {*version.organs}
+    labels, _ = case.labels(Chosen(FINAL, version.number), "")
+    return Overlap.of(None, labels, 1.0).second_organs
+
+
+def _conflict(image: str, newest: Version) -> Response:
+    what = "was removed" if newest.removed else "has a newer final version"
+    by = f" by {newest.author}" if newest.author else ""
+    error = ConflictError(image, f"{what}{by} ({newest.number}, {newest.made}).", "Look at it, or keep yours as a new version.")
+    about = {"version": newest.number, "author": newest.author, "time": newest.made, "removed": newest.removed}
+    return _refused(error, conflict=about)
+
+
+def _refused(error: ConflictError, **more: Any) -> Response:
+    """Returns a refusal with additional fields beside the fields of every error."""
+    reason = "confirm" if isinstance(error, ConfirmError) else "conflict"
+    message = f"{error.subject}: {error.problem}"
+    content = errors.body(409, message, error.remedy, type(error).__name__, reason=reason)
+    return JsonAnswer(content | more, 409)
+
+
+def _discard_draft(image: str, user: User) -> None:
+    try:
+        app_instance().drafts.remove(image, user.id)
+    except MedSAM2AtlasError as error:  # the label map is saved; the draft is offered again
+        log.warning("a draft cannot be discarded: %s", error)
+
+
+def _numbers(text: str) -> list[int]:
+    """Returns organ numbers in ascending order.
+
+    Raises:
+        InputError: the text contains anything else than numbers of organs.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if len(text) > 1000 or not {*parts} <= {str(number) for number in organ_table().indices}:
+        raise InputError("checked", "is not a list of organ numbers.", "Send numbers of organs, separated by commas.")
+    return sorted({int(part) for part in parts})

@@ -1,0 +1,441 @@
+"""The routes of the annotator's viewer in the real server, on CTs whose files have other axes than the viewer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import SimpleITK as sitk
+
+from app.running import server
+from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.base.resource import resource
+from medsam2_atlas.imaging.packed_labels import pack
+from medsam2_atlas.imaging.volume import read_labels, read_volume, write_volume
+from medsam2_atlas.storage import StudyStore
+from tasks.annotated_case import offered_model, start_of
+from token_files import bearer, token_of, tokens_for
+
+KIM, LEE, REVA = ("kim", "lee", "reva")
+LIVER, RIGHT_KIDNEY = 6, 2
+STUDIES = ("opened", "twice", "kept", "marked", "compared", "removed")
+
+
+@pytest.fixture(scope="module")
+def place(short_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Yields the server's URL and the studies folder. The CTs have the orientation PIR."""
+    folder = tmp_path_factory.mktemp("annotated")
+    (folder / "studies").mkdir()
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(short_files.image)), "PIR")
+    for name in STUDIES:
+        sitk.WriteImage(turned, str(folder / "studies" / f"{name}.nii.gz"))
+    sample = next(resource("sample-data").glob("targets/images/*"))
+    shutil.copy(sample, folder / "studies" / "sample.nii.gz")
+    tokens = tokens_for(folder / "tokens.yaml", {KIM: "annotator", LEE: "annotator", REVA: "reviewer", "max": "admin"})
+    conf = {
+        "atlas": str(folder / "none"),
+        "learning": "false",
+        "server_label_mb": "1",
+        "server_drafts_mb": "1",
+        "server_tokens": str(tokens),
+    }
+    with server(folder / "studies", folder / "server", conf, token=token_of("max")) as client:
+        yield str(client.get_server_url()).rstrip("/"), folder / "studies"
+
+
+@pytest.fixture(scope="module")
+def url(place: tuple[str, Path]) -> str:
+    return place[0]
+
+
+@pytest.fixture(scope="module")
+def truth(short_files: ReferenceFiles) -> np.ndarray:
+    """Returns the organs `[z, y, x]` as a viewer shows them: on the LPS volume."""
+    return read_labels(short_files.label).array
+
+
+def ask(url: str, method: str, path: str, who: str = KIM, **options: Any) -> requests.Response:
+    params = {key: value for key, value in options.items() if key not in ("data", "files", "headers")}
+    more = {key: options[key] for key in ("data", "files") if key in options}
+    headers = bearer(token_of(who)) | options.get("headers", {})
+    return requests.request(method, f"{url}/annotation/{path}", params=params, headers=headers, timeout=120, **more)
+
+
+def case(url: str, image: str, who: str = KIM) -> Any:
+    answer = ask(url, "GET", "case", who, image=image)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def voxels(answer: requests.Response) -> np.ndarray:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/octet-stream"
+    shape = tuple(int(count) for count in answer.headers["X-Shape"].split(","))
+    return np.frombuffer(gzip.decompress(answer.content), np.uint8).reshape(shape)
+
+
+def submit(url: str, image: str, labels: np.ndarray, who: str = KIM, **options: Any) -> requests.Response:
+    return ask(url, "POST", "submit", who, image=image, data=pack(labels), **options)
+
+
+def edited(labels: np.ndarray) -> np.ndarray:
+    """Returns a label map with one more voxel of the spleen. The store makes no version of an unchanged label map."""
+    changed = labels.copy()
+    changed[0, 0, 0] = 1
+    return changed
+
+
+def predict(folder: Path, study: str, truth: np.ndarray) -> None:
+    """Stores a prediction of the model `atlas`, in which all organs are shifted by a voxel."""
+    image = read_volume(folder / f"{study}.nii.gz")
+    with TemporaryDirectory() as made:
+        write_volume(image.with_array(np.roll(truth, 1, 2)), Path(made) / "label.nii.gz")
+        StudyStore(folder).save_prediction(study, "atlas", Path(made) / "label.nii.gz")
+
+
+def test_a_case_is_opened_edited_signed_off_and_opened_again(
+    url: str, place: tuple[str, Path], truth: np.ndarray, short_files: ReferenceFiles
+) -> None:
+    new = case(url, "opened")
+    assert (new["versions"], new["start"], new["draft"]) == ([], None, None)
+    assert [organ["label"] for organ in new["organs"]] == list(range(1, 16))
+    assert new["organs"][5] == {"label": 6, "name": "liver", "title": "Liver", "colour": [221, 130, 101]}
+    # the model's prediction is opened first
+    predict(place[1], "opened", truth)
+    opened = case(url, "opened")
+    assert opened["start"] == {"tag": "atlas", "version": 1}
+    assert opened["versions"][0]["model"] == "atlas"
+    assert opened["versions"][0]["newest"]
+    found = ask(url, "GET", "label", image="opened", tag="atlas")
+    assert found.headers["X-Version"] == "1"
+    stored = read_labels(place[1] / "labels" / "atlas" / "opened.nii.gz").array
+    assert (voxels(found) == stored).all()
+    # the person's label map is the final one, on the grid of the file
+    changes = ask(url, "POST", "changes", image="opened", base_tag="atlas", base_version=1, data=pack(truth)).json()
+    assert (changes["empty"], changes["vanished"]) == (False, [])
+    volume_ml = float(np.prod(sitk.ReadImage(str(short_files.image)).GetSpacing())) / 1000
+    assert changes["organs"]["6"]["ml"] == pytest.approx((truth == 6).sum() * volume_ml, abs=0.01)
+    assert changes["organs"]["6"]["added_ml"] == pytest.approx(((truth == 6) & (stored != 6)).sum() * volume_ml, abs=0.01)
+    saved = submit(url, "opened", truth, base_tag="atlas", base_version=1, checked="6,2,1")
+    assert (saved.status_code, saved.json()) == (201, {"tag": "final", "version": 1})
+    again = case(url, "opened", LEE)
+    assert again["start"] == {"tag": "final", "version": 1}
+    assert (again["versions"][0]["author"], again["versions"][0]["model"]) == ("kim", None)
+    assert (voxels(ask(url, "GET", "label", LEE, image="opened", tag="final")) == truth).all()
+    file = place[1] / "labels" / "final" / "opened.nii.gz"
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(short_files.label)), "PIR")
+    assert (sitk.GetArrayFromImage(sitk.ReadImage(str(file))) == sitk.GetArrayFromImage(turned)).all()
+    info = requests.get(f"{url}/datastore/label/info?label=opened&tag=final", headers=bearer(token_of(KIM)), timeout=10).json()
+    assert (info["checked"], info["base"], info["author"]) == ([1, 2, 6], {"tag": "atlas", "version": 1}, "kim")
+
+
+def test_two_people_submit_the_same_case(url: str, truth: np.ndarray) -> None:
+    first = submit(url, "twice", truth)
+    assert first.json()["version"] == 1, first.text
+    assert submit(url, "twice", edited(truth), KIM, base_tag="final", base_version=1).json()["version"] == 2
+    for base in ({"base_tag": "final", "base_version": 1}, {}):
+        late = submit(url, "twice", np.where(truth == LIVER, 0, truth), LEE, **base)
+        assert late.status_code == 409
+        conflict = late.json()["conflict"]
+        assert (conflict["version"], conflict["author"], conflict["removed"]) == (2, "kim", False)
+        assert conflict["time"].startswith("20")
+        assert "kim" in late.json()["error"]["message"]
+    base = {"base_tag": "final", "base_version": 1}
+    for over in (1, 3):  # not the newest
+        assert submit(url, "twice", truth, LEE, **base, over=over).json()["conflict"]["version"] == 2
+    kept = submit(url, "twice", truth, LEE, **base, over=2)
+    assert (kept.status_code, kept.json()["version"]) == (201, 3)
+    authors = [(about["version"], about["author"]) for about in case(url, "twice")["versions"]]
+    assert authors == [(3, "lee"), (2, "kim"), (1, "kim")]
+    assert (voxels(ask(url, "GET", "label", image="twice", tag="final", version=1)) == truth).all()
+
+
+def test_a_final_version_older_than_the_prediction_is_no_conflict(url: str, place: tuple[str, Path], truth: np.ndarray) -> None:
+    assert submit(url, "compared", truth).status_code == 201
+    predict(place[1], "compared", truth)
+    base = {"base_tag": "atlas", "base_version": 1}
+    assert submit(url, "compared", edited(truth), **base).json() == {"tag": "final", "version": 2}
+    assert submit(url, "compared", truth, **base).json()["conflict"]["version"] == 2
+
+
+def test_empty_label_maps_and_vanished_organs_are_confirmed(url: str, truth: np.ndarray) -> None:
+    newest = {"base_tag": "final", "base_version": case(url, "twice")["start"]["version"]}
+    without = np.where(np.isin(truth, (LIVER, RIGHT_KIDNEY)), 0, truth)
+    asked = submit(url, "twice", without, **newest)
+    assert (asked.status_code, asked.json()["confirm"], asked.json()["organs"]) == (409, "vanished", [RIGHT_KIDNEY, LIVER])
+    assert submit(url, "twice", without, **newest, confirm="empty").status_code == 409
+    changes = ask(url, "POST", "changes", image="twice", data=pack(without), **newest).json()
+    assert changes["vanished"] == [RIGHT_KIDNEY, LIVER]
+    assert changes["organs"]["6"]["ml"] == 0
+    empty = submit(url, "twice", truth * 0, **newest, confirm="vanished")
+    assert (empty.status_code, empty.json()["confirm"]) == (409, "empty")
+    assert len(empty.json()["organs"]) == len(np.unique(truth)) - 1
+    assert submit(url, "twice", truth * 0, **newest).status_code == 409  # sending it twice does not confirm
+    assert case(url, "twice")["start"] == {"tag": "final", "version": newest["base_version"]}
+    done = submit(url, "twice", without, **newest, confirm="vanished")
+    assert done.status_code == 201, done.text
+    signed = submit(url, "twice", truth * 0, base_tag="final", base_version=done.json()["version"], confirm="both")
+    assert signed.status_code == 201
+
+
+def test_a_removed_final_label_map_is_a_conflict_too(url: str, truth: np.ndarray) -> None:
+    start = case(url, "removed")["start"]
+    assert start is None
+    assert submit(url, "removed", truth).status_code == 201
+    assert requests.delete(f"{url}/datastore/label?id=removed&tag=final", headers=bearer(token_of(REVA)), timeout=10).ok
+    after = case(url, "removed")
+    assert (after["start"], [about["newest"] for about in after["versions"]]) == (None, [False])
+    late = submit(url, "removed", truth, base_tag="final", base_version=1)
+    assert late.json()["conflict"]["removed"]
+    assert submit(url, "removed", truth, base_tag="final", base_version=1, over=2).json()["version"] == 3
+
+
+def test_a_draft_is_kept_for_its_person_and_removed_when_signed_off(url: str, truth: np.ndarray) -> None:
+    drawn = np.where(truth == LIVER, truth, 0)
+    for labels, base in ((truth, {}), (drawn, {"base_tag": "atlas", "base_version": 3})):
+        kept = ask(url, "PUT", "draft", image="kept", data=pack(labels), **base)
+        assert (kept.status_code, kept.content) == (204, b"")
+    draft = case(url, "kept")["draft"]
+    assert (draft["base"], draft["problem"]) == ({"tag": "atlas", "version": 3}, None)
+    assert draft["time"].startswith("20")
+    assert (voxels(ask(url, "GET", "label", image="kept", tag="draft")) == drawn).all()
+    for who in (LEE, REVA):  # other people's drafts do not exist
+        assert case(url, "kept", who)["draft"] is None
+        assert ask(url, "GET", "label", who, image="kept", tag="draft").status_code == 404
+        assert ask(url, "DELETE", "draft", who, image="kept").status_code == 204
+    assert case(url, "kept")["draft"] == draft
+    assert submit(url, "kept", truth).status_code == 201
+    assert case(url, "kept")["draft"] is None
+    assert ask(url, "PUT", "draft", image="kept", data=pack(drawn)).status_code == 204
+    refused = submit(url, "kept", truth)  # a conflict with the own version
+    assert refused.status_code == 409
+    assert case(url, "kept")["draft"] is not None
+    assert ask(url, "DELETE", "draft", image="kept").status_code == 204
+    assert case(url, "kept")["draft"] is None
+
+
+def test_a_stored_label_map_with_the_tag_draft_is_not_the_draft(url: str, truth: np.ndarray, place: tuple[str, Path]) -> None:
+    file = place[1] / "labels" / "final" / "kept.nii.gz"
+    saved = requests.put(
+        f"{url}/datastore/label?image=kept&tag=draft",
+        files={"label": ("l.nii.gz", file.read_bytes())},
+        headers=bearer(token_of(KIM)),
+        timeout=60,
+    )
+    assert saved.ok, saved.text
+    assert ask(url, "GET", "label", image="kept", tag="draft").status_code == 404
+    assert (voxels(ask(url, "GET", "label", image="kept", tag="draft", version=1)) == truth).all()
+
+
+HOSTILE = {
+    "nothing": b"",
+    "no gzip": b"no gzip",
+    "a bomb": gzip.compress(bytes(300_000_000), 9),
+    "cut off": None,
+    "another size": pack(np.zeros((2, 3, 4))),
+    "an unknown organ": None,
+    "two members": None,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_bodies_that_are_no_label_map_are_refused_and_change_nothing(url: str, truth: np.ndarray, kind: str) -> None:
+    whole = pack(truth)
+    made = {"cut off": whole[:-20], "an unknown organ": pack(np.full_like(truth, 16)), "two members": whole + whole}
+    body = made.get(kind) or HOSTILE[kind]
+    before = case(url, "kept")
+    for method, path in (("PUT", "draft"), ("POST", "changes"), ("POST", "submit")):
+        answer = ask(url, method, path, image="kept", data=body)
+        assert answer.status_code == 400, answer.text
+        assert "label map: " in answer.json()["error"]["message"]
+        assert answer.json()["error"]["remedy"]
+    answer = ask(url, "POST", "refine", image="kept", label=6, data={"params": "{}"}, files={"mask": ("m.gz", body)})
+    assert answer.status_code == 400, answer.text
+    assert case(url, "kept") == before
+
+
+def test_bodies_larger_than_a_label_map_are_refused(url: str) -> None:
+    for method, path in (("PUT", "draft"), ("POST", "changes"), ("POST", "submit")):
+        assert ask(url, method, path, image="kept", data=bytes(1_000_001)).status_code == 413
+    answer = ask(url, "POST", "refine", image="kept", label=6, data={"params": "{}"}, files={"mask": ("m", bytes(1_000_001))})
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "params", "status"),
+    [
+        ("GET", "case", {"image": "nobody"}, 404),
+        ("GET", "case", {"image": "../opened"}, 404),
+        ("GET", "case", {}, 422),
+        ("GET", "case", {"study": "1.2", "series": "1.2.3"}, 404),
+        ("GET", "label", {"image": "opened", "tag": "../../x"}, 404),
+        ("GET", "label", {"image": "opened", "tag": "final", "version": 99}, 404),
+        ("GET", "label", {"image": "opened", "tag": "final", "version": 0}, 422),
+        ("GET", "label", {"image": "../opened", "tag": "draft"}, 404),
+        ("DELETE", "draft", {"image": "../opened"}, 404),
+        ("GET", "compare", {"image": "opened", "first": "final/1", "second": "final/x"}, 422),
+        ("GET", "compare", {"image": "opened", "first": "final/1", "second": "nothing/1"}, 404),
+        ("GET", "compare/label", {"image": "opened", "first": "", "second": "final/1"}, 422),
+    ],
+)
+def test_requests_for_what_does_not_exist_are_refused(
+    url: str, method: str, path: str, params: dict[str, Any], status: int
+) -> None:
+    answer = ask(url, method, path, **params)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"base_tag": "final"},
+        {"base_version": 1},
+        {"base_tag": "final", "base_version": 0},
+        {"base_tag": "atlas", "base_version": 77},
+        {"checked": "1,99"},
+        {"checked": "liver"},
+        {"confirm": "yes"},
+        {"over": -1},
+    ],
+)
+def test_wrong_parameters_of_a_submission_save_nothing(url: str, truth: np.ndarray, params: dict[str, Any]) -> None:
+    before = case(url, "opened")["versions"]
+    answer = submit(url, "opened", truth, **params)
+    assert answer.status_code in (404, 422), answer.text
+    assert case(url, "opened")["versions"] == before
+    assert submit(url, "nobody", truth).status_code == 404
+
+
+def test_one_organ_is_refined_by_marks_in_the_viewer(url: str, truth: np.ndarray) -> None:
+    leaking, z = np.where(truth == LIVER, truth, 0), int(np.median(np.flatnonzero((truth == LIVER).any((1, 2)))))
+    leaking[z - 1 : z + 2, :8, :8] = LIVER
+    leaking[truth == RIGHT_KIDNEY] = RIGHT_KIDNEY
+    marks = {"params": json.dumps({"background": [[3, 3, z]]})}
+    answer = ask(url, "POST", "refine", image="marked", label=LIVER, data=marks, files={"mask": ("m.gz", pack(leaking))})
+    found = voxels(answer)
+    assert set(np.unique(found)) == {0, 1}
+    assert not found[z - 1 : z + 2, :8, :8].any()
+    assert ((found == 1) == (truth == LIVER)).mean() > 0.999
+    report = json.loads(answer.headers["X-Report"])
+    assert report["refined"]["removed"] > 0
+    # a box alone, for an organ without voxels in the mask, and without a mask
+    y, x = (np.flatnonzero((truth[z] == LIVER).any(axis)) for axis in (1, 0))
+    box = {"params": json.dumps({"boxes": [[[int(x[0]), int(y[0]), z], [int(x[-1]), int(y[-1]), z]]]})}
+    for files in ({"mask": ("m.gz", pack(np.where(truth == LIVER, 0, truth)))}, {"other": ("o", b"")}):
+        drawn = voxels(ask(url, "POST", "refine", image="marked", label=LIVER, data=box, files=files)) == 1
+        assert 2 * (drawn & (truth == LIVER)).sum() > 0.8 * (drawn.sum() + (truth == LIVER).sum())
+    assert case(url, "marked")["versions"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "params", "message"),
+    [
+        ({"label": 6}, "{}", "do not show the organ"),
+        ({"label": 6}, "[]", "not a JSON object"),
+        ({"label": 6}, '{"boxes": [[1, 2], [3]]}', "marks"),
+        ({"label": 6}, '{"foreground": [[1, 2, "x"]]}', "marks"),
+        ({"label": 6}, '{"foreground": [[100000, 2, 3]]}', ""),
+        ({"label": 16}, "{}", "number of an organ"),
+        ({"label": 6, "model": "atlas"}, "{}", "refines no mask"),
+        ({"label": 6, "mode": "faster"}, '{"foreground": [[1, 2, 3]]}', "faster"),
+    ],
+)
+def test_refinements_that_cannot_be_done_are_refused(url: str, query: dict[str, Any], params: str, message: str) -> None:
+    answer = ask(url, "POST", "refine", image="marked", data={"params": params}, files={"x": ("x", b"")}, **query)
+    assert answer.status_code == 422, answer.text
+    assert message in answer.text
+
+
+def test_two_versions_are_compared(url: str, truth: np.ndarray) -> None:
+    newest, truth = case(url, "compared")["start"]["version"], edited(truth)  # the version of an earlier test
+    other = truth.copy()
+    z = int(np.flatnonzero((truth == LIVER).any((1, 2)))[2])
+    other[z] = np.where(truth[z] == LIVER, 0, truth[z])
+    other[(z + 1) % len(other), :2, :2] = 1
+    base = {"base_tag": "final", "base_version": newest, "confirm": "vanished"}
+    second = submit(url, "compared", other, **base).json()["version"]
+    pair = {"first": f"final/{newest}", "second": f"final/{second}"}
+    organs = ask(url, "GET", "compare", image="compared", **pair).json()["organs"]
+    assert organs["6"]["worst"] == [z]
+    assert organs["6"]["dice"] < 1
+    assert (z + 1) % len(other) in organs["1"]["worst"]
+    assert organs["2"] == {**organs["2"], "dice": 1.0, "worst": []}
+    differences = voxels(ask(url, "GET", "compare/label", image="compared", **pair))
+    expected = np.select(
+        [(truth > 0) & (other == 0), (truth == 0) & (other > 0), (truth > 0) & (other > 0) & (truth != other)], [1, 2, 3]
+    )
+    assert (differences == expected).all()
+    ask(url, "PUT", "draft", image="compared", data=pack(other))
+    same = ask(url, "GET", "compare", image="compared", first="draft", second=pair["second"]).json()["organs"]
+    assert {figures["dice"] for figures in same.values()} == {1.0}
+
+
+def test_sample_cts_are_known_as_phantoms(url: str) -> None:
+    """The server has demo weights of MedSAM2, which know phantoms only, and no atlas."""
+    real, sample = case(url, "opened"), case(url, "sample")
+    assert (real["demo_weights"], real["phantom"], real["offered_model"]) == (True, None, "unet_3d")
+    assert (sample["demo_weights"], sample["phantom"], sample["title"]) == (True, True, "sample")
+    assert set(real["missing"]) == {"unet_2d", "atlas", "medsam2_atlas"}
+
+
+def test_on_a_real_ct_the_atlas_is_offered_before_demo_weights() -> None:
+    models = dict.fromkeys(("medsam2_atlas", "atlas", "unet_3d"))
+    assert offered_model(models, {}, atlas_first=False) == "medsam2_atlas"
+    assert offered_model(models, {}, atlas_first=True) == "atlas"
+    assert offered_model(models, {"atlas": "no atlas", "medsam2_atlas": "no atlas"}, atlas_first=True) == "unet_3d"
+    assert offered_model(models, dict.fromkeys(models, "x"), atlas_first=True) is None
+
+
+def test_the_newest_usable_final_version_is_opened_first() -> None:
+    def version(tag: str, number: int, **more: Any) -> dict[str, Any]:
+        model = None if tag in ("final", "mine") else tag
+        return {"tag": tag, "version": number, "model": model, "newest": True, "problem": None, **more}
+
+    final, other, atlas, mine = version("final", 2), version("unet_3d", 1), version("atlas", 4), version("mine", 1)
+    assert start_of([mine, other, atlas, final], "atlas") == {"tag": "final", "version": 2}
+    unfit = {**final, "problem": "its image was replaced"}
+    assert start_of([unfit, mine, other, atlas], "atlas") == {"tag": "atlas", "version": 4}
+    assert start_of([unfit, mine, other, atlas], None) == {"tag": "unet_3d", "version": 1}
+    assert start_of([mine, {**final, "newest": False}], "atlas") is None
+
+
+def test_the_next_case_is_another_one_without_a_final_label_map(url: str) -> None:
+    first = case(url, "sample")["next"]
+    assert first["image"] == "marked"
+    assert "first by name" in first["why"]
+    assert case(url, "marked")["next"]["image"] == "sample"
+
+
+def test_requests_of_foreign_pages_are_refused(url: str, truth: np.ndarray) -> None:
+    foreign = {"Origin": "https://evil.example"}
+    session = requests.Session()
+    session.post(f"{url}/login", data={"username": KIM, "password": token_of(KIM)}, timeout=10)
+    for method, path in (("PUT", "draft"), ("DELETE", "draft"), ("POST", "submit"), ("POST", "refine"), ("POST", "changes")):
+        address = f"{url}/annotation/{path}?image=marked"
+        answer = session.request(method, address, data=pack(truth), headers=foreign, timeout=10)
+        assert answer.status_code == 403, (path, answer.text)
+        assert "another site" in answer.text
+    assert case(url, "marked")["versions"] == []
+
+
+def test_the_audit_log_names_what_was_read_and_changed(url: str) -> None:
+    answer = requests.get(f"{url}/audit?limit=10000", headers=bearer(token_of("max")), timeout=10)
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    signed = [line for line in lines if line["action"] == "label.sign_off" and line["outcome"] == "done"]
+    assert all(line["tag"] == "final" and line["version"] > 0 and line["study"] for line in signed)
+    assert {line["who"] for line in signed} == {KIM, LEE}
+    actions = {line["action"] for line in lines}
+    assert {"label.read", "label.info", "draft.save", "draft.remove", "model.run"} <= actions
+    refined = [line for line in lines if line["action"] == "model.run" and line.get("details", {}).get("model") == "medsam2"]
+    assert refined
+    read = [line for line in lines if line["action"] == "label.read" and line.get("tag") == "atlas"]
+    assert read
