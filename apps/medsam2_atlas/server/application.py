@@ -53,6 +53,7 @@ from server.paths import PathsMiddleware
 from server.person_limits import PersonLimitMiddleware
 from server.readiness import Readiness, check_audit, check_server
 from server.root_path import RootPathMiddleware, path_of
+from server.study_uids import StudyUidMiddleware
 from tasks.claims import end_own_work
 
 _SMALL_BYTES = 10_000_000
@@ -126,6 +127,7 @@ def _layers(parts: Parts) -> list[Middleware]:
         ),
         Middleware(AuditMiddleware, audit=parts.audit),
         Middleware(AccessMiddleware, access=parts.access, config=config),
+        Middleware(StudyUidMiddleware),
         Middleware(PersonLimitMiddleware, limit=config.requests_per_person),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]

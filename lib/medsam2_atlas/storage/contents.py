@@ -95,6 +95,16 @@ class StudyContents:
             raise NotFoundError(repr(study[:80]), "is not a study of this folder.", LISTED)
         return self._image(row)
 
+    def checksum(self, study: str) -> str:
+        """Returns the SHA-256 of a study's image. It is stored, and computed again only if the file has changed.
+
+        Raises:
+            NotFoundError: the study does not exist.
+            StorageError: the image cannot be read, or keeps changing.
+        """
+        with self._errors("be read", study):
+            return self._auditor.checksum(study)
+
     def studies(self) -> list[Study]:
         """Returns the studies with a usable image, sorted by name, with their `final` label maps that have no problem."""
         images, labels, problems = self.images(), self.labels(), self.problems()
