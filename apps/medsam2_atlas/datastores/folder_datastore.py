@@ -1,4 +1,4 @@
-"""The datastore of a studies folder whose CTs and signed-off label maps viewers get by DICOMweb; see `server.folder_dicomweb`."""
+"""The datastore of a studies folder that offers CTs and signed-off label maps by DICOMweb; see `server.folder_dicomweb`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from datastores.byte_cache import ByteCache
@@ -17,6 +18,7 @@ from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.errors import InputError, NotFoundError
 from medsam2_atlas.base.scratch import scratch_file
 from medsam2_atlas.dicom import seg_series_uid, write_seg
+from medsam2_atlas.dicom.origin import person
 from medsam2_atlas.imaging.decoding import run_task
 from medsam2_atlas.imaging.volume import Volume, read_labels, write_volume
 from medsam2_atlas.storage import FINAL, Label
@@ -86,11 +88,15 @@ class FolderDatastore(StudyDatastore):
         if found is None or found.key != key:
             labels = read_labels(label.file, image=self.store.image(study).file)
             origin = label_origin(label, self._models, self.store.labels().get(study, {}))
-            written = write_seg(labels.as_image(), series.headers(), origin)
+            headers, name = series.headers(), series.about.patient_level.PatientName
+            for header in headers:  # highdicom warns about names without a caret, and its warning contains the name
+                header.PatientName = person(str(name))
+            written = write_seg(labels.as_image(), headers, origin)
+            written.PatientName = name
             stream = BytesIO()
             written.save_as(stream, enforce_file_format=True)
-            header = Dataset()
-            header.update({element.tag: element for element in written if element.tag != 0x7FE00010})
+            stream.seek(0)
+            header = dcmread(stream, stop_before_pixels=True)  # highdicom's own object contains types that JSON does not have
             found = OfferedSeg(key, header, stream.getvalue())
             self._segs.put(study, found)
         return found

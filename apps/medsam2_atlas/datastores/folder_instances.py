@@ -1,8 +1,8 @@
 """The CTs of a studies folder as DICOM instances (`medsam2_atlas.dicom.instances`), decoded when a viewer opens them.
 
-Concurrency contract. Callers may be in any thread. A CT is decoded by one thread; others that need the same CT wait for it. Up to
-`_OPENING` CTs are decoded at once. The lock of the names is held only to read or change them; no lock is held while another one is
-requested, except that a thread which decodes a CT uses the cache.
+Concurrency contract. Callers may be in any thread. A CT is decoded by one thread; others that need the same CT wait for it. Up
+to `_OPENING` CTs are decoded at once. The lock of the names is held only to read or change them; no lock is held while another
+one is requested, except that a thread which decodes a CT uses the cache.
 """
 
 from __future__ import annotations

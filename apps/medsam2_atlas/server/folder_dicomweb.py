@@ -1,9 +1,9 @@
 """A DICOMweb server for the CTs of a studies folder, at the path where the PACS would be (`/proxy/dicom`).
 
-It answers searches (QIDO-RS) and retrievals (WADO-RS): metadata, instances, frames, and pictures of slices. Instances are made on
-demand (`medsam2_atlas.dicom.instances`); a CT is decoded when its metadata, files or frames are first requested, and kept up to
-a limit (`server_viewer_mb`). The `final` label map of a study is offered as a SEG series, as a PACS would have it. Storing goes
-through `stow`.
+It answers searches (QIDO-RS) and retrievals (WADO-RS): metadata, instances, frames, and pictures of slices. Instances are made
+on demand (`medsam2_atlas.dicom.instances`); a CT is decoded when its metadata, files or frames are first requested, and kept
+up to a limit (`server_viewer_mb`). The `final` label map of a study is offered as a SEG series, as a PACS would have it.
+Storing goes through `stow`.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ async def _picture(datastore: FolderDatastore, chosen: _Chosen, small: bool, acc
 async def _opened(datastore: FolderDatastore, study: str) -> OpenSeries:
     """Returns a CT. A request for an open CT never waits for the decoding of another one."""
     held = await run_in_threadpool(datastore.instances.held, study)
-    return held or await _slow(lambda: datastore.instances.open(study))
+    return held if held is not None else await _slow(lambda: datastore.instances.open(study))
 
 
 async def _slow(work: Callable[[], T]) -> T:

@@ -1,8 +1,8 @@
 """Receives DICOM segmentations from viewers by STOW-RS and saves them as label maps.
 
 The server writes bodies to disk while they arrive. A reader process reads each object, which becomes the next version of the
-series' `final` label map. The server writes this version as a new SEG and sends it to the PACS, or offers it with the studies of
-a folder. It refuses other objects.
+series' `final` label map. The server writes this version as a new SEG and sends it to the PACS, or offers it with the studies
+of a folder. It refuses other objects.
 """
 
 from __future__ import annotations

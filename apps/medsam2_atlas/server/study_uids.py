@@ -1,8 +1,8 @@
 """Lets viewers name the studies of a folder by their DICOM UIDs.
 
 A viewer that opened a CT through DICOMweb knows only its UIDs. This layer replaces a Study or Series Instance UID in the query
-parameters that name studies by the study's name, before handlers and the audit log read them. The scope then says that the request came from such a viewer, whose voxels have the order of the DICOM
-instances and not that of the file (`by_uid`).
+parameters that name studies by the study's name, before handlers and the audit log read them. The scope then says that the
+request came from such a viewer, whose voxels have the order of the DICOM instances and not that of the file (`by_uid`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def by_uid(scope: Scope) -> bool:
 class StudyUidMiddleware:
     """Replaces UIDs in queries by names of studies.
 
-    It belongs inside the access check, so that strangers cannot find out which UIDs exist. It changes the scope in place, because
-    the audit log, which is outside, reads the query when the request has ended.
+    It belongs inside the access check, so that strangers cannot find out which UIDs exist. It changes the scope in place,
+    because the audit log, which is outside, reads the query when the request has ended.
     """
 
     def __init__(self, app: ASGIApp) -> None:

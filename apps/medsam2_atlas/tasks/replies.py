@@ -15,8 +15,8 @@ from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume, read_labels, write_volume
 
 VIEWER_GRID = "viewer_grid"
-"""Key of a request that is true if its marks, and the label map of the reply, have the voxel order of the DICOM instances, which is
-that of the CT in LPS orientation. Otherwise they have the order of the CT's file. Only the server sets it."""
+"""Key of a request that is true if its marks, and the label map of the reply, have the voxel order of the DICOM instances,
+which is that of the CT in LPS orientation. Otherwise they have the order of the CT's file. Only the server sets it."""
 
 _DEFAULT_SUFFIX = ".nii.gz"
 
@@ -91,8 +91,8 @@ def as_file(labels: Volume | Path, request: Mapping[str, Any]) -> str:
     Args:
         labels: the label map, or its file. A file that already has the requested type is copied without reading it.
         request: the request; `result_extension` is the type. With `result_compress` false, the file is not compressed: OHIF's
-            panel asks for that, because its script reads the voxels itself. With `viewer_grid`, its voxels have the order of the
-            DICOM instances instead of that of the CT's file.
+            panel asks for that, because its script reads the voxels itself. With `viewer_grid`, its voxels have the order of
+            the DICOM instances instead of that of the CT's file.
 
     Returns:
         The path of the file.

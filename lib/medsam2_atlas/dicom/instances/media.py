@@ -85,6 +85,6 @@ def _fits(asked: str, parameters: dict[str, str], kind: str, in_parts: bool) -> 
         return False
     if asked in ("*/*", "multipart/*" if in_parts else f"{kind.partition('/')[0]}/*"):
         return True
-    if in_parts and asked == "multipart/related":
-        return parameters.get("type", kind).lower() in (kind, "*/*")
+    if in_parts:
+        return asked == "multipart/related" and parameters.get("type", kind).lower() in (kind, "*/*")
     return asked == kind or (kind == JSON and asked == "application/json")

@@ -1,8 +1,8 @@
 """Searches of DICOMweb (QIDO-RS, PS3.18, 8.3.4): filters, limit and offset of a list of studies, series or instances.
 
 A filter compares an attribute with a UID list, a range of dates, or a text with the wildcards `*` and `?`. Texts are compared
-without regard to case. `fuzzymatching` has no effect: the standard lets a server match literally. `includefield` has none either,
-because answers always contain all attributes that the server knows.
+without regard to case. `fuzzymatching` has no effect: the standard lets a server match literally. `includefield` has none
+either, because answers always contain all attributes that the server knows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Query:
 
     def matches(self, item: Mapping[str, Any]) -> bool:
         """Returns whether an object of DICOM JSON fits all filters. An attribute that the object does not have fits."""
-        return all(_fits(tag, wanted, item[tag]) for tag, wanted in self.filters.items() if tag in item)
+        return all(_fits(wanted, item[tag]) for tag, wanted in self.filters.items() if tag in item)
 
     def page(self, items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Returns the matching objects from `offset` on, at most `limit`. Requests no further items once it has them."""
@@ -90,7 +90,7 @@ def _tag(name: str) -> str:
     return "" if number is None else f"{number:08X}"
 
 
-def _fits(tag: str, wanted: str, attribute: Mapping[str, Any]) -> bool:
+def _fits(wanted: str, attribute: Mapping[str, Any]) -> bool:
     values = [_text(value) for value in attribute.get("Value") or [""]]
     kind = attribute.get("vr")
     if kind == "UI":

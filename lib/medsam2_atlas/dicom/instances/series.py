@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.dicom.instances.uids import FolderUids, instance_number, instance_uid
@@ -135,8 +135,8 @@ class InstanceSeries:
             plane: its stored values, `[y, x]` int16.
         """
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, self.uid(number)
-        meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, _IMPLEMENTATION
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, UID(self.uid(number))
+        meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, UID(_IMPLEMENTATION)
         ds = FileDataset("", self.header(number), file_meta=meta, preamble=b"\0" * 128)
         ds.PixelData = pixels(plane)
         ds["PixelData"].VR = "OW"
@@ -177,5 +177,4 @@ class InstanceSeries:
 
 def pixels(plane: np.ndarray) -> bytes:
     """Returns stored values `[y, x]` int16 as the bytes of a frame: little endian, row by row, of even length."""
-    content = np.ascontiguousarray(plane, dtype="<i2").tobytes()
-    return content
+    return np.ascontiguousarray(plane, dtype="<i2").tobytes()

@@ -1,8 +1,8 @@
 """UIDs for the CTs of a studies folder.
 
-They are keyed hashes (HMAC-SHA-256, 128 bits, below the root 2.25 of PS3.5, B.2). With the key of the folder, the same study has
-the same UIDs for everybody and after each restart. Without it, nobody can compute them from a study's name, and two folders with
-studies of the same name have different UIDs, so their objects can never be mixed up in an archive.
+They are keyed hashes (HMAC-SHA-256, 128 bits, below the root 2.25 of PS3.5, B.2). With the key of the folder, the same study
+has the same UIDs for everybody and after each restart. Without it, nobody can compute them from a study's name, and two
+folders with studies of the same name have different UIDs, so their objects can never be mixed up in an archive.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ _ROOT = "2.25."
 class FolderUids:
     """The UIDs of the studies in a folder.
 
-    Study, series and frame of reference depend on the study's name alone, so a list of studies needs no voxels. UIDs of instances
-    also depend on the checksum of the image file: if another image replaces a study's file, its slices are other instances.
+    Study, series and frame of reference depend on the study's name alone, so a list of studies needs no voxels. UIDs of
+    instances also depend on the checksum of the image file: if another image replaces a study's file, its slices are other
+    instances.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -43,10 +44,11 @@ class FolderUids:
             name: the name of the study.
             checksum: the SHA-256 of the image file.
         """
-        return self._derived("volume", f"{checksum}/{name}")
+        return self._derived("volume", name, checksum)
 
-    def _derived(self, kind: str, text: str) -> str:
-        digest = hmac.new(self._key, f"dicom/{kind}/{text}".encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
+    def _derived(self, *texts: str) -> str:
+        text = "\0".join(("dicom", *texts))  # no name contains a zero byte, so different texts stay different
+        digest = hmac.new(self._key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
         return f"{_ROOT}{int.from_bytes(digest[:16], 'big')}"
 
 

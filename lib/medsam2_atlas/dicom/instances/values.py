@@ -1,8 +1,8 @@
 """Converts the values of a CT to DICOM's stored values: 16-bit integers, a slope and an intercept (PS3.3, C.11.1.1).
 
-Whole numbers with a range of at most 65536 are stored exactly, with slope 1. Other values are rounded to the nearest multiple of
-the slope, the smallest power of two with which their range fits, so the error is at most half the slope: 0.03 HU for a range of
-4096 HU.
+Whole numbers with a range of at most 65536 are stored exactly, with slope 1. Other values are rounded to the nearest multiple
+of the slope, the smallest power of two with which their range fits, so the error is at most half the slope: 0.03 HU for a
+range of 4096 HU.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def stored_volume(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Decodes a CT for DICOM instances; a task of reader processes.
 
     Returns:
-        A dictionary with `geometry` and `file_geometry` (the grids in LPS orientation and in the file), `slope` and `intercept`;
-        and a list with the stored values, `[z, y, x]` int16 in LPS orientation.
+        A dictionary with `geometry` and `file_geometry` (the grids in LPS orientation and in the file), `slope` and
+        `intercept`; and a list with the stored values, `[z, y, x]` int16 in LPS orientation.
 
     Raises:
         InputError: the CT cannot be read.
@@ -70,5 +70,5 @@ def _scale(low: float, high: float, whole: bool) -> tuple[float, float]:
             slope = float(decimal(slope * 1.0001))
     if _LOWEST * slope <= low and high <= _HIGHEST * slope:
         return slope, 0.0
-    middle = math.floor((low + high) / 2 / slope) * slope
+    middle = math.ceil((low + high) / 2 / slope) * slope
     return slope, float(decimal(middle))

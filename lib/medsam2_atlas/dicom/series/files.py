@@ -97,7 +97,7 @@ def series_files(path: Path) -> SeriesFiles:
 
 
 def list_series(folder: Path) -> list[dict[str, Any]]:
-    """Returns the series of slices in a folder, which is not searched recursively; for each series `number`, `modality`, `files`.
+    """Returns the series of slices in a folder without its subfolders: for each its `number`, `modality` and `files`.
 
     Raises:
         InputError: the folder contains no slices, or slices of more than 100 series.
