@@ -33,6 +33,7 @@ from server import (
     next_case,
     readiness,
     review,
+    sent_images,
     sessions,
     stow,
     studies,
@@ -74,7 +75,7 @@ _REPLACED = frozenset(
 """Routes of MONAI Label that this server replaces, or omits because MONAI Label has deprecated them."""
 _OWN_ROUTES = (
     *(infer, jobs, studies, sessions, work, next_case, dicomweb, stow),
-    *(viewer, review, login, logs, docs_page, audits, readiness),
+    *(sent_images, viewer, review, login, logs, docs_page, audits, readiness),
 )
 """Modules with the server's own routes."""
 
