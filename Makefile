@@ -18,7 +18,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools evaluate prompts loop large-ct atlas-time gpu full-gpu performance load fuzz read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools evaluate prompts loop large-ct atlas-time gpu full-gpu performance load fuzz folder-dicomweb read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
 
 help:  ## list these targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -77,8 +77,8 @@ wheel: $(VENV)/.installed  ## build dist/*.whl, which contains MONAI Label, sam2
 	rm -rf build  # a previous build may contain files that have been removed since
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
-demo: $(VENV)/.installed  ## segment a sample CT through the real server, and compare all strategies
-	$(BIN)/medsam2-atlas demo demo-output
+demo: $(VENV)/.installed  ## segment a sample CT through the real server, and compare all strategies: make demo [KEEP=1]
+	$(BIN)/medsam2-atlas demo demo-output $(if $(KEEP),--keep)
 
 test: $(VENV)/.installed-dev  ## run the tests: make test [DEVICE=cuda] [JOBS=1]
 	$(BIN)/python -m pytest --durations=10 --device $(DEVICE) $(SIDE_BY_SIDE)
@@ -144,6 +144,9 @@ load: $(VENV)/.installed-dev  ## measure a server's response times with twenty a
 
 fuzz: $(VENV)/.installed-dev  ## send 20,000 files with mutated headers to the routes of a real server
 	$(BIN)/python bench/fuzz.py
+
+folder-dicomweb: $(VENV)/.installed-dev  ## measure how fast a studies folder shows a CT of clinical size to viewers
+	$(BIN)/python bench/folder_dicomweb.py
 
 read-time: $(VENV)/.installed  ## measure the overhead of reading an image in a reader process
 	$(BIN)/python bench/read_time.py

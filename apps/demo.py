@@ -1,13 +1,14 @@
 """`medsam2-atlas demo`: does an annotation team's main job on the sample data.
 
-It builds the atlas and starts the real MONAI Label server on a temporary studies folder. Through MONAI Label's client it
+It builds the atlas and starts the real MONAI Label server on a new studies folder. Through MONAI Label's client it
 requests the next case, a segmentation and a comparison with the U-Net, submits the label as `final` and reads it back. Then it
-compares all strategies on that case.
+compares all strategies on that case, and tells how to open the case in OHIF. On request it starts a server for that.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ with plain_endings():  # imports take seconds, and Ctrl+C must end them without 
     from medsam2_atlas.atlas import Atlas, build_atlas, find_references
     from medsam2_atlas.base.console import bars
     from medsam2_atlas.base.device import pick_device
-    from medsam2_atlas.base.files import sha256, write_json
+    from medsam2_atlas.base.files import remove_folder, sha256, write_json
     from medsam2_atlas.base.resource import resource
     from medsam2_atlas.evaluation import dice_per_organ, mean_dice
     from medsam2_atlas.imaging.labels import organ_table
@@ -44,14 +46,16 @@ with plain_endings():  # imports take seconds, and Ctrl+C must end them without 
 
 console = Console()
 _START_SECONDS = 120
+_VIEWER_PORT = 8000
 
 
-def main(out: Path, device: str) -> None:
+def main(out: Path, device: str, keep: bool = False) -> None:
     """Runs the demo.
 
     Args:
         out: folder for the results.
         device: device for the networks: auto, cpu, cuda, or cuda:N.
+        keep: whether to leave a server running at the end, until Ctrl+C.
     """
     began = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -64,12 +68,10 @@ def main(out: Path, device: str) -> None:
     networks_on = pick_device(device)
     atlas_seconds = time.perf_counter() - began
     console.print(f"atlas {atlas.version} of {len(atlas.references)} references; weights {weights.file.name} {weights.mark}")
-    with tempfile.TemporaryDirectory() as folder:
-        studies = Path(folder) / "studies"
-        studies.mkdir()
-        shutil.copy(target.image, studies / target.image.name)
-        with _server(studies, out / "atlas", weights.file, device, out / "server.log") as url:
-            session = _annotate(url, studies, out)
+    studies = _fresh_studies(out, target.image)
+    serving = _Serving(studies, out / "atlas", weights.file, device, out / "server.log")
+    with serving.running() as (url, _), tempfile.TemporaryDirectory() as folder:
+        session = _annotate(url, studies, Path(folder), out)
     image = read_volume(target.image)
     ground_truth = read_labels(target.label, image)
     given = LoadedResources(Atlas.load(out / "atlas"), weights, device=networks_on)
@@ -95,12 +97,45 @@ def main(out: Path, device: str) -> None:
     }
     write_json(report, out / "report.json")
     console.print(f"{out}/label.nii.gz, overlay.png, report.json; {total:.0f} s in total. [yellow]{weights.mark}[/]")
+    if keep:
+        _keep(serving)
+    else:
+        console.print("To view the case in OHIF, start a server, and open http://127.0.0.1:8000/ohif/ in a browser:")
+        console.print(
+            f"medsam2-atlas serve {shlex.quote(str(studies))} --atlas {shlex.quote(str(out / 'atlas'))}", soft_wrap=True
+        )
 
 
-def _annotate(url: str, studies: Path, out: Path) -> dict[str, Any]:
-    """Annotates one case (next case, pre-annotation, submission, reading the label back) and returns the results."""
-    received = studies.parent / "received"  # separate: in its own folder, the server deletes its file of the same name
-    received.mkdir()
+def _fresh_studies(out: Path, image: Path) -> Path:
+    """Returns a new studies folder with one CT; removes that of an earlier run, but nothing that the demo has not made."""
+    studies = out / "demo-studies"
+    if studies.exists():
+        others = sorted({entry.name for entry in studies.iterdir()} - {image.name, "labels", ".medsam2_atlas"})
+        if others:
+            raise SystemExit(f"{studies} contains {others[0]}, which is not the demo's. Move it, or choose another folder.")
+        remove_folder(studies, out)
+    studies.mkdir()
+    shutil.copy(image, studies / image.name)
+    return studies
+
+
+def _keep(serving: _Serving) -> None:
+    """Starts the server again, prints the viewer's address, and waits for Ctrl+C."""
+    with suppress(KeyboardInterrupt), serving.running(_VIEWER_PORT) as (url, process):
+        console.print(f"The viewer is at [bold]{url}/ohif/[/], the list of cases at {url}/review. Ctrl+C ends the server.")
+        process.wait()
+        raise SystemExit(f"the server stopped; its log is {serving.log}")
+
+
+def _annotate(url: str, studies: Path, received: Path, out: Path) -> dict[str, Any]:
+    """Annotates one case (next case, pre-annotation, submission, reading the label back) and returns the results.
+
+    Args:
+        url: address of the server.
+        studies: its studies folder.
+        received: folder for the client's files. In its own folder, the server deletes its file of the same name.
+        out: folder for the results.
+    """
     client = MONAILabelClient(url, tmpdir=str(received))
     chosen = client.next_sample("first", {})
     console.print(f"next case: {chosen['id']}")
@@ -156,25 +191,45 @@ def _compare(case: Case) -> tuple[Table, dict[str, Any]]:
     return table, rows
 
 
-@contextmanager
-def _server(studies: Path, atlas: Path, checkpoint: Path, device: str, log: Path) -> Iterator[str]:
-    """Runs the real MONAI Label server with this app on a free port of the loopback address; yields its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "medsam2_atlas", "serve", str(studies), "--port", str(port)]
-    command += ["--atlas", str(atlas), "--checkpoint", str(checkpoint), "--device", device]
-    own = {"MONAI_LABEL_SESSION_PATH": str(studies.parent / "sessions"), "MEDSAM2_ATLAS_STATE": str(studies.parent / "state")}
-    url = f"http://127.0.0.1:{port}"
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | own)
-        try:
-            with console.status("the server starts …"):
-                _wait_for(url, process, log)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+@dataclass(frozen=True)
+class _Serving:
+    """What the real MONAI Label server with this app serves. log: the file of its messages."""
+
+    studies: Path
+    atlas: Path
+    checkpoint: Path
+    device: str
+    log: Path
+
+    @contextmanager
+    def running(self, preferred: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+        """Runs the server on the loopback address; yields its URL and its process.
+
+        Args:
+            preferred: port to use if it is free; otherwise, and by default, any free one.
+        """
+        port = _free_port(preferred)
+        command = [sys.executable, "-m", "medsam2_atlas", "serve", str(self.studies), "--port", str(port)]
+        command += ["--atlas", str(self.atlas), "--checkpoint", str(self.checkpoint), "--device", self.device]
+        with tempfile.TemporaryDirectory() as own, self.log.open("w") as stream:
+            folders = {"MONAI_LABEL_SESSION_PATH": f"{own}/sessions", "MEDSAM2_ATLAS_STATE": f"{own}/state"}
+            process = subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | folders)
+            try:
+                with console.status("the server starts …"):
+                    _wait_for(f"http://127.0.0.1:{port}", process, self.log)
+                yield f"http://127.0.0.1:{port}", process
+            finally:
+                process.terminate()
+                process.wait(timeout=30)
+
+
+def _free_port(preferred: int) -> int:
+    """Returns a port if it is free, or else any free one. preferred: 0 for any."""
+    for port in (preferred, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise SystemExit("no TCP port is free")
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -194,4 +249,4 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 if __name__ == "__main__":
     with plain_endings():
         given = dict(enumerate(sys.argv))
-        main(Path(given.get(1, "demo-output")), given.get(2, "auto"))
+        main(Path(given.get(1, "demo-output")), given.get(2, "auto"), given.get(3) == "keep")

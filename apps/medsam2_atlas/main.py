@@ -29,6 +29,7 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 
+from datastores.folder_datastore import FolderDatastore
 from datastores.pacs_datastore import PacsDatastore, dicom_web
 from datastores.session_folders import SessionFolders
 from datastores.study_datastore import StudyDatastore
@@ -75,7 +76,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         config = server_config(conf)
-        self._roots = tuple(Path(root) for root in config.roots)
+        self._roots, self._viewer_bytes = tuple(Path(root) for root in config.roots), config.viewer_mb * 1_000_000
         self._work = WorkFolder.of(studies, self._roots)
         if in_work_process():
             log_lines.install(studies, self._work, config.log_names)
@@ -142,7 +143,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
                 dicom_web(self.studies), self._work.folder("."), models=self._tasks, series=series
             )
         else:
-            store = StudyDatastore(Path(self.studies), models=self._tasks, roots=self._roots)
+            store = FolderDatastore(Path(self.studies), self._tasks, roots=self._roots, viewer_bytes=self._viewer_bytes)
         store.store.review.turn(self._reviewed)  # stored with the studies, so that it also applies to commands
         return store
 
@@ -311,6 +312,11 @@ class MedSAM2AtlasApp(MONAILabelApp):
             NotFoundError: the case is unknown, or has no label map.
         """
         return picture(self._studies(), study, tuple(self._tasks), self._models.hu)
+
+    def forget_cases(self) -> bool:
+        """Drops all kept data of CTs; returns whether no case was running, see `Models.forget_cases`."""
+        self._studies().forget()
+        return self._models.forget_cases()
 
     def _studies(self) -> StudyDatastore:
         datastore: StudyDatastore = self.datastore()

@@ -14,7 +14,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from requests import Session
 
 from datastores.fetched_series import FetchedSeries
 from datastores.label_sender import LabelSender
+from datastores.segmentations import StoredSeg, label_origin
 from datastores.series_list import SeriesList
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.errors import InputError, NotFoundError, UnavailableError
 from medsam2_atlas.base.scratch import scratch_file
-from medsam2_atlas.dicom import LabelOrigin, Made, labels_of_series, seg_to_file, valid_uid, write_rtstruct, write_seg
+from medsam2_atlas.dicom import LabelOrigin, labels_of_series, seg_to_file, valid_uid, write_rtstruct, write_seg
 from medsam2_atlas.dicom.headers import from_json
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.imaging.decoding import run_task
@@ -44,23 +45,6 @@ _SILENT_SECONDS = 0.8
 """Time in seconds after which a PACS that does not answer counts as unavailable."""
 _SEND_SECONDS = 5.0
 """Max time in seconds that saving a label map waits for the PACS."""
-
-
-@dataclass(frozen=True)
-class StoredSeg:
-    """A decoded DICOM SEG that a viewer has stored.
-
-    Attributes:
-        study: name of the study that it refers to.
-        file: its label map, which the caller removes.
-        sop_class: SOP Class UID.
-        sop_instance: SOP Instance UID.
-    """
-
-    study: str
-    file: Path
-    sop_class: str
-    sop_instance: str
 
 
 def dicom_web(url: str) -> DicomWeb:
@@ -269,13 +253,7 @@ class PacsDatastore(StudyDatastore):
         return labels_of_series(label.file, self.store.image(label.study).file)
 
     def _origin(self, label: Label) -> LabelOrigin:
-        """Returns the origin of a label map: a model, a person alone, or a person who corrected a model's prediction."""
-        made: Made = "AUTOMATIC"
-        model = label.tag
-        if label.tag not in self._models:
-            model = next((tag for tag in self.store.labels().get(label.study, {}) if tag in self._models), "")
-            made = "SEMIAUTOMATIC" if model else "MANUAL"
-        return LabelOrigin(label.tag, label.version.number, label.version.author, made, model)
+        return label_origin(label, self._models, self.store.labels().get(label.study, {}))
 
     def _first_known(self, series: Sequence[str]) -> str | None:
         """Returns the first of these series that is fetched, or else the first that the PACS lists; None if there is none."""

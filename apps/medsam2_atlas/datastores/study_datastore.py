@@ -316,6 +316,9 @@ class StudyDatastore(Datastore):
         about = {"name": self.name(), "description": self.description(), "images_dir": ".", "labels_dir": "labels"}
         return about | {"objects": objects, "problems": self.problems()}
 
+    def forget(self) -> None:
+        """Drops data of CTs in memory, for example after an erasure; a studies store keeps none."""
+
     def _about(self) -> dict[str, Any]:
         try:
             about = json.loads(self._about_file.read_text(encoding="utf-8"))

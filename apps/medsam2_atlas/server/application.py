@@ -34,6 +34,7 @@ from server import (
     readiness,
     refinement,
     review,
+    sent_images,
     sessions,
     stow,
     studies,
@@ -56,6 +57,7 @@ from server.paths import PathsMiddleware
 from server.person_limits import PersonLimitMiddleware
 from server.readiness import Readiness, check_audit, check_server
 from server.root_path import RootPathMiddleware, path_of
+from server.study_uids import StudyUidMiddleware
 from tasks.claims import end_own_work
 
 _SMALL_BYTES = 10_000_000
@@ -76,7 +78,7 @@ _REPLACED = frozenset(
 """Routes of MONAI Label that this server replaces, or omits because MONAI Label has deprecated them."""
 _OWN_ROUTES = (
     *(infer, jobs, studies, sessions, work, next_case, annotation, submission, refinement, dicomweb, stow),
-    *(viewer, review, login, logs, docs_page, audits, readiness),
+    *(sent_images, viewer, review, login, logs, docs_page, audits, readiness),
 )
 """Modules with the server's own routes."""
 
@@ -129,6 +131,7 @@ def _layers(parts: Parts) -> list[Middleware]:
         ),
         Middleware(AuditMiddleware, audit=parts.audit),
         Middleware(AccessMiddleware, access=parts.access, config=config),
+        Middleware(StudyUidMiddleware),
         Middleware(PersonLimitMiddleware, limit=config.requests_per_person),
         Middleware(SizeLimitMiddleware, limit=_limits(config)),
     ]

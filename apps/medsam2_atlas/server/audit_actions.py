@@ -45,7 +45,7 @@ RECORDED: tuple[_Rule, ...] = (
     (_READ, r"/datastore/image/info", Action("image.info", "image", ONCE_A_MINUTE)),
     (("GET",), r"/datastore/label(/version|/rtstruct)?", Action("label.read", "label", ONCE_A_MINUTE)),
     (_READ, r"/datastore/label/(info|versions)", Action("label.info", "label", ONCE_A_MINUTE)),
-    (("PUT",), r"/datastore/(image)?", Action("image.add", "image")),
+    (("PUT",), r"/datastore/(image|upload)?", Action("image.add", "image")),
     (("PUT",), r"/datastore/image/info", Action("image.annotate", "image")),
     (("DELETE",), r"/datastore/image", Action("image.remove", "id")),
     (("PUT",), r"/datastore/label", Action("label.save", "image")),

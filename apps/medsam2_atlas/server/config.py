@@ -32,6 +32,7 @@ class ServerConfig(BaseModel):
     queue_per_person: int = Field(4, ge=1, le=1000, description="max number of waiting jobs of each person")
     sessions_per_person: int = Field(10, ge=1, le=1000, description="max number of sessions of each person")
     upload_mb: int = Field(2000, ge=1, description="max megabytes of an uploaded image")
+    viewer_mb: int = Field(1000, ge=1, description="max megabytes of decoded CTs of a folder that are kept for viewers")
     label_mb: int = Field(500, ge=1, description="max megabytes of an uploaded label map")
     drafts_mb: int = Field(200, ge=1, description="max megabytes of all drafts of each person")
     reader_processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")

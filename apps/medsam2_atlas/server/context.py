@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 _GIVEN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-_NAMING = frozenset({"id", "image", "images", "label", "series", "study"})
+NAMING = frozenset({"id", "image", "images", "label", "series", "study"})
 """Query parameters that name studies."""
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -32,7 +32,7 @@ def begin(given: str, query: bytes = b"") -> str:
     _request_id.set(name)
     # Handlers get the last value of a repeated parameter. Keeping thousands of others would make each log line slow.
     last = dict(parse_qsl(query.decode("latin-1"), errors="surrogateescape"))
-    _mentioned.set({last[key] for key in _NAMING & last.keys()})
+    _mentioned.set({last[key] for key in NAMING & last.keys()})
     return name
 
 

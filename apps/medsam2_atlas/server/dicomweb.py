@@ -1,5 +1,7 @@
 """Passes viewers' searches and retrievals on to the PACS (the DICOMweb server); `stow` handles the objects that viewers store.
 
+If the studies are in a folder, this server is the DICOMweb server itself, at the same path; see `folder_dicomweb`.
+
 Viewers get only the newest version of a label map. If the PACS hangs, this server detects that within seconds and answers 503
 at once until the PACS answers again.
 """
@@ -19,11 +21,12 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from datastores.folder_datastore import FolderDatastore
 from datastores.pacs_datastore import PacsDatastore
 from medsam2_atlas.base.errors import ConflictError, InputError, UnavailableError
 from medsam2_atlas.base.json_text import to_json
-from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.dicom.web import DicomWeb
+from server import folder_dicomweb
 from server.pacs_links import BULK_DATA, DICOMWEB_PATH, RETRIEVE_URL, OwnLinks
 from server.root_path import root_of
 
@@ -44,8 +47,11 @@ _REMEDY = "Is it running? Try again in a minute. Series that were fetched before
 
 @router.get("/{path:path}", include_in_schema=False)
 async def look_up(request: Request, path: str) -> Response:
-    """Returns the PACS' answer. Answers 503 at once while the PACS does not answer."""
+    """Returns the PACS' answer, or that of the studies folder. Answers 503 at once while the PACS does not answer."""
     operation, rest = split(path)
+    datastore = app_instance().datastore()
+    if isinstance(datastore, FolderDatastore):
+        return await folder_dicomweb.answer(request, datastore, rest)
     searching = operation == "qido" and not rest.rstrip("/").endswith("metadata")
     upstream = _client(request).build_request(
         "GET",
@@ -166,7 +172,7 @@ def pacs_datastore() -> PacsDatastore:
     """
     datastore = app_instance().datastore()
     if not isinstance(datastore, PacsDatastore):
-        raise ConflictError("studies", "of this server are in a folder.", "OHIF needs a DICOMweb server; Slicer does not.")
+        raise ConflictError("studies", "of this server are in a folder.", "Serve the DICOMweb URL of a PACS instead.")
     return datastore
 
 
@@ -200,8 +206,6 @@ def _url(operation: str, rest: str) -> str:
         "stow": settings.MONAI_LABEL_STOW_PREFIX,
     }
     studies = settings.MONAI_LABEL_STUDIES.rstrip("/")
-    if not is_url(studies):
-        raise ConflictError("studies", "of this server are in a folder.", "OHIF needs a DICOMweb server; Slicer does not.")
     prefix = prefixes.get(operation)
     return f"{studies}/{prefix}/{rest}" if prefix else f"{studies}/{rest}"
 

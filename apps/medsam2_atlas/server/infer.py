@@ -34,8 +34,10 @@ from server.parameters import infer_parameters
 from server.paths import without_paths
 from server.people import User
 from server.sessions import session_of
+from server.study_uids import by_uid
 from server.uploads import json_object, received
 from tasks.known import check_model, check_study
+from tasks.replies import VIEWER_GRID
 from tasks.requests import GivenMask
 
 router = APIRouter(tags=["Infer"], route_class=LimitedRoute)
@@ -72,7 +74,7 @@ async def infer(
     check_model(model, instance._infers)
     task = instance._infers[model]
     options = await run_in_threadpool(infer_parameters, model, task, json_object(params))
-    requested: dict[str, Any] = options | {"model": model}
+    requested: dict[str, Any] = options | {"model": model, VIEWER_GRID: by_uid(request.scope)}
     queue: JobQueue = request.app.state.queue
     subject = image or (file.filename if file is not None and file.filename else "") or session_id
     if not image:

@@ -50,7 +50,7 @@ def lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[No
         instance.server_mode(True)
         await run_in_threadpool(instance.on_init_complete)
         await run_in_threadpool(format_lines)  # also for handlers that libraries have added meanwhile
-        stop_watching = watch_erasures(queue, instance.datastore().store.erased, instance._models.forget_cases)
+        stop_watching = watch_erasures(queue, instance.datastore().store.erased, instance.forget_cases)
         async with dicomweb.client() as app.state.dicomweb:
             yield
         for end in (stop_watching, lambda: queue.stop(STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):

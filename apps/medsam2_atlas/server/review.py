@@ -5,23 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
+from datastores.folder_datastore import FolderDatastore
+from server.access import role_for, user_of
 from server.headers import html_page
 from server.in_turn import in_turn
 
 router = APIRouter(prefix="/review", tags=["Review"])
 
 _PAGE = Path(__file__).parent / "review.html"
+_HIDDEN = '<section id="upload" hidden>'
 
 
 @router.get("", include_in_schema=False)
-def page() -> Response:
-    """Returns the page. Its script loads the cases."""
-    return html_page(_PAGE.read_text(encoding="utf-8"))
+def page(request: Request) -> Response:
+    """Returns the page. Its script loads the cases. Whoever may add CTs to a studies folder sees an area to drop them on."""
+    text = _PAGE.read_text(encoding="utf-8")
+    if isinstance(app_instance().datastore(), FolderDatastore) and user_of(request).may(role_for("PUT", "/datastore/upload")):
+        text = text.replace(_HIDDEN, _HIDDEN.replace(" hidden", ""))
+    return html_page(text)
 
 
 @router.get("/cases", summary="State and measures of all cases")

@@ -1,7 +1,8 @@
 """Receives DICOM segmentations from viewers by STOW-RS and saves them as label maps.
 
 The server writes bodies to disk while they arrive. A reader process reads each object, which becomes the next version of the
-series' `final` label map. The server writes this version as a new SEG and sends it to the PACS. It refuses other objects.
+series' `final` label map. The server writes this version as a new SEG and sends it to the PACS, or offers it with the studies
+of a folder. It refuses other objects.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from datastores.pacs_datastore import StoredSeg
+from datastores.folder_datastore import FolderDatastore
+from datastores.pacs_datastore import PacsDatastore
+from datastores.segmentations import StoredSeg
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
@@ -24,7 +27,7 @@ from medsam2_atlas.storage import FINAL
 from server.access import user_of
 from server.answers import JsonAnswer
 from server.audit import note
-from server.dicomweb import pacs_datastore, split
+from server.dicomweb import split
 from server.paths import without_paths
 from server.root_path import root_of
 
@@ -43,7 +46,6 @@ async def store(request: Request, path: str, content_type: Annotated[str, Header
     name, _, study = rest.strip("/").partition("/")
     if name != "studies" or (study and not valid_uid(study)):
         raise InputError(path[:80], "accepts no objects.", "POST them to …/studies.")
-    pacs_datastore()
     with scratch_folder() as folder:
         files = await _received(request.stream(), content_type, folder)
         status, answer = await run_in_threadpool(_save, files, request, confirm)
@@ -71,7 +73,8 @@ def _save(files: list[Path], request: Request, confirm: bool) -> tuple[int, dict
     if not files:
         raise InputError("request", "contains no DICOM objects.", "Send multipart/related; type=application/dicom.")
     user, root = user_of(request), root_of(request.scope)
-    datastore, segs = pacs_datastore(), list[StoredSeg]()
+    datastore: PacsDatastore | FolderDatastore = app_instance().datastore()
+    segs = list[StoredSeg]()
     stored: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     try:

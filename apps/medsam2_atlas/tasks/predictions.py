@@ -92,6 +92,8 @@ class Predictions:
         given = request.get("given_mask")
 
         def marked(volume: Volume) -> Options:
+            if request.get(replies.VIEWER_GRID):
+                volume = replace(volume, file_geometry=volume.geometry)
             if isinstance(given, GivenMask):
                 return replace(options, masked=masked_of(request, volume, given))
             first, *others = marks_of(request, volume)

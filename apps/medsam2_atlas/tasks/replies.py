@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from medsam2_atlas.base.scratch import scratch_file
 from medsam2_atlas.imaging.kinds import SUFFIXES
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume, read_labels, write_volume
+
+VIEWER_GRID = "viewer_grid"
+"""Key of a request that is true if its marks, and the label map of the reply, have the voxel order of the DICOM instances,
+which is that of the CT in LPS orientation. Otherwise they have the order of the CT's file. Only the server sets it."""
 
 _DEFAULT_SUFFIX = ".nii.gz"
 
@@ -86,7 +91,8 @@ def as_file(labels: Volume | Path, request: Mapping[str, Any]) -> str:
     Args:
         labels: the label map, or its file. A file that already has the requested type is copied without reading it.
         request: the request; `result_extension` is the type. With `result_compress` false, the file is not compressed: OHIF's
-            panel asks for that, because its script reads the voxels itself.
+            panel asks for that, because its script reads the voxels itself. With `viewer_grid`, its voxels have the order of
+            the DICOM instances instead of that of the CT's file.
 
     Returns:
         The path of the file.
@@ -94,18 +100,19 @@ def as_file(labels: Volume | Path, request: Mapping[str, Any]) -> str:
     suffix, compress = suffix_of(request), str(request.get("result_compress", True)).lower() != "false"
     file = scratch_file(suffix)
     try:
-        _write(labels, file, compress, suffix)
+        _write(labels, file, compress, suffix, bool(request.get(VIEWER_GRID)))
     except BaseException:
         file.unlink(missing_ok=True)
         raise
     return str(file)
 
 
-def _write(labels: Volume | Path, file: Path, compress: bool, suffix: str) -> None:
-    if isinstance(labels, Path) and compress and suffix == _DEFAULT_SUFFIX and labels.name.endswith(suffix):
+def _write(labels: Volume | Path, file: Path, compress: bool, suffix: str, viewer_grid: bool) -> None:
+    if isinstance(labels, Path) and not viewer_grid and compress and suffix == _DEFAULT_SUFFIX and labels.name.endswith(suffix):
         shutil.copyfile(labels, file)
-    else:
-        write_volume(read_labels(labels) if isinstance(labels, Path) else labels, file, compress=compress)
+        return
+    volume = read_labels(labels) if isinstance(labels, Path) else labels
+    write_volume(replace(volume, file_geometry=volume.geometry) if viewer_grid else volume, file, compress=compress)
 
 
 def as_json(report: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, Any]:

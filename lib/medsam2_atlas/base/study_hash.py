@@ -36,7 +36,7 @@ class StudyNames:
             plain: whether names are used as they are, without hashing.
         """
         self.plain = plain
-        self._key = b"" if plain else _key(work_folder)
+        self._key = b"" if plain else study_key(work_folder)
 
     def hashed(self, name: str) -> str:
         """Returns `study-` and 10 hexadecimal digits of a study's name or UID; the name itself if names are plain."""
@@ -46,8 +46,12 @@ class StudyNames:
         return f"study-{digest.hexdigest()[:_DIGITS]}"
 
 
-def _key(folder: Path) -> bytes:
-    """Returns the key of a work folder. The first process creates it; other processes read it."""
+def study_key(folder: Path) -> bytes:
+    """Returns the key of a set of studies, 32 bytes. The first process creates it; other processes read it.
+
+    Args:
+        folder: the work folder; see `StudyNames`.
+    """
     file = folder / _FILE
     try:
         if not folder.is_dir():
@@ -57,7 +61,7 @@ def _key(folder: Path) -> bytes:
             _make(file)
         return _read(file)
     except OSError as error:
-        log.warning("%s cannot be used (%s); hashes of study names are valid only until the process ends", file, error)
+        log.warning("%s cannot be used (%s); hashes and UIDs of studies are valid only until the process ends", file, error)
         return secrets.token_bytes(_KEY_BYTES)
 
 

@@ -17,8 +17,11 @@ from medsam2_atlas.cli.outputs import check_folder
 def demo_command(
     out: Annotated[Path, typer.Argument(help="Folder to write label map, picture and report to.")] = Path("demo-output"),
     device: DeviceOption = "auto",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave a server for the viewer running at the end, until Ctrl+C.")
+    ] = False,
 ) -> None:
     """Build an atlas of the sample references, serve a sample CT, and annotate it as a client would. Takes a few minutes."""
     check_folder(out)
     os.environ["PYTHONPATH"] = python_path()
-    os.execv(sys.executable, [sys.executable, str(resource("apps/demo.py")), str(out), device])
+    os.execv(sys.executable, [sys.executable, str(resource("apps/demo.py")), str(out), device, "keep" if keep else ""])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.dicom.headers import as_json, source_headers
-from medsam2_atlas.dicom.seg_reading import read_seg
+from medsam2_atlas.dicom.instances.uids import instance_uid
+from medsam2_atlas.dicom.seg_reading import Planes, read_on_planes, read_seg
 from medsam2_atlas.dicom.series import find_series
+from medsam2_atlas.dicom.series.files import list_series
 from medsam2_atlas.dicom.uids import cleaned_uid
 from medsam2_atlas.imaging.decoding.dicom import dicom_dataset, dicom_header
+from medsam2_atlas.imaging.volume import Geometry
 
 _MAX_SERIES = 100
 _TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "ReferencedSeriesSequence")
@@ -78,10 +83,67 @@ def decode_seg(path: str, folder: str) -> tuple[dict[str, Any], list[np.ndarray]
     Raises:
         InputError: the file is not a SEG of this series, or is malformed.
     """
+    return {}, [_decoded(path, lambda seg: read_seg(seg, Path(folder)))]
+
+
+def decode_grid_seg(path: str, geometry: dict[str, Any], volume: str) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Decodes a DICOM SEG that was drawn on the instances of a studies folder's CT.
+
+    Args:
+        path: the file.
+        geometry: the grid of the CT in LPS orientation, whose slices are the instances; see `dicom.instances`.
+        volume: the UID that begins the instances' UIDs.
+
+    Returns:
+        An empty dictionary, and a list with the label map `[z, y, x]` on that grid; see `read_on_planes`.
+
+    Raises:
+        InputError: the file is not a SEG of these instances, or is malformed.
+    """
+    grid = Geometry.parse(geometry)
+    count = grid.size[2]
+    places = grid.to_world(np.stack([np.zeros(count), np.zeros(count), np.arange(count)], axis=1))
+    numbers = {(instance_uid(volume, n + 1), 0): n for n in range(count)}
+    planes = Planes(numbers, places, (grid.size[1], grid.size[0]))
+
+    def read(seg: Dataset) -> np.ndarray:
+        if not _refers_to(seg, numbers):
+            problem = "was drawn on another version of this CT, whose file was replaced."
+            raise InputError("segmentation", problem, "Open the study again, and segment it anew.")
+        return read_on_planes(seg, planes)
+
+    return {}, [_decoded(path, read)]
+
+
+def _refers_to(seg: Dataset, numbers: Mapping[tuple[str, int], int]) -> bool:
+    """Returns whether a SEG refers to one of the instances, or to no instance at all."""
+    named = [
+        str(item.get("ReferencedSOPInstanceUID"))
+        for series in seg.get("ReferencedSeriesSequence") or ()
+        for item in series.get("ReferencedInstanceSequence") or ()
+    ]
+    return not named or any((uid, 0) in numbers for uid in named)
+
+
+def _decoded(path: str, read: Callable[[Dataset], np.ndarray]) -> np.ndarray:
+    """Returns what a function reads from a DICOM file; errors of a malformed one become an InputError."""
     try:
-        return {}, [read_seg(dicom_dataset(Path(path)), Path(folder))]
+        return read(dicom_dataset(Path(path)))
     except (MedSAM2AtlasError, MemoryError):
         raise
     except Exception as error:
         problem = f"is malformed ({type(error).__name__}: {str(error)[:200]})."
         raise InputError("segmentation", problem, "Store it again from the viewer.") from error
+
+
+def split_series(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Groups the DICOM files in a folder by series. Files that are not slices are left out.
+
+    Returns:
+        A dictionary with `series`: for each series its `number`, `modality` and the names of its `files`; and an empty list of
+        arrays.
+
+    Raises:
+        InputError: the folder contains no slices, or too many series.
+    """
+    return {"series": list_series(Path(folder))}, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,23 @@ _PLACE_MM = 0.01
 """Distance in mm below which a frame has the position of a slice; a tenth of the slice distance if that is larger."""
 
 
-def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
-    """Reads the label map of a SEG, on the grid of a series.
+@dataclass(frozen=True)
+class Planes:
+    """The slices on which a segmentation may have frames.
 
-    Segments are identified by their labels, else by their codes; see `segment_names`. In overlaps, the organ with the higher
-    number wins. Segments that are not organs must be empty: some viewers list such segments.
+    Attributes:
+        numbers: the index of each slice by instance UID and frame number, as in `references.slice_numbers`.
+        places: the first pixels' centres, `[slices, 3]`, (x, y, z) in mm, LPS.
+        size: the numbers of rows and columns.
+    """
+
+    numbers: Mapping[tuple[str, int], int]
+    places: np.ndarray
+    size: tuple[int, int]
+
+
+def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.ndarray:
+    """Reads the label map of a SEG, on the grid of a series; see `read_on_planes`.
 
     Args:
         seg: the segmentation.
@@ -36,18 +49,37 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
     Raises:
         InputError: the object is not a SEG of this series, or a segment that is not an organ of the table is not empty.
     """
-    table = table or organ_table()
-    if seg.get("Modality") != "SEG":
-        raise InputError("file", "is not a DICOM segmentation.", "Send a file of the modality SEG.")
+    _check_seg(seg)
     series = find_series(folder)
-    rows, columns = series.slices[0].size
+    places = np.array([part.position for part in series.slices])
+    return read_on_planes(seg, Planes(slice_numbers(series.slices), places, series.slices[0].size), table)
+
+
+def read_on_planes(seg: Dataset, planes: Planes, table: OrganTable | None = None) -> np.ndarray:
+    """Reads the label map of a SEG, on given slices.
+
+    Segments are identified by their labels, else by their codes; see `segment_names`. In overlaps, the organ with the higher
+    number wins. Segments that are not organs must be empty: some viewers list such segments.
+
+    Args:
+        seg: the segmentation.
+        planes: the slices.
+        table: the organs; those of `configs/labels.yaml` by default.
+
+    Returns:
+        `[slices, rows, columns]` uint8, in the order of the slices.
+
+    Raises:
+        InputError: the object is not a SEG of these slices, or a segment that is not an organ of the table is not empty.
+    """
+    table = table or organ_table()
+    _check_seg(seg)
+    rows, columns = planes.size
     if (seg.get("Rows"), seg.get("Columns")) != (rows, columns):
         problem = "has a different number of rows or columns than the series."
         raise InputError("segmentation", problem, "Segment the series itself.")
     organs = {int(item.SegmentNumber): _organ_of(item, table) for item in seg.SegmentSequence}
-    numbers = slice_numbers(series.slices)
-    places = np.array([part.position for part in series.slices])
-    labels = np.zeros((len(places), rows, columns), np.uint8)
+    labels = np.zeros((len(planes.places), rows, columns), np.uint8)
     pixels = seg.pixel_array
     shared = (seg.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     for mask, groups in zip(pixels[None] if pixels.ndim == 2 else pixels, seg.PerFrameFunctionalGroupsSequence, strict=True):
@@ -58,9 +90,14 @@ def read_seg(seg: Dataset, folder: Path, table: OrganTable | None = None) -> np.
         if not organ:
             problem = f"contains a segment that is not an organ of the table. Such segments: {_unknown(seg, organs)}."
             raise InputError("segmentation", problem, remedy(table))
-        plane = labels[_slice_of(groups, numbers, places)]
+        plane = labels[_slice_of(groups, planes.numbers, planes.places)]
         plane[(mask > 0) & (plane < organ)] = organ
     return labels
+
+
+def _check_seg(seg: Dataset) -> None:
+    if seg.get("Modality") != "SEG":
+        raise InputError("file", "is not a DICOM segmentation.", "Send a file of the modality SEG.")
 
 
 def _unknown(seg: Dataset, organs: dict[int, int]) -> str:

@@ -53,6 +53,21 @@ def volume(path: str) -> Result:
     Raises:
         InputError: the CT cannot be read, or all its voxels have one value.
     """
+    image, grid, remarks = upright_ct(path)
+    kind = sitk.GetArrayViewFromImage(image).dtype
+    image = sitk.Cast(image, sitk.sitkFloat32)
+    found = Volume(sitk.GetArrayFromImage(image), Geometry.of(image), grid, path, remarks=tuple(remarks))
+    if kind.kind == "f":
+        refuse_nan(path, found.array)
+    return _summary(found), [found.array]
+
+
+def upright_ct(path: str) -> tuple[sitk.Image, Geometry, list[str]]:
+    """Returns a CT in LPS orientation with the values of its file (at most four bytes each), the grid of the file, and remarks.
+
+    Raises:
+        InputError: the CT cannot be read, or all its voxels have one value.
+    """
     refuse_segmentation(Path(path))
     remarks: list[str] = []
     image = _image(Path(path), remarks)
@@ -64,12 +79,7 @@ def volume(path: str) -> Result:
     grid = Geometry.of(image)
     if kind.itemsize > 4:
         image = sitk.Cast(image, sitk.sitkFloat32)
-    image = sitk.DICOMOrient(image, "LPS")  # before the cast, which takes four bytes per voxel
-    image = sitk.Cast(image, sitk.sitkFloat32)
-    found = Volume(sitk.GetArrayFromImage(image), Geometry.of(image), grid, path, remarks=tuple(remarks))
-    if kind.kind == "f":
-        _refuse_nan(path, found.array)
-    return _summary(found), [found.array]
+    return sitk.DICOMOrient(image, "LPS"), grid, remarks  # oriented before a cast, which takes four bytes per voxel
 
 
 def labels(path: str, like: dict[str, Any] | None = None) -> Result:
@@ -215,7 +225,12 @@ def _file(path: Path, remarks: list[str], *, grey: bool = False) -> sitk.Image:
     return image
 
 
-def _refuse_nan(path: str | Path, values: np.ndarray) -> None:
+def refuse_nan(path: str | Path, values: np.ndarray) -> None:
+    """Refuses values of any shape that are NaN or infinite.
+
+    Raises:
+        InputError: there are such values.
+    """
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise InputError(path, f"contains {bad} voxels that are NaN or infinite.", "Export it again from its source.")

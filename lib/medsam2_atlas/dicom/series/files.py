@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
@@ -17,6 +18,7 @@ from medsam2_atlas.imaging.decoding.sniff import has_preamble, is_dicom
 from medsam2_atlas.imaging.decoding.tree import DIRECTORY_NAME, files_below
 
 _MAX_SERIES = 10
+_MAX_LISTED = 100
 _ONE = "Give a folder with the slices of exactly one series."
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 """The prefix of the SOP Class UIDs of stored objects. A file without preamble must have such a UID to count as DICOM."""
@@ -92,6 +94,33 @@ def series_files(path: Path) -> SeriesFiles:
     if placeless[uid]:
         remarks.append(f"{placeless[uid]} of its images have no ImagePositionPatient and are left out.")
     return SeriesFiles(tuple(members), tuple(remarks))
+
+
+def list_series(folder: Path) -> list[dict[str, Any]]:
+    """Returns the series of slices in a folder without its subfolders: for each its `number`, `modality` and `files`.
+
+    Raises:
+        InputError: the folder contains no slices, or slices of more than 100 series.
+        OSError: the folder cannot be read.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in files_below(folder, nested=False):
+        try:
+            header = dicom_header(file, TAGS) if is_dicom(file) else None
+        except InputError:
+            continue
+        if header is None or not _is_image(header):
+            continue
+        about = {tag: line(attribute(header, tag), 16) for tag in ("SeriesNumber", "Modality")}
+        one = found.setdefault(
+            _series_uid(header), {"number": about["SeriesNumber"], "modality": about["Modality"], "files": []}
+        )
+        one["files"].append(file.name)
+        if len(found) > _MAX_LISTED:
+            raise InputError(folder, f"contains slices of more than {_MAX_LISTED} series.", "Send fewer at once.")
+    if not found:
+        raise InputError(folder, "contains no slices of a DICOM series.", "Send the slices of a CT.")
+    return list(found.values())
 
 
 def _several(found: dict[str, list[tuple[Path, Dataset]]], folder: Path) -> str:

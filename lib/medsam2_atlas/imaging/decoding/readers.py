@@ -149,6 +149,8 @@ def _size(path: Path) -> int:
     try:
         if path.is_dir() or is_dicom(path):
             return sum(size for _, size, _ in file_states(path))
+        if path.suffix == ".zip":
+            return 4 * path.stat().st_size
         return max(path.stat().st_size, checked_header(path).data_bytes)
     except (OSError, InputError):
         return 0

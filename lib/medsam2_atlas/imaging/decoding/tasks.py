@@ -26,4 +26,8 @@ TASKS: dict[str, str] = {
     "dicom_series": "medsam2_atlas.dicom.reading:describe_series",
     "slice_files": "medsam2_atlas.dicom.reading:slice_files",
     "dicom_seg": "medsam2_atlas.dicom.reading:decode_seg",
+    "grid_seg": "medsam2_atlas.dicom.reading:decode_grid_seg",
+    "series_folders": "medsam2_atlas.dicom.reading:split_series",
+    "unzip": "medsam2_atlas.imaging.decoding.zipped:unzip",
+    "stored_volume": "medsam2_atlas.dicom.instances.values:stored_volume",
 }

@@ -1,0 +1,139 @@
+"""The datastore of a studies folder that offers CTs and signed-off label maps by DICOMweb; see `server.folder_dicomweb`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from datastores.byte_cache import ByteCache
+from datastores.folder_instances import FolderInstances
+from datastores.segmentations import StoredSeg, label_origin
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.base.errors import InputError, NotFoundError
+from medsam2_atlas.base.scratch import scratch_file
+from medsam2_atlas.dicom import seg_series_uid, write_seg
+from medsam2_atlas.dicom.origin import person
+from medsam2_atlas.imaging.decoding import run_task
+from medsam2_atlas.imaging.volume import Volume, read_labels, write_volume
+from medsam2_atlas.storage import FINAL, Label
+
+_MAX_SEG_BYTES = 200_000_000
+
+
+@dataclass(frozen=True)
+class OfferedSeg:
+    """A signed-off label map as a DICOM SEG.
+
+    Attributes:
+        key: the version and the checksum of its image.
+        header: its attributes without pixels.
+        content: the DICOM file.
+    """
+
+    key: str
+    header: Dataset
+    content: bytes
+
+
+class FolderDatastore(StudyDatastore):
+    """The datastore of a studies folder that is also a DICOMweb server's."""
+
+    def __init__(
+        self, path: Path, models: Collection[str] = (), *, roots: Sequence[str | Path] = (), viewer_bytes: int = 1_000_000_000
+    ) -> None:
+        """Opens the studies folder.
+
+        Args:
+            path: the studies folder.
+            models: names of the models, which are tags that people cannot save under.
+            roots: folders outside of the studies folder that symbolic links in it may lead to.
+            viewer_bytes: max bytes of decoded CTs that are kept for viewers.
+
+        Raises:
+            StorageError: the folder cannot be used.
+        """
+        super().__init__(path, models, roots=roots)
+        self.instances = FolderInstances(self.store, viewer_bytes)
+        self._segs: ByteCache[OfferedSeg] = ByteCache(_MAX_SEG_BYTES, lambda entry: len(entry.content))
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """Returns the information stored with an image, and the UIDs of study and series with which viewers find it."""
+        found = super().get_image_info(image_id)
+        study, series = self.instances.uids(image_id)
+        return found | {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+
+    def seg_series(self, study: str) -> str:
+        """Returns the Series Instance UID of the study's `final` label map as SEG; empty if it has none without a problem."""
+        return "" if self._final(study) is None else seg_series_uid(self.instances.uids(study)[1], FINAL)
+
+    def seg(self, study: str) -> OfferedSeg:
+        """Returns the `final` label map as a DICOM SEG, the same for the same version; writes it if it is not kept. Slow.
+
+        Raises:
+            NotFoundError: the study or the label map does not exist.
+            InputError: a file cannot be read.
+        """
+        label = self._final(study)
+        if label is None:
+            raise NotFoundError(study, "has no signed-off label map that can be used.", "Submit one first.")
+        series = self.instances.series(study)
+        key = f"{label.version.number}/{series.volume}"
+        found = self._segs.get(study)
+        if found is None or found.key != key:
+            labels = read_labels(label.file, image=self.store.image(study).file)
+            origin = label_origin(label, self._models, self.store.labels().get(study, {}))
+            headers, name = series.headers(), series.about.patient_level.PatientName
+            for header in headers:  # highdicom warns about names without a caret, and its warning contains the name
+                header.PatientName = person(str(name))
+            written = write_seg(labels.as_image(), headers, origin)
+            written.PatientName = name
+            stream = BytesIO()
+            written.save_as(stream, enforce_file_format=True)
+            stream.seek(0)
+            header = dcmread(stream, stop_before_pixels=True)  # highdicom's own object contains types that JSON does not have
+            found = OfferedSeg(key, header, stream.getvalue())
+            self._segs.put(study, found)
+        return found
+
+    def read_seg(self, file: Path) -> StoredSeg:
+        """Decodes a DICOM SEG that a viewer has stored; a reader process reads the file.
+
+        Returns:
+            The SEG; its label map has the grid of the CT's file.
+
+        Raises:
+            InputError: the file is malformed, does not refer to a CT of this server, or has a segment that is not an organ.
+        """
+        about, _ = run_task("dicom_object", file, path=str(file))
+        study = next(filter(None, (self.instances.study_of(uid) for uid in about["series"])), "")
+        if not study:
+            raise InputError(
+                "segmentation", "does not refer to a CT series of this server.", "Segment one of this server's series."
+            )
+        opened = self.instances.open(study)
+        grid = opened.series.geometry
+        content = {"path": str(file), "geometry": asdict(grid), "volume": opened.series.volume}
+        _, (array,) = run_task("grid_seg", file, **content)
+        label = scratch_file(".nii.gz")
+        try:
+            write_volume(Volume(array, grid, opened.file_geometry), label)
+        except BaseException:
+            label.unlink(missing_ok=True)
+            raise
+        return StoredSeg(study, label, about["sop_class"], about["sop_instance"])
+
+    def forget(self) -> None:
+        """Drops decoded CTs and written SEGs, for example after an erasure."""
+        self.instances.forget()
+        self._segs.clear()
+
+    def _final(self, study: str) -> Label | None:
+        found: Mapping[str, Label] = self.store.labels().get(study, {})
+        label = found.get(FINAL)
+        return label if label is not None and not label.problem else None

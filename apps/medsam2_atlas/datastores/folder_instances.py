@@ -1,0 +1,226 @@
+"""The CTs of a studies folder as DICOM instances (`medsam2_atlas.dicom.instances`), decoded when a viewer opens them.
+
+Concurrency contract. Callers may be in any thread. A CT is decoded by one thread; others that need the same CT wait for it. Up
+to `_OPENING` CTs are decoded at once. The lock of the names is held only to read or change them; no lock is held while another
+one is requested, except that a thread which decodes a CT uses the cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datastores.byte_cache import ByteCache
+from medsam2_atlas.base.errors import InputError, NotFoundError, StorageError, UnavailableError
+from medsam2_atlas.base.study_hash import study_key
+from medsam2_atlas.dicom.instances import FolderUids, InstanceSeries, StudyAbout
+from medsam2_atlas.imaging.decoding import run_task
+from medsam2_atlas.imaging.volume import Geometry, read_grid
+from medsam2_atlas.storage import StudyStore
+
+log = logging.getLogger(__name__)
+
+_TRIES = 3
+_OPENING = 2
+"""Max number of CTs that are decoded at once, as many as there are reader processes by default."""
+_Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class OpenSeries:
+    """A decoded CT.
+
+    Attributes:
+        series: its instances.
+        array: their stored values, `[z, y, x]` int16; instance n is `array[n - 1]`.
+        file_geometry: the grid of the file.
+        stamp: the state of the file.
+    """
+
+    series: InstanceSeries
+    array: np.ndarray
+    file_geometry: Geometry
+    stamp: _Stamp
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What is known of a file without its voxels: its grid in LPS orientation, or why it cannot be used."""
+
+    stamp: _Stamp
+    grid: Geometry | None
+    problem: str = ""
+
+
+class FolderInstances:
+    """The instances of a studies folder."""
+
+    def __init__(self, store: StudyStore, max_bytes: int) -> None:
+        """Reads the folder's key, which all UIDs depend on.
+
+        Args:
+            store: the studies.
+            max_bytes: max bytes of decoded CTs to keep; the CT that was opened last is always kept.
+        """
+        self._store = store
+        self._uids = FolderUids(study_key(store.work.path))
+        self._lock = threading.Lock()
+        self._names: dict[str, str] = {}
+        self._headers: dict[str, _Header] = {}
+        self._opening: dict[str, threading.Lock] = {}
+        self._slots = threading.BoundedSemaphore(_OPENING)
+        self._open: ByteCache[OpenSeries] = ByteCache(max_bytes, lambda entry: int(entry.array.nbytes))
+
+    def uids(self, study: str) -> tuple[str, str]:
+        """Returns the UIDs of study and series for a study's name, whether or not the study exists."""
+        return self._uids.study(study), self._uids.series(study)
+
+    def study_of(self, uid: str) -> str:
+        """Returns the name of the study with a Study or Series Instance UID; empty if there is none."""
+        found = self._known(uid)
+        if not found:
+            names = self._store.images()
+            added = {made: name for name in names for made in self.uids(name)}
+            with self._lock:
+                self._names = added
+            found = added.get(uid, "")
+        return found
+
+    def abouts(self) -> Iterator[StudyAbout]:
+        """Yields the usable studies, sorted by name. Reads the headers of files that are new, one after the other."""
+        problems = self._store.problems()
+        for name in sorted(self._store.images()):
+            if "image" in problems.get(name, {}):
+                continue
+            try:
+                yield self.about(name)
+            except (InputError, NotFoundError, StorageError):  # was logged, or has just been removed
+                continue
+
+    def about(self, study: str) -> StudyAbout:
+        """Returns the attributes of a study that need no voxels.
+
+        Raises:
+            NotFoundError: the study does not exist.
+            InputError: the header of its file cannot be used, or its voxels could not be decoded before.
+            UnavailableError: all reader processes are busy.
+        """
+        return StudyAbout.of(study, self._uids, self._grid(study).size)
+
+    def series(self, study: str) -> InstanceSeries:
+        """Returns the instances without their voxels; slope and intercept are those of the file only if the CT is open.
+
+        Raises:
+            NotFoundError, InputError, UnavailableError: as for `about`.
+            StorageError: the file cannot be read.
+        """
+        held = self.held(study)
+        if held is not None:
+            return held.series
+        grid = self._grid(study)
+        about = StudyAbout.of(study, self._uids, grid.size)
+        return InstanceSeries(about, self._uids.volume(study, self._store.checksum(study)), grid)
+
+    def held(self, study: str) -> OpenSeries | None:
+        """Returns a CT if it is open and its file has not changed since.
+
+        Raises:
+            NotFoundError: the study does not exist.
+        """
+        stamp = _stamp(self._store.image(study).file)
+        found = self._open.get(study)
+        return found if found is not None and found.stamp == stamp else None
+
+    def open(self, study: str) -> OpenSeries:
+        """Returns a CT; decodes it if it is not open.
+
+        Raises:
+            NotFoundError, InputError, UnavailableError: as for `about`.
+            StorageError: the file cannot be read, or keeps changing.
+        """
+        with self._lock:
+            turn = self._opening.setdefault(study, threading.Lock())
+        with turn:
+            found = self.held(study)
+            if found is None:
+                with self._slots:
+                    found = self._decoded(study)
+                self._open.put(study, found)
+        return found
+
+    def forget(self) -> None:
+        """Closes all CTs, for example after an erasure."""
+        self._open.clear()
+        with self._lock:
+            self._headers.clear()
+            self._names = {}
+            self._opening = {name: turn for name, turn in self._opening.items() if turn.locked()}
+
+    def _known(self, uid: str) -> str:
+        with self._lock:
+            return self._names.get(uid, "")
+
+    def _grid(self, study: str) -> Geometry:
+        """Returns the grid of a study's CT in LPS orientation; reads the header of its file if it is new."""
+        file = self._store.image(study).file
+        stamp = _stamp(file)
+        with self._lock:
+            known = self._headers.get(study)
+        if known is None or known.stamp != stamp:
+            try:
+                known = _Header(stamp, read_grid(file))
+            except UnavailableError:
+                raise
+            except (InputError, OSError) as error:
+                known = self._unusable(study, stamp, error)
+            with self._lock:
+                self._headers[study] = known
+        if known.grid is None:
+            raise InputError(study, known.problem, "See /datastore and `medsam2-atlas check`; then replace the file.")
+        return known.grid
+
+    def _unusable(self, study: str, stamp: _Stamp, error: Exception) -> _Header:
+        problem = error.problem if isinstance(error, InputError) else f"cannot be read ({error})."
+        log.warning("%s is not offered to viewers: it %s", study, problem)
+        return _Header(stamp, None, problem)
+
+    def _decoded(self, study: str) -> OpenSeries:
+        for _ in range(_TRIES):
+            file = self._store.image(study).file
+            stamp = _stamp(file)
+            with ThreadPoolExecutor(1) as beside:  # the checksum of a new file is computed while the file is decoded
+                checksum = beside.submit(self._store.checksum, study)
+                try:
+                    content, (array,) = run_task("stored_volume", file, path=str(file.absolute()))
+                except InputError as error:
+                    header = self._unusable(study, stamp, error)
+                    with self._lock:
+                        self._headers[study] = header
+                    raise InputError(study, error.problem, error.remedy) from error
+                except OSError as error:
+                    raise StorageError(study, f"cannot be read ({error}).", "Check the file and its disk.") from error
+                digest = checksum.result()
+            if _stamp(file) == stamp:
+                grid = Geometry.parse(content["geometry"])
+                about = StudyAbout.of(study, self._uids, grid.size)
+                scale = float(content["slope"]), float(content["intercept"])
+                series = InstanceSeries(about, self._uids.volume(study, digest), grid, *scale)
+                return OpenSeries(series, array, Geometry.parse(content["file_geometry"]), stamp)
+        raise StorageError(study, "has an image that keeps changing.", "Wait until it is copied, then open it again.")
+
+
+def _stamp(file: Path) -> _Stamp:
+    """Returns numbers that change with a file."""
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise NotFoundError(
+            file.name, f"cannot be read ({error.strerror}).", "Was it removed? List the studies again."
+        ) from error
+    return state.st_mtime_ns, state.st_size, state.st_ino
