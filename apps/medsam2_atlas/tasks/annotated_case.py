@@ -172,7 +172,7 @@ class AnnotatedCase:
         """True if the CT is one of the sample phantoms; None if that is unknown."""
         try:
             store = self._datastore.store
-            known = is_sample(store.image(self.study).file, lambda: store.image_checksum(self.study))
+            known = is_sample(store.image(self.study).file, lambda: store.checksum(self.study))
             return True if known else None
         except (OSError, MedSAM2AtlasError):
             return None

@@ -95,14 +95,13 @@ class StudyContents:
             raise NotFoundError(repr(study[:80]), "is not a study of this folder.", LISTED)
         return self._image(row)
 
-    def image_checksum(self, study: str) -> str:
-        """Returns the SHA-256 of a study's image. It is computed again only if the file has changed.
+    def checksum(self, study: str) -> str:
+        """Returns the SHA-256 of a study's image. It is stored, and computed again only if the file has changed.
 
         Raises:
             NotFoundError: the study does not exist.
-            StorageError: the image cannot be read.
+            StorageError: the image cannot be read, or keeps changing.
         """
-        self.image(study)
         with self._errors("be read", study):
             return self._auditor.checksum(study)
 

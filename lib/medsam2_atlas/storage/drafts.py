@@ -98,7 +98,7 @@ class Drafts:
             StorageError: the draft cannot be written; the earlier one stays.
         """
         image, target = self._store.image(study).file, self._file(study, person)
-        about = {"made": _now(), "base": base, "image_sha256": self._store.image_checksum(study), "shape": shape}
+        about = {"made": _now(), "base": base, "image_sha256": self._store.checksum(study), "shape": shape}
         head = json.dumps(about).encode() + b"\n"
         with self._errors(study):
             self._check_room(target, len(head) + packed.stat().st_size)
@@ -133,7 +133,7 @@ class Drafts:
             NotFoundError: the study does not exist.
             StorageError: the image cannot be read.
         """
-        now = self._store.image_checksum(study)
+        now = self._store.checksum(study)
         if now == draft.image_sha256:
             return True
         known = Fingerprints(self._store.work)
