@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -22,10 +23,11 @@ from medsam2_atlas.base.errors import ConflictError, InputError, MedSAM2AtlasErr
 from medsam2_atlas.base.files import sha256, write_json
 from medsam2_atlas.cli import app
 from medsam2_atlas.erasing import Erasure, erase, finish_erasures, preview
+from medsam2_atlas.imaging.packed_labels import pack
 from medsam2_atlas.registration import RegistrationCache, Transform
-from medsam2_atlas.storage import FINAL, Fingerprints, StudyStore, WorkFolder, fingerprints
+from medsam2_atlas.storage import FINAL, Drafts, Fingerprints, StudyStore, WorkFolder, fingerprints
 from medsam2_atlas.storage.fingerprints import fingerprint
-from storage.test_store import ct, label, organ_in
+from storage.test_store import SHAPE, ct, label, organ_in
 from tasks.claims import claimed
 from waiting import time_limit
 
@@ -73,6 +75,10 @@ def fill(folder: Path, work: Path, scratch: Path, name: str = NAME) -> None:
     store.remove_label(name, FINAL)
     store.save_label(name, FINAL, label(scratch / "x.nii.gz", 7), author="kim")
     store.save_label(name, "draft", label(scratch / "x.nii.gz", 3), author="kim")
+    for study in (name, "other"):
+        (scratch / "packed").write_bytes(pack(np.zeros(SHAPE, np.uint8)))
+        Drafts(store, 1_000_000).save(study, "token:kim", scratch / "packed", SHAPE, (FINAL, 1))
+    (scratch / "packed").unlink()
     aside = store.work.folder(f"unreadable/{name}") / "00.nii.gz"
     aside.write_bytes(label(scratch / "x.nii.gz", 8).read_bytes())
     image.unlink()

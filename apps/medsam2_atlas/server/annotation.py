@@ -15,7 +15,6 @@ from fastapi import APIRouter, Query, Request
 from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
-from datastores.pacs_datastore import PacsDatastore
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError
 from medsam2_atlas.evaluation.agreement import difference_map
 from medsam2_atlas.evaluation.label_overlap import Overlap
@@ -28,7 +27,7 @@ from server.in_turn import in_turn
 from server.packed_bodies import PACKED, packed_answer, packed_body, unpacked
 from tasks.annotated_case import AnnotatedCase, Chosen, has_demo_weights, offered_model, organs, start_of
 from tasks.case_states import viewer_path
-from tasks.known import check_study, unknown_study
+from tasks.known import check_study
 
 router = APIRouter(prefix="/annotation", tags=["Annotation"], route_class=LimitedRoute)
 
@@ -198,7 +197,7 @@ def _pair(request: Request, image: str, first: str, second: str, person: str) ->
 
 
 def _study_of(study: str, series: str) -> str:
-    """Returns the case of a DICOM series.
+    """Returns the case of a DICOM series. A layer of the server may already have replaced UIDs of a folder by the case's name.
 
     Raises:
         InputError: the request names no case.
@@ -207,11 +206,8 @@ def _study_of(study: str, series: str) -> str:
     if not series:
         raise InputError("image", "is missing.", "Name the case, or its DICOM study and series.")
     datastore = app_instance().datastore()
-    if not isinstance(datastore, PacsDatastore):
-        raise unknown_study(series, "series")
     check_study(series, datastore)
-    known = str(datastore.get_image_info(series).get("StudyInstanceUID") or "")
-    if study and known and study != known:
+    if study and study not in (series, datastore.get_image_info(series).get("StudyInstanceUID")):
         raise NotFoundError(repr(series[:80]), "belongs to another study.", "Open the series in its own study.")
     return series
 

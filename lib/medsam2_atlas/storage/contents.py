@@ -102,7 +102,6 @@ class StudyContents:
             NotFoundError: the study does not exist.
             StorageError: the image cannot be read, or keeps changing.
         """
-        self.image(study)
         with self._errors("be read", study):
             return self._auditor.checksum(study)
 
