@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.errors import InputError, NotFoundError
 from medsam2_atlas.base.scratch import scratch_file
 from medsam2_atlas.dicom import seg_series_uid, write_seg
+from medsam2_atlas.dicom.instances import grid_seg_to_file
 from medsam2_atlas.dicom.origin import person
 from medsam2_atlas.imaging.decoding import run_task
-from medsam2_atlas.imaging.volume import Volume, read_labels, write_volume
+from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.storage import FINAL, Label
 
 _MAX_SEG_BYTES = 200_000_000
@@ -116,13 +117,9 @@ class FolderDatastore(StudyDatastore):
             raise InputError(
                 "segmentation", "does not refer to a CT series of this server.", "Segment one of this server's series."
             )
-        opened = self.instances.open(study)
-        grid = opened.series.geometry
-        content = {"path": str(file), "geometry": asdict(grid), "volume": opened.series.volume}
-        _, (array,) = run_task("grid_seg", file, **content)
-        label = scratch_file(".nii.gz")
+        opened, label = self.instances.open(study), scratch_file(".nii.gz")
         try:
-            write_volume(Volume(array, grid, opened.file_geometry), label)
+            grid_seg_to_file(file, opened, label)
         except BaseException:
             label.unlink(missing_ok=True)
             raise
