@@ -17,7 +17,7 @@ from datastores.segmentations import StoredSeg, label_origin
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.errors import InputError, NotFoundError
 from medsam2_atlas.base.scratch import scratch_file
-from medsam2_atlas.dicom import seg_series_uid, write_seg
+from medsam2_atlas.dicom import LabelOrigin, seg_series_uid, write_rtstruct, write_seg
 from medsam2_atlas.dicom.instances import grid_seg_to_file
 from medsam2_atlas.dicom.origin import person
 from medsam2_atlas.imaging.decoding import run_task
@@ -88,11 +88,10 @@ class FolderDatastore(StudyDatastore):
         found = self._segs.get(study)
         if found is None or found.key != key:
             labels = read_labels(label.file, image=self.store.image(study).file)
-            origin = label_origin(label, self._models, self.store.labels().get(study, {}))
             headers, name = series.headers(), series.about.patient_level.PatientName
             for header in headers:  # highdicom warns about names without a caret, and its warning contains the name
                 header.PatientName = person(str(name))
-            written = write_seg(labels.as_image(), headers, origin)
+            written = write_seg(labels.as_image(), headers, self._origin(label))
             written.PatientName = name
             stream = BytesIO()
             written.save_as(stream, enforce_file_format=True)
@@ -101,6 +100,17 @@ class FolderDatastore(StudyDatastore):
             found = OfferedSeg(key, header, stream.getvalue())
             self._segs.put(study, found)
         return found
+
+    def rtstruct(self, study: str, tag: str) -> Dataset:
+        """Returns the current label map as an RT structure set that refers to the study's instances.
+
+        Raises:
+            NotFoundError: the study has no label map of that tag.
+            InputError: a file cannot be read.
+        """
+        label = self.store.label(study, tag)
+        labels = read_labels(label.file, image=self.store.image(study).file)
+        return write_rtstruct(labels.as_image(), self.instances.series(study).headers(), self._origin(label))
 
     def read_seg(self, file: Path) -> StoredSeg:
         """Decodes a DICOM SEG that a viewer has stored; a reader process reads the file.
@@ -129,6 +139,9 @@ class FolderDatastore(StudyDatastore):
         """Drops decoded CTs and written SEGs, for example after an erasure."""
         self.instances.forget()
         self._segs.clear()
+
+    def _origin(self, label: Label) -> LabelOrigin:
+        return label_origin(label, self._models, self.store.labels().get(label.study, {}))
 
     def _final(self, study: str) -> Label | None:
         found: Mapping[str, Label] = self.store.labels().get(study, {})
