@@ -18,6 +18,7 @@ from datastores.byte_cache import ByteCache
 from medsam2_atlas.base.errors import InputError, NotFoundError, StorageError, UnavailableError
 from medsam2_atlas.base.study_hash import study_key
 from medsam2_atlas.dicom.instances import FolderUids, InstanceSeries, OpenSeries, StudyAbout, decode_ct
+from medsam2_atlas.imaging.decoding import UnreadableFileError
 from medsam2_atlas.imaging.volume import Geometry, read_grid
 from medsam2_atlas.storage import StudyStore
 
@@ -86,10 +87,22 @@ class FolderInstances:
         for name in sorted(self._store.images()):
             if "image" in problems.get(name, {}):
                 continue
-            try:
-                yield self.about(name)
-            except (InputError, NotFoundError, StorageError):  # was logged, or has just been removed
-                continue
+            found = self.usable(name)
+            if found is not None:
+                yield found
+
+    def usable(self, study: str) -> StudyAbout | None:
+        """Returns what `about` does; None if the study does not exist or cannot be used, which was logged.
+
+        Raises:
+            UnavailableError: all reader processes are busy.
+        """
+        try:
+            return self.about(study)
+        except UnavailableError:
+            raise
+        except (InputError, NotFoundError, StorageError):
+            return None
 
     def about(self, study: str) -> StudyAbout:
         """Returns the attributes of a study that need no voxels.
@@ -177,7 +190,9 @@ class FolderInstances:
     def _unusable(self, study: str, stamp: _Stamp, error: Exception) -> _Header:
         problem = error.problem if isinstance(error, InputError) else f"cannot be read ({error})."
         log.warning("%s is not offered to viewers: it %s", study, problem)
-        return _Header(stamp, None, problem)
+        # Reader processes remember such files themselves, and decide when to try them again.
+        lasting = not isinstance(error, (UnreadableFileError, OSError))
+        return _Header(stamp if lasting else (0, 0, 0), None, problem)
 
     def _decoded(self, study: str) -> _Open:
         for _ in range(_TRIES):
