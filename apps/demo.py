@@ -114,7 +114,7 @@ def _fresh_studies(out: Path, image: Path) -> Path:
         if others:
             raise SystemExit(f"{studies} contains {others[0]}, which is not the demo's. Move it, or choose another folder.")
         remove_folder(studies, out)
-    studies.mkdir()
+    studies.mkdir(mode=0o700)
     shutil.copy(image, studies / image.name)
     return studies
 

@@ -229,6 +229,9 @@ def test_a_seg_from_a_viewer_is_saved_on_the_file_s_grid_and_offered_back(
     again = viewer.store_instances([offered])  # the server's own SEG comes back as the same label map
     assert len(again.ReferencedSOPSequence) == 1
     np.testing.assert_array_equal(read_labels(saved, read_volume(file_of(folder, "ASL"))).array, drawn)
+    structures = requests.get(f"{url}/datastore/label/rtstruct", {"label": series})
+    outlined = pydicom.dcmread(BytesIO(structures.content))
+    assert outlined.StudyInstanceUID == study
     assert len(viewer.search_for_studies(search_filters={"ModalitiesInStudy": "SEG"})) == 1
     assert len(viewer.search_for_instances(study)) == len(files) + 1
     assert viewer.retrieve_study_metadata(study)[-1]["00080060"]["Value"] == ["SEG"]

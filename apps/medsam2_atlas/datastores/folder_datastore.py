@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from datastores.segmentations import StoredSeg, label_origin
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.errors import InputError, NotFoundError
 from medsam2_atlas.base.scratch import scratch_file
-from medsam2_atlas.dicom import seg_series_uid, write_seg
+from medsam2_atlas.dicom import LabelOrigin, seg_series_uid, write_rtstruct, write_seg
+from medsam2_atlas.dicom.instances import grid_seg_to_file
 from medsam2_atlas.dicom.origin import person
 from medsam2_atlas.imaging.decoding import run_task
-from medsam2_atlas.imaging.volume import Volume, read_labels, write_volume
+from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.storage import FINAL, Label
 
 _MAX_SEG_BYTES = 200_000_000
@@ -87,11 +88,10 @@ class FolderDatastore(StudyDatastore):
         found = self._segs.get(study)
         if found is None or found.key != key:
             labels = read_labels(label.file, image=self.store.image(study).file)
-            origin = label_origin(label, self._models, self.store.labels().get(study, {}))
             headers, name = series.headers(), series.about.patient_level.PatientName
             for header in headers:  # highdicom warns about names without a caret, and its warning contains the name
                 header.PatientName = person(str(name))
-            written = write_seg(labels.as_image(), headers, origin)
+            written = write_seg(labels.as_image(), headers, self._origin(label))
             written.PatientName = name
             stream = BytesIO()
             written.save_as(stream, enforce_file_format=True)
@@ -100,6 +100,17 @@ class FolderDatastore(StudyDatastore):
             found = OfferedSeg(key, header, stream.getvalue())
             self._segs.put(study, found)
         return found
+
+    def rtstruct(self, study: str, tag: str) -> Dataset:
+        """Returns the current label map as an RT structure set that refers to the study's instances.
+
+        Raises:
+            NotFoundError: the study has no label map of that tag.
+            InputError: a file cannot be read.
+        """
+        label = self.store.label(study, tag)
+        labels = read_labels(label.file, image=self.store.image(study).file)
+        return write_rtstruct(labels.as_image(), self.instances.series(study).headers(), self._origin(label))
 
     def read_seg(self, file: Path) -> StoredSeg:
         """Decodes a DICOM SEG that a viewer has stored; a reader process reads the file.
@@ -116,13 +127,9 @@ class FolderDatastore(StudyDatastore):
             raise InputError(
                 "segmentation", "does not refer to a CT series of this server.", "Segment one of this server's series."
             )
-        opened = self.instances.open(study)
-        grid = opened.series.geometry
-        content = {"path": str(file), "geometry": asdict(grid), "volume": opened.series.volume}
-        _, (array,) = run_task("grid_seg", file, **content)
-        label = scratch_file(".nii.gz")
+        opened, label = self.instances.open(study), scratch_file(".nii.gz")
         try:
-            write_volume(Volume(array, grid, opened.file_geometry), label)
+            grid_seg_to_file(file, opened, label)
         except BaseException:
             label.unlink(missing_ok=True)
             raise
@@ -132,6 +139,9 @@ class FolderDatastore(StudyDatastore):
         """Drops decoded CTs and written SEGs, for example after an erasure."""
         self.instances.forget()
         self._segs.clear()
+
+    def _origin(self, label: Label) -> LabelOrigin:
+        return label_origin(label, self._models, self.store.labels().get(label.study, {}))
 
     def _final(self, study: str) -> Label | None:
         found: Mapping[str, Label] = self.store.labels().get(study, {})

@@ -14,13 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from datastores.byte_cache import ByteCache
 from medsam2_atlas.base.errors import InputError, NotFoundError, StorageError, UnavailableError
 from medsam2_atlas.base.study_hash import study_key
-from medsam2_atlas.dicom.instances import FolderUids, InstanceSeries, StudyAbout
-from medsam2_atlas.imaging.decoding import run_task
+from medsam2_atlas.dicom.instances import FolderUids, InstanceSeries, OpenSeries, StudyAbout, decode_ct
+from medsam2_atlas.imaging.decoding import UnreadableFileError
 from medsam2_atlas.imaging.volume import Geometry, read_grid
 from medsam2_atlas.storage import StudyStore
 
@@ -33,20 +31,11 @@ _Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class OpenSeries:
-    """A decoded CT.
+class _Open:
+    """A decoded CT, and the state of its file."""
 
-    Attributes:
-        series: its instances.
-        array: their stored values, `[z, y, x]` int16; instance n is `array[n - 1]`.
-        file_geometry: the grid of the file.
-        stamp: the state of the file.
-    """
-
-    series: InstanceSeries
-    array: np.ndarray
-    file_geometry: Geometry
     stamp: _Stamp
+    series: OpenSeries
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ class FolderInstances:
         self._headers: dict[str, _Header] = {}
         self._opening: dict[str, threading.Lock] = {}
         self._slots = threading.BoundedSemaphore(_OPENING)
-        self._open: ByteCache[OpenSeries] = ByteCache(max_bytes, lambda entry: int(entry.array.nbytes))
+        self._open: ByteCache[_Open] = ByteCache(max_bytes, lambda entry: entry.series.bytes_in_memory)
 
     def uids(self, study: str) -> tuple[str, str]:
         """Returns the UIDs of study and series for a study's name, whether or not the study exists."""
@@ -98,10 +87,22 @@ class FolderInstances:
         for name in sorted(self._store.images()):
             if "image" in problems.get(name, {}):
                 continue
-            try:
-                yield self.about(name)
-            except (InputError, NotFoundError, StorageError):  # was logged, or has just been removed
-                continue
+            found = self.usable(name)
+            if found is not None:
+                yield found
+
+    def usable(self, study: str) -> StudyAbout | None:
+        """Returns what `about` does; None if the study does not exist or cannot be used, which was logged.
+
+        Raises:
+            UnavailableError: all reader processes are busy.
+        """
+        try:
+            return self.about(study)
+        except UnavailableError:
+            raise
+        except (InputError, NotFoundError, StorageError):
+            return None
 
     def about(self, study: str) -> StudyAbout:
         """Returns the attributes of a study that need no voxels.
@@ -135,7 +136,7 @@ class FolderInstances:
         """
         stamp = _stamp(self._store.image(study).file)
         found = self._open.get(study)
-        return found if found is not None and found.stamp == stamp else None
+        return found.series if found is not None and found.stamp == stamp else None
 
     def open(self, study: str) -> OpenSeries:
         """Returns a CT; decodes it if it is not open.
@@ -147,12 +148,13 @@ class FolderInstances:
         with self._lock:
             turn = self._opening.setdefault(study, threading.Lock())
         with turn:
-            found = self.held(study)
-            if found is None:
-                with self._slots:
-                    found = self._decoded(study)
-                self._open.put(study, found)
-        return found
+            held = self.held(study)
+            if held is not None:
+                return held
+            with self._slots:
+                found = self._decoded(study)
+            self._open.put(study, found)
+            return found.series
 
     def forget(self) -> None:
         """Closes all CTs, for example after an erasure."""
@@ -188,16 +190,18 @@ class FolderInstances:
     def _unusable(self, study: str, stamp: _Stamp, error: Exception) -> _Header:
         problem = error.problem if isinstance(error, InputError) else f"cannot be read ({error})."
         log.warning("%s is not offered to viewers: it %s", study, problem)
-        return _Header(stamp, None, problem)
+        # Reader processes remember such files themselves, and decide when to try them again.
+        lasting = not isinstance(error, (UnreadableFileError, OSError))
+        return _Header(stamp if lasting else (0, 0, 0), None, problem)
 
-    def _decoded(self, study: str) -> OpenSeries:
+    def _decoded(self, study: str) -> _Open:
         for _ in range(_TRIES):
             file = self._store.image(study).file
             stamp = _stamp(file)
             with ThreadPoolExecutor(1) as beside:  # the checksum of a new file is computed while the file is decoded
                 checksum = beside.submit(self._store.checksum, study)
                 try:
-                    content, (array,) = run_task("stored_volume", file, path=str(file.absolute()))
+                    ct = decode_ct(file)
                 except InputError as error:
                     header = self._unusable(study, stamp, error)
                     with self._lock:
@@ -207,11 +211,7 @@ class FolderInstances:
                     raise StorageError(study, f"cannot be read ({error}).", "Check the file and its disk.") from error
                 digest = checksum.result()
             if _stamp(file) == stamp:
-                grid = Geometry.parse(content["geometry"])
-                about = StudyAbout.of(study, self._uids, grid.size)
-                scale = float(content["slope"]), float(content["intercept"])
-                series = InstanceSeries(about, self._uids.volume(study, digest), grid, *scale)
-                return OpenSeries(series, array, Geometry.parse(content["file_geometry"]), stamp)
+                return _Open(stamp, OpenSeries.of(study, self._uids, digest, ct))
         raise StorageError(study, "has an image that keeps changing.", "Wait until it is copied, then open it again.")
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
@@ -20,13 +20,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from datastores.folder_datastore import FolderDatastore
-from datastores.folder_instances import OpenSeries
 from medsam2_atlas.base.errors import NotFoundError
 from medsam2_atlas.base.json_text import to_json
-from medsam2_atlas.dicom.instances import Part, accepts, multipart, parse_query, slice_picture
+from medsam2_atlas.dicom.instances import OpenSeries, Part, accepts, multipart, parse_query
 from medsam2_atlas.dicom.instances.media import DICOM, EXPLICIT_LITTLE_ENDIAN, FRAMES, JSON
 from medsam2_atlas.dicom.instances.pictures import THUMBNAIL
-from medsam2_atlas.dicom.instances.series import pixels
 from medsam2_atlas.dicom.uids import valid_uid
 from server import errors
 from server.audit import note
@@ -36,7 +34,7 @@ from server.root_path import root_of
 _OPENING = 2
 """Max number of requests that occupy a thread while a CT is decoded or a SEG is written. The others wait without a thread."""
 _LEVELS = ("studies", "series", "instances")
-_PICTURES = {"JPEG": "image/jpeg", "PNG": "image/png"}
+_PICTURES: dict[Literal["JPEG", "PNG"], str] = {"JPEG": "image/jpeg", "PNG": "image/png"}
 _REMEDY = "Search for the study again; it may have been removed or replaced."
 _FRAME_LIST = re.compile(r"[0-9]{1,6}(,[0-9]{1,6}){0,999}")
 
@@ -147,7 +145,7 @@ async def _files(datastore: FolderDatastore, chosen: _Chosen, accept: str) -> Re
     def parts() -> Iterator[Part]:
         if opened is not None:
             for number in [chosen.number] if chosen.number else range(1, opened.series.count + 1):
-                yield Part(kind, opened.series.file(number, opened.array[number - 1]))
+                yield Part(kind, opened.file(number))
         if seg is not None:
             yield Part(kind, seg.content)
 
@@ -162,21 +160,21 @@ async def _frames(datastore: FolderDatastore, chosen: _Chosen, numbers: str, acc
         raise NotFoundError("frames", f"{numbers[:20]} do not exist.", "A slice has frame 1; fetch segmentations as a whole.")
     opened = await _opened(datastore, chosen.study)
     kind = f"{FRAMES}; transfer-syntax={EXPLICIT_LITTLE_ENDIAN}"
-    content_type, pieces = multipart(FRAMES, [Part(kind, pixels(opened.array[chosen.number - 1]))])
+    content_type, pieces = multipart(FRAMES, [Part(kind, opened.frame(chosen.number))])
     return Response(b"".join(pieces), media_type=content_type)
 
 
 async def _picture(datastore: FolderDatastore, chosen: _Chosen, small: bool, accept: str) -> Response:
     """Returns a picture of a slice; of the middle one if the request names a study or series."""
-    kind = next((kind for kind, name in _PICTURES.items() if accepts(accept, name)), "")
-    if not kind:
+    kind = next((kind for kind, name in _PICTURES.items() if accepts(accept, name)), None)
+    if kind is None:
         return _not_acceptable(" or ".join(_PICTURES.values()))
     if not chosen.ct:
         raise NotFoundError("segmentation", "has no picture.", "/review has pictures of label maps.")
     opened = await _opened(datastore, chosen.study)
     number = chosen.number or opened.series.count // 2 + 1
     size = THUMBNAIL if small else None
-    content = await run_in_threadpool(slice_picture, opened.series, opened.array[number - 1], kind, size)  # type: ignore[arg-type]
+    content = await run_in_threadpool(opened.picture, number, kind, size)
     return Response(content, media_type=_PICTURES[kind])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from datastores.folder_datastore import FolderDatastore
-from medsam2_atlas.base.errors import InputError, NotFoundError, StorageError
+from medsam2_atlas.base.errors import NotFoundError
 from medsam2_atlas.dicom.instances import Query, StudyAbout
 from server.pacs_links import RETRIEVE_URL
 
@@ -39,7 +39,7 @@ def found_items(
         for about in _abouts(datastore, wanted, uids.get("series") or query.filters.get(_SERIES_UID, "")):
             try:
                 yield from makers[level](datastore, about, f"{root}/proxy/dicom/wado/studies/{about.study}")
-            except (InputError, NotFoundError, StorageError):  # was logged, or has just been removed
+            except NotFoundError:  # was removed meanwhile
                 continue
 
     series = uids.get("series")
@@ -58,10 +58,9 @@ def _abouts(datastore: FolderDatastore, study: str, series: str) -> Iterator[Stu
         return
     if "image" in datastore.problems().get(name, {}):
         return
-    try:
-        yield datastore.instances.about(name)
-    except (InputError, NotFoundError, StorageError):  # was logged, or has just been removed
-        return
+    found = datastore.instances.usable(name)
+    if found is not None:
+        yield found
 
 
 def _study(datastore: FolderDatastore, about: StudyAbout, url: str) -> Iterator[Mapping[str, Any]]:

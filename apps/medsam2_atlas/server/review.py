@@ -7,10 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
+from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 from starlette.responses import Response
 
-from datastores.folder_datastore import FolderDatastore
+from medsam2_atlas.base.urls import is_url
 from server.access import role_for, user_of
 from server.headers import html_page
 from server.in_turn import in_turn
@@ -25,7 +26,7 @@ _HIDDEN = '<section id="upload" hidden>'
 def page(request: Request) -> Response:
     """Returns the page. Its script loads the cases. Whoever may add CTs to a studies folder sees an area to drop them on."""
     text = _PAGE.read_text(encoding="utf-8")
-    if isinstance(app_instance().datastore(), FolderDatastore) and user_of(request).may(role_for("PUT", "/datastore/upload")):
+    if not is_url(settings.MONAI_LABEL_STUDIES) and user_of(request).may(role_for("PUT", "/datastore/upload")):
         text = text.replace(_HIDDEN, _HIDDEN.replace(" hidden", ""))
     return html_page(text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse
@@ -13,9 +14,10 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from datastores.client_info import check_image_info, check_label_info, check_size, without_server_keys
+from datastores.folder_datastore import FolderDatastore
 from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.base.errors import AccessError, ConflictError, InputError
+from medsam2_atlas.base.errors import AccessError, InputError
 from medsam2_atlas.base.json_text import plain
 from medsam2_atlas.imaging.decoding import check_same_size
 from medsam2_atlas.imaging.labels import organ_table
@@ -147,8 +149,9 @@ def download_version(request: Request, label: str, version: int, tag: str = FINA
 
 @router.get("/label/rtstruct", summary="Download a label map as an RT structure set")
 async def download_rtstruct(label: str, tag: str = FINAL) -> Response:
-    """Returns a DICOM file for planning systems. Only series in a PACS have one."""
-    headers = {"Content-Disposition": f'attachment; filename="{label}.{tag}.dcm"'}
+    """Returns a DICOM file for planning systems. It refers to the PACS' series, or to the instances of the folder's CT."""
+    name = quote(f"{label}.{tag}.dcm", safe="")  # names of studies may contain any script
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
     return Response(await in_turn(lambda: _rtstruct(label, tag)), media_type="application/dicom", headers=headers)
 
 
@@ -189,9 +192,7 @@ def download_dataset(limit_cases: int | None = None) -> Response:
 
 
 def _rtstruct(label: str, tag: str) -> bytes:
-    datastore = _datastore()
-    if not isinstance(datastore, PacsDatastore):
-        raise ConflictError("studies", "of this server are in a folder.", "Structure sets need the DICOM series of a PACS.")
+    datastore: PacsDatastore | FolderDatastore = app_instance().datastore()
     stream = BytesIO()
     datastore.rtstruct(label, tag).save_as(stream, enforce_file_format=True)
     return stream.getvalue()

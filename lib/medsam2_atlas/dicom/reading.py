@@ -140,8 +140,8 @@ def split_series(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Groups the DICOM files in a folder by series. Files that are not slices are left out.
 
     Returns:
-        A dictionary with `series`: for each series its `number`, `modality` and the names of its `files`; and an empty list of
-        arrays.
+        A dictionary with `series`: for each series its `number`, `modality` and the names of its `files`; and
+        an empty list of arrays.
 
     Raises:
         InputError: the folder contains no slices, or too many series.

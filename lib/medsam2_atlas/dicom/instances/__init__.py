@@ -7,6 +7,7 @@ orientation of a file, so that viewers, which sort slices by their position alon
 """
 
 from medsam2_atlas.dicom.instances.media import Part, accepts, multipart
+from medsam2_atlas.dicom.instances.opened import OpenSeries, decode_ct, grid_seg_to_file
 from medsam2_atlas.dicom.instances.pictures import slice_picture
 from medsam2_atlas.dicom.instances.query import Query, parse_query
 from medsam2_atlas.dicom.instances.series import InstanceSeries, StudyAbout
@@ -15,10 +16,13 @@ from medsam2_atlas.dicom.instances.uids import FolderUids
 __all__ = [
     "FolderUids",
     "InstanceSeries",
+    "OpenSeries",
     "Part",
     "Query",
     "StudyAbout",
     "accepts",
+    "decode_ct",
+    "grid_seg_to_file",
     "multipart",
     "parse_query",
     "slice_picture",
