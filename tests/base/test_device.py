@@ -39,6 +39,7 @@ FakeCards = Callable[..., None]
 def fake_cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCards]:
     """Yields a function that makes PyTorch see cards: one per argument, the error of its kernels or None if they run."""
     kernel, before = cards._kernel, (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    cudnn_attention = torch.backends.cuda.cudnn_sdp_enabled()
 
     def see(*errors: Exception | None, none_because: Exception | None = None, free: int = 8 << 30) -> None:
         def run(card: torch.device) -> float:
@@ -71,6 +72,7 @@ def fake_cards(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCards]:
     yield see
     _forget()
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
 
 
 def _forget() -> None:
@@ -247,6 +249,15 @@ def test_no_card_rounds_to_tf32(fake_cards: FakeCards) -> None:
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cudnn.benchmark
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_no_card_compiles_attention_kernels(fake_cards: FakeCards) -> None:
+    fake_cards(None)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    pick_device("cpu")
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    pick_device("cuda")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this PyTorch has the old names only")

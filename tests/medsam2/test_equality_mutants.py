@@ -88,7 +88,9 @@ MUTANTS = {
     "memories of every second slice": attribute("memory_temporal_stride_for_eval", 2),
     "six memories": attribute("num_maskmem", 6, "one box"),
     "the newest memory is missing": changed("_spatial", lambda memories: [m for m in memories if m[0] < 6]),
-    "the starting slices' memories are missing": changed("_spatial", lambda memories: [m for m in memories if m[0] > 0]),
+    "the starting slices' memories are missing": changed(  # if there are others, since a batch on a GPU has one memory at least
+        "_spatial", lambda memories: [m for m in memories if m[0] > 0] or memories
+    ),
     "the starting slices' memories are placed like the oldest": changed(
         "_spatial", lambda memories: [(max(place, 1), memory) for place, memory in memories]
     ),

@@ -94,8 +94,8 @@ def test_the_comparison_notices_a_pointer_that_ignores_the_mask(both: Both, monk
 def test_the_logits_of_a_known_mask_are_ten(both: Both) -> None:
     mask = disc(40, 50, 20)
     logits, _ = both.engine._propagator.known(1, mask)
-    assert logits.max() == pytest.approx(10, abs=1e-4)
-    assert logits.min() == pytest.approx(-10, abs=1e-4)
+    assert float(logits.max()) == pytest.approx(10, abs=1e-4)
+    assert float(logits.min()) == pytest.approx(-10, abs=1e-4)
     enlarged = torch.nn.functional.interpolate(logits[None], SHAPE[1:], mode="bilinear")[0, 0].cpu().numpy() > 0
     assert (enlarged ^ mask).sum() < 0.05 * mask.sum()
 

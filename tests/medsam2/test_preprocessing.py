@@ -15,6 +15,7 @@ from medsam2_atlas.medsam2.preprocessing import to_network, to_uint8
 def test_the_range_of_the_clipped_volume_becomes_0_to_255_truncated() -> None:
     hu = np.array([[[-1000.0, -100.0, 0.0, 200.0, 500.0, 3000.0]]])
     assert to_uint8(hu).ravel().tolist() == [0, 0, 42, 127, 255, 255]
+    assert hu.ravel().tolist() == [-1000, -100, 0, 200, 500, 3000], "the volume itself is unchanged"
     assert to_uint8(np.array([[[0.0, 100.0]]])).ravel().tolist() == [0, 255]
     assert to_uint8(np.full((2, 2, 2), -1000.0)).max() == 0
 

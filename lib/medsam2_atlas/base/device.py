@@ -24,7 +24,8 @@ def pick_device(name: str | None = None) -> torch.device:
 
     `auto` is the first card on which a kernel runs, or else the processor; a warning explains why a card is not used. A card
     that is only full is picked with a warning: memory may be free when a case arrives. The returned CUDA device always has a
-    number, and computes in full precision from then on (`use_full_precision`).
+    number, and computes in full precision from then on (`use_full_precision`), without kernels that are compiled when they are
+    needed (`avoid_compiled_attention`).
 
     Raises:
         InputError: the name is unknown, PyTorch does not see the card, or no kernel runs on it.
@@ -37,6 +38,7 @@ def pick_device(name: str | None = None) -> torch.device:
         if trial_of(device).full:
             _warn(f"{device} has hardly any free memory at the moment. End other programs on it. {_PROCESSOR}")
         use_full_precision()
+        avoid_compiled_attention()
     return device
 
 
@@ -67,6 +69,15 @@ def use_full_precision() -> None:
         for part in (torch.backends.cuda.matmul, *(getattr(torch.backends.cudnn, name, None) for name in ("conv", "rnn"))):
             if getattr(part, "fp32_precision", None) == "tf32":  # the old names do not override a setting by the new names
                 part.fp32_precision = "ieee"  # type: ignore[union-attr]
+
+
+def avoid_compiled_attention() -> None:
+    """Stops PyTorch from computing attention in 16 bits by cuDNN, which compiles a kernel for each new size of its input.
+
+    The steps of a case have many sizes. On an H100, the first case of a process took 18.1 s in fast mode with cuDNN, and 3.6 s
+    with PyTorch's own kernels, which are part of its build; `docs/gpu.md` has all times.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _card_named(name: str) -> torch.device:

@@ -3,8 +3,8 @@
 A GPU spends more time on starting operators than on small ones, so all tracks of a step form one batch, even if they read
 different numbers of memories and pointers: shorter lists are padded, and a mask hides the padding. In 16 bits, PyTorch's
 attention kernels compute softmax(QKᵀ)·V without storing the scores. The kernel for values that have fewer channels than keys
-(memory-efficient attention) is used for memories, since their values have a quarter of the keys' channels; padded to the keys'
-channels for FlashAttention, they would need 1.6 times the operations.
+(memory-efficient attention) is used for memories, since their values have a quarter of the keys' channels. FlashAttention takes
+no mask; with the values padded to the keys' channels and no mask, it needs two thirds of the time (`bench/gpu_engine.py`).
 """
 
 from __future__ import annotations
@@ -85,12 +85,13 @@ class BatchedMemoryAttention(MemoryAttention):
             values = torch.cat([values, extra], 1)
             extra = extra + positions
         features, queries = first.features, first.queries
+        places = uploaded(torch.tensor([r.place for r in padded]), self._position.device)
         for number, layer in enumerate(self._layers):
             if number:
                 features = self._attend_to_itself(features, layer)
                 queries = self._queries(features, layer)
             keys = torch.stack([r.keys[number] for r in padded])
-            keys = keys.add_(torch.stack([self._tables[number][r.place] for r in padded])).view(count, -1, keys.shape[-1])
+            keys = keys.add_(self._tables[number][places]).view(count, -1, keys.shape[-1])
             if extra is not None:
                 keys = torch.cat([keys, layer.keys(extra)], 1)
             found = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], mask, scale=1.0)
@@ -110,5 +111,7 @@ class BatchedMemoryAttention(MemoryAttention):
         parts = [(numbers, width) for numbers, width in ((memories, tokens), (pointers, 1)) if numbers]
         if all(len(set(numbers)) == 1 for numbers, _ in parts):
             return None
-        seen = [torch.arange(max(n) * width) < torch.tensor(n)[:, None] * width for n, width in parts]
-        return uploaded(torch.cat(seen, 1)[:, None, None], self._position.device)
+        device = self._position.device
+        ends = uploaded(torch.tensor([[number * width for number in numbers] for numbers, width in parts]), device)
+        seen = [torch.arange(max(n) * width, device=device) < end[:, None] for (n, width), end in zip(parts, ends, strict=True)]
+        return torch.cat(seen, 1)[:, None, None]

@@ -32,11 +32,15 @@ def to_uint8(hu: np.ndarray, window: tuple[float, float] | None = None) -> np.nd
         >>> to_uint8(np.array([[[-1000.0, -100.0, 200.0, 900.0]]]), (-100.0, 500.0)).tolist()
         [[[0, 0, 127, 255]]]
     """
-    clipped = np.clip(hu, *(window or medsam2_config().window))
-    lower, upper = float(clipped.min()), float(clipped.max())
+    low, high = window or medsam2_config().window
+    scaled = np.clip(hu, float(low), float(high))
+    lower, upper = float(scaled.min()), float(scaled.max())
     if upper <= lower:
         return np.zeros(hu.shape, np.uint8)
-    return ((clipped - lower) / (upper - lower) * 255.0).astype(np.uint8)
+    scaled -= lower  # in place, since a new array of this size takes longer than the arithmetic
+    scaled /= upper - lower
+    scaled *= 255.0
+    return scaled.astype(np.uint8)
 
 
 def to_network(slices: Sequence[np.ndarray] | np.ndarray, size: int, device: torch.device | None = None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Measures how long a person waits for a box, a correction or a second organ on a CT that is open (`python bench/click.py`).
+"""Measures how long a person waits for a box, a correction or a second organ on a CT that is open (`python bench/clicks.py`).
 
 Prints CPU seconds per slice on one core in both modes, for the demo weights and for seeded weights of the official shape. The
 waiting time is the same if no other work is running. Seeded weights give masks that fill most of a slice, so true masks replace
