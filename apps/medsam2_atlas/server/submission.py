@@ -8,6 +8,7 @@ checks both again under its lock, so two people who submit at the same time cann
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -142,7 +143,7 @@ def _submit(request: Request, case: AnnotatedCase, file: Path, empty: bool, sent
         saved = app_instance().datastore().save_person_label(image, file, FINAL, info, user.id)
     except ConfirmError as error:
         kind = Confirm.empty if empty else Confirm.vanished
-        return _refused(error, confirm=kind.value, organs=organ_table().select(error.organs) if error.organs else [])
+        return _refused(error, confirm=kind.value, organs=_numbers_of(error.organs))
     except ConflictError:
         now = case.newest_final()
         if now is None or (newest is not None and now.number == newest.number):
@@ -176,6 +177,12 @@ def _organs_of(case: AnnotatedCase, version: Version | None) -> set[int]:
         return {*version.organs}
     labels, _ = case.labels(Chosen(FINAL, version.number), "")
     return Overlap.of(None, labels, 1.0).second_organs
+
+
+def _numbers_of(names: Sequence[str]) -> list[int]:
+    """Returns the numbers of organs; label maps of other programs may have numbers that are not in the table."""
+    known = {organ.name: organ.index for organ in organ_table().organs}
+    return [known[name] if name in known else int(name) for name in names]
 
 
 def _conflict(image: str, newest: Version) -> Response:
