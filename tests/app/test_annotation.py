@@ -26,7 +26,7 @@ from token_files import bearer, token_of, tokens_for
 
 KIM, LEE, REVA = ("kim", "lee", "reva")
 LIVER, RIGHT_KIDNEY = 6, 2
-STUDIES = ("opened", "twice", "kept", "marked", "compared", "removed")
+STUDIES = ("opened", "twice", "kept", "marked", "compared", "removed", "foreign")
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +184,23 @@ def test_empty_label_maps_and_vanished_organs_are_confirmed(url: str, truth: np.
     assert done.status_code == 201, done.text
     signed = submit(url, "twice", truth * 0, base_tag="final", base_version=done.json()["version"], confirm="both")
     assert signed.status_code == 201
+
+
+def test_a_label_map_of_another_program_is_replaced_after_a_question(
+    url: str, place: tuple[str, Path], truth: np.ndarray
+) -> None:
+    image = read_volume(place[1] / "foreign.nii.gz")
+    write_volume(image.with_array(np.where(truth == LIVER, 200, truth).astype(np.uint8)), place[1] / "foreign-label.nii.gz")
+    (place[1] / "labels" / "final").mkdir(parents=True, exist_ok=True)
+    (place[1] / "foreign-label.nii.gz").rename(place[1] / "labels" / "final" / "foreign.nii.gz")
+    opened = case(url, "foreign")["versions"][0]
+    assert (opened["tag"], opened["version"], opened["author"]) == ("final", 1, "")
+    base = {"base_tag": "final", "base_version": 1}
+    changes = ask(url, "POST", "changes", image="foreign", data=pack(truth), **base).json()
+    assert changes["vanished"] == [200]
+    asked = submit(url, "foreign", truth, **base).json()
+    assert (asked["confirm"], asked["organs"]) == ("vanished", [200])
+    assert submit(url, "foreign", truth, **base, confirm="vanished").json()["version"] == 2
 
 
 def test_a_removed_final_label_map_is_a_conflict_too(url: str, truth: np.ndarray) -> None:
@@ -409,10 +426,11 @@ def test_the_newest_usable_final_version_is_opened_first() -> None:
 
 
 def test_the_next_case_is_another_one_without_a_final_label_map(url: str) -> None:
-    first = case(url, "sample")["next"]
-    assert first["image"] == "marked"
-    assert "first by name" in first["why"]
-    assert case(url, "marked")["next"]["image"] == "sample"
+    left = sorted(study for study in STUDIES if (case(url, study)["start"] or {}).get("tag") != "final")
+    found = case(url, "sample")["next"]
+    assert (found["image"], found["viewer"]) == (left[0], None)
+    assert "first by name" in found["why"]
+    assert case(url, left[0])["next"]["image"] == [*left, "sample"][1]  # the open case itself is never the next one
 
 
 def test_requests_of_foreign_pages_are_refused(url: str, truth: np.ndarray) -> None:

@@ -3,7 +3,8 @@
 Label maps travel as packed voxels in the order in which viewers load the CT as DICOM instances (`imaging.dicom_order`), so that
 a browser needs no parser of image files. Voxel indices and slices in requests and answers are those of that volume.
 
-Work on whole label maps is done in turn (`in_turn`), so that many requests need the memory of only one CT.
+Work on whole label maps is done in turn (`in_turn`), so that many requests need the memory of only one CT. A series of a PACS
+is fetched before (`opened`), so that nobody's turn waits for the PACS.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from monailabel.interfaces.utils.app import app_instance
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError
@@ -98,10 +100,10 @@ async def show_label(
     version: Annotated[int | None, Query(ge=1, le=10**9)] = None,
 ) -> Response:
     """Returns the voxels of a version. Without `version`, returns the newest version, or the draft if the tag is `draft`."""
-    person, chosen = user_of(request).id, Chosen(tag, version)
+    person, chosen, case = user_of(request).id, Chosen(tag, version), await opened(image)
 
     def load() -> Response:
-        labels, number = case_of(image).labels(chosen, person)
+        labels, number = case.labels(chosen, person)
         note(request.scope, tag=tag, version=number)
         return packed_answer(labels, **({} if number is None else {"X-Version": str(number)}))
 
@@ -115,10 +117,10 @@ async def keep_draft(request: Request, image: str, base_tag: BaseTag = "", base_
     """Replaces the person's draft of the case. It is on disk when the answer is sent; `server_drafts_mb` limits its size."""
     person, base = user_of(request).id, base_of(base_tag, base_version)
     kept = None if base is None else (tag_name(base.tag), base.version or 0)
+    shape = (await opened(image)).order.grid.shape
     async with packed_body(request) as body:
 
         def keep() -> None:
-            shape = case_of(image).order.grid.shape
             unpacked(body, shape)
             app_instance().drafts.save(image, person, body, shape, kept)
 
@@ -140,10 +142,10 @@ async def compare(request: Request, image: str, first: str, second: str) -> dict
 
     `first` and `second` are written as TAG/VERSION; `draft` is the person's draft.
     """
-    person = user_of(request).id
+    case = await opened(image)
 
     def work() -> dict[str, Any]:
-        case, one, other = _pair(request, image, first, second, person)
+        one, other = _pair(request, case, first, second)
         found = Overlap.of(one, other, case.order.grid.voxel_ml).differences(_WORST_SLICES)
         return {"organs": {str(k): figures for k, figures in found.items()}}
 
@@ -155,13 +157,8 @@ async def compare(request: Request, image: str, first: str, second: str) -> dict
 )
 async def compare_map(request: Request, image: str, first: str, second: str) -> Response:
     """Returns 1 at voxels that only the first label map assigns to an organ, 2 only the second, 3 both to different organs."""
-    person = user_of(request).id
-
-    def work() -> Response:
-        _, one, other = _pair(request, image, first, second, person)
-        return packed_answer(difference_map(one, other))
-
-    return await in_turn(work)
+    case = await opened(image)
+    return await in_turn(lambda: packed_answer(difference_map(*_pair(request, case, first, second))))
 
 
 def case_of(image: str) -> AnnotatedCase:
@@ -176,6 +173,23 @@ def case_of(image: str) -> AnnotatedCase:
     return AnnotatedCase(datastore, instance.drafts, image)
 
 
+async def opened(image: str) -> AnnotatedCase:
+    """Returns a case whose CT is on this server; a series of a PACS is fetched first.
+
+    Raises:
+        NotFoundError: the study does not exist.
+        InputError: its CT cannot be used.
+        UnavailableError: the PACS does not answer.
+    """
+
+    def fetched() -> AnnotatedCase:
+        case = case_of(image)
+        _ = case.order
+        return case
+
+    return await run_in_threadpool(fetched)
+
+
 def base_of(tag: str, version: int | None) -> Chosen | None:
     """Returns the version that a person began with; None if they began with an empty label map.
 
@@ -187,13 +201,14 @@ def base_of(tag: str, version: int | None) -> Chosen | None:
     return Chosen(tag, version) if tag else None
 
 
-def _pair(request: Request, image: str, first: str, second: str, person: str) -> tuple[AnnotatedCase, Any, Any]:
-    case, loaded = case_of(image), []
+def _pair(request: Request, case: AnnotatedCase, first: str, second: str) -> tuple[Any, Any]:
+    """Returns two label maps `[z, y, x]` of a case, each named as TAG/VERSION."""
+    loaded = []
     for chosen in (Chosen.parse(first), Chosen.parse(second)):
-        labels, number = case.labels(chosen, person)
-        note(request.scope, study=image, tag=chosen.tag, version=number)
+        labels, number = case.labels(chosen, user_of(request).id)
+        note(request.scope, study=case.study, tag=chosen.tag, version=number)
         loaded.append(labels)
-    return case, loaded[0], loaded[1]
+    return loaded[0], loaded[1]
 
 
 def _study_of(study: str, series: str) -> str:

@@ -16,7 +16,7 @@ from medsam2_atlas.base.json_text import to_json
 from medsam2_atlas.base.scratch import scratch_file
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import write_volume
-from server.annotation import case_of
+from server.annotation import opened
 from server.audit import note
 from server.forms import LimitedRoute
 from server.in_turn import in_turn
@@ -66,7 +66,7 @@ async def refine(
     note(request.scope, details={"model": model})
     given: GivenMask | None = None
     try:
-        case = await run_in_threadpool(case_of, image)
+        case = await opened(image)
         options = await run_in_threadpool(_options, task, model, json_object(params), label, mode, case)
         given = await in_turn(lambda: _given(case, mask, label))
         requested = {**options, **_UNCOMPRESSED, "model": model, "image": image}

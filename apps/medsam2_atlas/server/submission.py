@@ -8,24 +8,27 @@ checks both again under its lock, so two people who submit at the same time cann
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from monailabel.interfaces.utils.app import app_instance
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from medsam2_atlas.base.errors import ConfirmError, ConflictError, InputError, MedSAM2AtlasError
 from medsam2_atlas.base.json_text import plain
-from medsam2_atlas.base.scratch import scratch_folder
+from medsam2_atlas.base.scratch import scratch_file
 from medsam2_atlas.evaluation.label_overlap import Overlap
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import write_volume
 from medsam2_atlas.storage import FINAL, Version
 from server import errors
 from server.access import user_of
-from server.annotation import PACKED_REQUEST, BaseTag, BaseVersion, base_of, case_of
+from server.annotation import PACKED_REQUEST, BaseTag, BaseVersion, base_of, opened
 from server.answers import JsonAnswer
 from server.audit import note
 from server.forms import LimitedRoute
@@ -56,10 +59,10 @@ async def show_changes(
     `vanished` lists organs of the newest final version that the label map lacks. Nothing is saved.
     """
     person, base = user_of(request).id, base_of(base_tag, base_version)
+    case = await opened(image)
     async with packed_body(request) as body:
 
         def work() -> dict[str, Any]:
-            case = case_of(image)
             sent = unpacked(body, case.order.grid.shape)
             before = None if base is None else case.labels(base, person)[0]
             overlap = Overlap.of(before, sent, case.order.grid.voxel_ml)
@@ -88,46 +91,59 @@ async def submit(
     409 with `conflict` (version, author, time) if a newer final version than the base exists; with its number as `over`, both
     are kept, the sent one as the newest. 409 with `confirm` (`empty` or `vanished`) and `organs` if the person has to confirm.
     """
-    user, base, looked_at = user_of(request), base_of(base_tag, base_version), _numbers(checked)
-    async with packed_body(request) as body:
-        return await in_turn(lambda: _submit(request, user, image, body, base, looked_at, confirm, over))
+    sent = _Sent(base_of(base_tag, base_version), tuple(_numbers(checked)), confirm, over)
+    case = await opened(image)
+    file = await run_in_threadpool(scratch_file, ".nii.gz")
+    try:
+        async with packed_body(request) as body:
+            empty = await in_turn(lambda: _written(case, body, file))
+        return await run_in_threadpool(_submit, request, case, file, empty, sent)  # not in turn: it may wait for the PACS
+    finally:
+        file.unlink(missing_ok=True)
 
 
-def _submit(
-    request: Request,
-    user: User,
-    image: str,
-    body: Path,
-    base: Chosen | None,
-    checked: list[int],
-    confirm: Confirm | None,
-    over: int | None,
-) -> Response:
-    case, datastore = case_of(image), app_instance().datastore()
+@dataclass(frozen=True)
+class _Sent:
+    """The parameters of a submission; `submit` describes them."""
+
+    base: Chosen | None
+    checked: tuple[int, ...]
+    confirm: Confirm | None
+    over: int | None
+
+
+def _written(case: AnnotatedCase, body: Path, file: Path) -> bool:
+    """Writes the label map in a body on the grid of the CT's file; returns whether it is empty.
+
+    Raises:
+        MalformedError: the body is no label map of the case.
+    """
     labels = unpacked(body, case.order.grid.shape)
+    write_volume(case.order.to_volume(labels), file)
+    return not labels.any()
+
+
+def _submit(request: Request, case: AnnotatedCase, file: Path, empty: bool, sent: _Sent) -> Response:
+    user, image, base, confirm = user_of(request), case.study, sent.base, sent.confirm
     if base is not None:
         case.version(base)  # refuses a base that does not exist
-    empty = not labels.any()
     newest = case.newest_final()
-    if newest is not None and newest.number not in (over, _expected(case, base, newest)):
+    if newest is not None and newest.number not in (sent.over, _expected(case, base, newest)):
         return _conflict(image, newest)
     agreed = confirm is Confirm.both or confirm is (Confirm.empty if empty else Confirm.vanished)
     info = {
         "user": user.name,
         "from": "viewer",
         "base": None if base is None else {"tag": base.tag, "version": base.version},
-        "checked": checked,
+        "checked": list(sent.checked),
         "expected_version": 0 if newest is None or newest.removed else newest.number,
         "confirm": agreed,
     }
     try:
-        with scratch_folder() as folder:
-            file = folder / "label.nii.gz"
-            write_volume(case.order.to_volume(labels), file)
-            saved = datastore.save_person_label(image, file, FINAL, info, user.id)
+        saved = app_instance().datastore().save_person_label(image, file, FINAL, info, user.id)
     except ConfirmError as error:
         kind = Confirm.empty if empty else Confirm.vanished
-        return _refused(error, confirm=kind.value, organs=organ_table().select(error.organs) if error.organs else [])
+        return _refused(error, confirm=kind.value, organs=_numbers_of(error.organs))
     except ConflictError:
         now = case.newest_final()
         if now is None or (newest is not None and now.number == newest.number):
@@ -161,6 +177,12 @@ def _organs_of(case: AnnotatedCase, version: Version | None) -> set[int]:
         return {*version.organs}
     labels, _ = case.labels(Chosen(FINAL, version.number), "")
     return Overlap.of(None, labels, 1.0).second_organs
+
+
+def _numbers_of(names: Sequence[str]) -> list[int]:
+    """Returns the numbers of organs; label maps of other programs may have numbers that are not in the table."""
+    known = {organ.name: organ.index for organ in organ_table().organs}
+    return [known[name] if name in known else int(name) for name in names]
 
 
 def _conflict(image: str, newest: Version) -> Response:
