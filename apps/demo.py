@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -123,8 +124,8 @@ def _keep(serving: _Serving) -> None:
     """Starts the server again, prints the viewer's address, and waits for Ctrl+C."""
     with suppress(KeyboardInterrupt), serving.running(_VIEWER_PORT) as (url, process):
         console.print(f"The viewer is at [bold]{url}/ohif/[/], the list of cases at {url}/review. Ctrl+C ends the server.")
-        process.wait()
-        raise SystemExit(f"the server stopped; its log is {serving.log}")
+        if process.wait() not in (0, -signal.SIGINT, 128 + signal.SIGINT):  # the terminal sends Ctrl+C to the server, too
+            raise SystemExit(f"the server stopped; its log is {serving.log}")
 
 
 def _annotate(url: str, studies: Path, received: Path, out: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Storing goes through `stow`.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from datastores.folder_datastore import FolderDatastore
+from datastores.folder_datastore import FolderDatastore, OfferedSeg
 from medsam2_atlas.base.errors import NotFoundError
 from medsam2_atlas.base.json_text import to_json
 from medsam2_atlas.dicom.instances import OpenSeries, Part, accepts, multipart, parse_query
@@ -125,21 +126,20 @@ async def answer(request: Request, datastore: FolderDatastore, path: str) -> Res
 async def _metadata(datastore: FolderDatastore, chosen: _Chosen, accept: str) -> Response:
     if not accepts(accept, JSON):
         return _not_acceptable(JSON)
+    opened, seg = await _both(datastore, chosen)
     found: list[Any] = []
-    if chosen.ct:
-        opened = await _opened(datastore, chosen.study)
+    if opened is not None:
         number = chosen.number
         found += [opened.series.json(number)] if number else await run_in_threadpool(opened.series.metadata)
-    if chosen.seg:
-        found.append((await _slow(lambda: datastore.seg(chosen.study))).header.to_json_dict())
+    if seg is not None:
+        found.append(seg.header.to_json_dict())
     return _json(found)
 
 
 async def _files(datastore: FolderDatastore, chosen: _Chosen, accept: str) -> Response:
     if not accepts(accept, DICOM, multipart=True):
         return _not_acceptable(f'multipart/related; type="{DICOM}"')
-    opened = await _opened(datastore, chosen.study) if chosen.ct else None
-    seg = await _slow(lambda: datastore.seg(chosen.study)) if chosen.seg else None
+    opened, seg = await _both(datastore, chosen)
     kind = f"{DICOM}; transfer-syntax={EXPLICIT_LITTLE_ENDIAN}"
 
     def parts() -> Iterator[Part]:
@@ -176,6 +176,18 @@ async def _picture(datastore: FolderDatastore, chosen: _Chosen, small: bool, acc
     size = THUMBNAIL if small else None
     content = await run_in_threadpool(opened.picture, number, kind, size)
     return Response(content, media_type=_PICTURES[kind])
+
+
+async def _both(datastore: FolderDatastore, chosen: _Chosen) -> tuple[OpenSeries | None, OfferedSeg | None]:
+    """Returns the CT and the SEG, as far as they are requested. One is decoded while the other is written."""
+
+    async def seg() -> OfferedSeg | None:
+        return await _slow(lambda: datastore.seg(chosen.study)) if chosen.seg else None
+
+    async def ct() -> OpenSeries | None:
+        return await _opened(datastore, chosen.study) if chosen.ct else None
+
+    return await asyncio.gather(ct(), seg())
 
 
 async def _opened(datastore: FolderDatastore, study: str) -> OpenSeries:
