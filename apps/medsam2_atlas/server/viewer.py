@@ -27,6 +27,7 @@ _BLOCK = 1 << 20
 _OTHER_HOSTS = re.compile(r'<link [^>]*href="https?://[^>]*>')
 """Links to fonts on another host, which would learn who views which study. Without them, the viewer uses the system's fonts."""
 _OTHER_FONTS = re.compile(rb"@import url\(https?:[^)]*\);")
+_ROOT_URL = re.compile(rb"""(url\(["']?)/(?!/)""")
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-eval' {scripts}; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' blob: data:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
@@ -88,8 +89,8 @@ def _policy(page: str) -> str:
 
 @cache
 def _style(file: Path) -> bytes:
-    """Returns a style sheet without fonts from other hosts. The largest has 0.2 MB."""
-    return _OTHER_FONTS.sub(b"", file.read_bytes())
+    """Returns a style sheet with its own files next to it, and without fonts from other hosts. The largest has 0.2 MB."""
+    return _ROOT_URL.sub(rb"\1", _OTHER_FONTS.sub(b"", file.read_bytes()))
 
 
 @cache

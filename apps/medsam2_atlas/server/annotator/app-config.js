@@ -16,13 +16,9 @@
     extensions: [
       {
         id: '@medsam2_atlas/extension-annotation',
-        preRegistration: async managers => {
-          extension = await loaded;
-          extension.register(managers);
-        },
+        preRegistration: async () => { extension = await loaded; },
         getPanelModule: () => extension.panels(),
         getHangingProtocolModule: () => extension.hangingProtocols(),
-        getCommandsModule: () => extension.commands(),
       },
     ],
     modes: [{ id: '@medsam2_atlas/mode-annotation', modeFactory: async () => (await loaded).mode() }],

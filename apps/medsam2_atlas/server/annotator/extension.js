@@ -1,57 +1,124 @@
-/* spike */
-export const PANEL = '@medsam2_atlas/extension-annotation.panelModule.annotation';
-export function register(managers) { window.ours = managers; }
-const host = { node: null };
-function attach(node) { if (node) { node.textContent = 'OUR PANEL'; host.node = node; } }
+/* The extension: connects OHIF's life cycle to a session per study, and shows its panel. */
+
+import { followKeys } from './keys.js';
+import { followMarks } from './marks.js';
+import { modeOf } from './mode.js';
+import { loadStyle, showPanel, showText } from './panel/panel.js';
+import { hangingProtocols, setWindow } from './panes.js';
+import { marked } from './running.js';
+import { Session } from './session.js';
+
+export { hangingProtocols };
+
+const WAIT_MS = 200;
+const panel = { node: null, end: null };
+let current = null; // the open study: its session, and functions that end it
+
+/** Fills OHIF's panel as soon as both the panel and the session exist. */
+function showCurrent() {
+  panel.end?.();
+  panel.end = null;
+  if (panel.node && current?.session) {
+    panel.end = showPanel(panel.node, current.session);
+  } else if (panel.node) {
+    showText(panel.node, current?.problem || 'Waiting for the CT …');
+  }
+}
+
+/** A component of React without React's functions: an element of the type `div` whose node our own code fills. */
 function Panel() {
-  return { $$typeof: Symbol.for('react.element'), type: 'div', key: null, ref: attach, props: { className: 'annotation-panel', style: {color: 'white'} }, _owner: null };
-}
-export function panels() { return [{ name: 'annotation', iconName: 'tab-segmentation', iconLabel: 'Annotation', label: 'Annotation', component: Panel }]; }
-const pane = (orientation) => ({
-  viewportOptions: { viewportId: orientation, toolGroupId: 'default', viewportType: 'volume', orientation, initialImageOptions: { preset: 'middle' },
-    syncGroups: [{ type: 'voi', id: 'window', source: true, target: true, options: { syncColormap: true } }] },
-  displaySets: [{ id: 'ct' }],
-});
-export function hangingProtocols() {
-  return [{ name: 'annotation', protocol: {
-    id: 'annotation', name: 'Annotation', locked: true, isPreset: true, availableTo: {}, editableBy: {}, protocolMatchingRules: [], imageLoadStrategy: 'nth', callbacks: {},
-    displaySetSelectors: { ct: { seriesMatchingRules: [
-      { weight: 10, attribute: 'Modality', constraint: { equals: { value: 'CT' } }, required: true },
-      { weight: 1, attribute: 'isReconstructable', constraint: { equals: { value: true } }, required: true } ] } },
-    stages: [{ name: 'three panes', viewportStructure: { layoutType: 'grid', properties: { rows: 2, columns: 3, layoutOptions: [
-      { x: 0, y: 0, width: 2 / 3, height: 1 }, { x: 2 / 3, y: 0, width: 1 / 3, height: 0.5 }, { x: 2 / 3, y: 0.5, width: 1 / 3, height: 0.5 } ] } },
-      viewports: ['axial', 'sagittal', 'coronal'].map(pane) }],
-  } }];
-}
-export function commands() { return { definitions: {}, defaultContext: 'CORNERSTONE' }; }
-export function mode() {
   return {
-    id: '@medsam2_atlas/mode-annotation', routeName: 'annotate', displayName: 'Annotate', validationTags: { study: [], series: [] },
-    isValidMode: ({ modalities }) => ({ valid: modalities.split('\\').includes('CT'), description: 'The study has no CT.' }),
-    onModeEnter: ({ servicesManager, extensionManager }) => {
-      const { toolGroupService, toolbarService } = servicesManager.services;
-      const { toolNames, Enums } = extensionManager.getModuleEntry('@ohif/extension-cornerstone.utilityModule.tools').exports;
-      const M = Enums.MouseBindings;
-      const brush = (toolName, activeStrategy) => ({ toolName, parentTool: 'Brush', configuration: { activeStrategy, minRadius: 0.5, maxRadius: 99 } });
-      toolGroupService.createToolGroupAndAddTools('default', {
-        active: [ { toolName: toolNames.WindowLevel, bindings: [{ mouseButton: M.Primary }] }, { toolName: toolNames.Pan, bindings: [{ mouseButton: M.Auxiliary }] },
-          { toolName: toolNames.Zoom, bindings: [{ mouseButton: M.Secondary }] }, { toolName: toolNames.StackScroll, bindings: [{ mouseButton: M.Wheel }] } ],
-        passive: [ brush('CircularBrush', 'FILL_INSIDE_CIRCLE'), brush('CircularEraser', 'ERASE_INSIDE_CIRCLE') ], disabled: [],
-      });
-      toolbarService.register?.([]);
-    },
-    onModeExit: ({ servicesManager }) => {
-      const { toolGroupService, syncGroupService, segmentationService, cornerstoneViewportService } = servicesManager.services;
-      toolGroupService.destroy(); syncGroupService.destroy(); segmentationService.destroy(); cornerstoneViewportService.destroy();
-    },
-    routes: [{ path: 'annotate', layoutTemplate: () => ({ id: '@ohif/extension-default.layoutTemplateModule.viewerLayout', props: {
-      leftPanels: [], rightPanels: [PANEL], rightPanelResizable: true,
-      viewports: [{ namespace: '@ohif/extension-cornerstone.viewportModule.cornerstone', displaySetsToDisplay: ['@ohif/extension-default.sopClassHandlerModule.stack'] }],
-    } }) }],
-    extensions: { '@ohif/extension-default': '^3.0.0', '@ohif/extension-cornerstone': '^3.0.0', '@medsam2_atlas/extension-annotation': '^1.0.0' },
-    hangingProtocol: 'annotation',
-    sopClassHandlers: ['@ohif/extension-default.sopClassHandlerModule.stack'],
-    toolbarButtons: [{ $reference: 'cornerstone.toolbarButtons' }],
-    toolbarSections: [],
+    $$typeof: Symbol.for('react.element'),
+    type: 'div',
+    key: null,
+    ref: setNode,
+    props: { className: 'annotation-panel', 'data-cy': 'annotation-panel' },
+    _owner: null,
   };
+}
+
+function setNode(node) {
+  panel.node = node;
+  showCurrent();
+}
+
+export function panels() {
+  loadStyle();
+  return [{ name: 'annotation', iconName: 'tab-segmentation', iconLabel: 'Annotation', label: 'Annotation', component: Panel }];
+}
+
+export const mode = () => modeOf(open, close);
+
+function open({ servicesManager }) {
+  const { services } = servicesManager;
+  const opened = { session: null, problem: '', ends: [], closed: false };
+  current = opened;
+  begin(services, opened).catch(error => {
+    console.error(error);
+    opened.problem = 'The case cannot be opened. ' + error.message;
+    if (opened.session) {
+      opened.session.say('error', opened.problem);
+    }
+    showCurrent();
+  });
+}
+
+async function begin(services, opened) {
+  const displaySet = await shownCt(services, opened);
+  if (opened.closed) {
+    return;
+  }
+  const session = new Session(services, displaySet);
+  opened.session = session;
+  opened.ends = [followMarks(() => marked(session)), followKeys(session), followHistory(session), followPanes(services, session)];
+  showCurrent();
+  setWindow(services, displaySet);
+  await session.open();
+}
+
+/** Returns the CT in the panes when they show it. */
+async function shownCt(services, opened) {
+  const { displaySetService, viewportGridService, cornerstoneViewportService } = services;
+  while (!opened.closed) {
+    for (const { displaySetInstanceUIDs = [], viewportId } of viewportGridService.getState().viewports.values()) {
+      const sets = displaySetInstanceUIDs.map(uid => displaySetService.getDisplaySetByUID(uid));
+      const ct = sets.find(set => set?.Modality === 'CT' && set.imageIds?.length);
+      const viewport = ct && cornerstoneViewportService.getCornerstoneViewport(viewportId);
+      if (viewport?.getImageData?.()) {
+        return ct;
+      }
+    }
+    await new Promise(resolve => setTimeout(resolve, WAIT_MS));
+  }
+  return null;
+}
+
+/** Shows in the panel whether something can be undone. */
+function followHistory(session) {
+  const { DefaultHistoryMemo } = window.cornerstone.utilities.HistoryMemo;
+  const look = () => {
+    const { canUndo, canRedo } = DefaultHistoryMemo;
+    if (canUndo !== session.state.canUndo || canRedo !== session.state.canRedo) {
+      session.store.set({ canUndo, canRedo });
+    }
+  };
+  const timer = setInterval(look, WAIT_MS);
+  return () => clearInterval(timer);
+}
+
+/** Shows the label map in panes that are added. */
+function followPanes(services, session) {
+  const { viewportGridService } = services;
+  const { unsubscribe } = viewportGridService.subscribe(viewportGridService.EVENTS.VIEWPORTS_READY, () => session.layer?.show());
+  return unsubscribe;
+}
+
+function close() {
+  if (current) {
+    current.closed = true;
+    current.ends.forEach(end => end());
+    current.session?.close();
+    current = null;
+  }
+  showCurrent();
 }
