@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from monailabel.utils.others.generic import get_mime_type
 from starlette.responses import Response
 
 from server.headers import CACHED, script_hashes
 from server.root_path import relative_root_of
-from server.viewer_files import ViewerFiles, served_viewer
+from server.viewer_files import MODES, ViewerFiles, served_viewer
 
 router = APIRouter(prefix="/ohif", tags=["OHIF"])
 
@@ -44,6 +44,8 @@ _SCRIPTS_FOLDER = b'new URL(".", self.document ? document.currentScript.src : se
 def ohif_file(request: Request, path: str) -> Response:
     """Returns a file of the viewer, or its page for any other path, because the viewer handles its routes itself."""
     viewer = served_viewer()
+    if path in MODES and path != viewer.mode:
+        return RedirectResponse(f"{viewer.mode}?{request.url.query}")  # relative, because a proxy may serve the app below a path
     for folder in (viewer.own, viewer.built):
         file = _file_in(folder, path)
         if file is not None and file != viewer.built / "index.html":

@@ -17,13 +17,16 @@ from medsam2_atlas.base.viewer_package import installed_viewer
 
 _HERE = Path(__file__).parent
 
+MODES = ("annotate", "monai-label")
+"""The modes of both viewers. Links to one of them lead to the mode of the viewer that is served."""
+
 
 @dataclass(frozen=True)
 class ViewerFiles:
     """A built viewer.
 
     Attributes:
-        name: name for people.
+        mode: the path of the mode that annotates a study, below `/ohif/`.
         built: folder of the built viewer.
         own: folder of this server's configuration and extension for it. Its files win over the viewer's.
         built_for: the bytes by which a script names the path that it was built for.
@@ -31,7 +34,7 @@ class ViewerFiles:
         links: pattern of the links of the page; group 1 comes before the path, group 2 after it.
     """
 
-    name: str
+    mode: str
     built: Path
     own: Path
     built_for: bytes
@@ -43,7 +46,8 @@ class ViewerFiles:
         """Returns the viewer's page with links relative to a request. `up`: the server's address relative to the request's."""
         text = (self.built / "index.html").read_text(encoding="utf-8")
         text = self.links.sub(rf"\g<1>{up}ohif/\g<2>", text)
-        return text.replace('window.PUBLIC_URL="/"', f'window.PUBLIC_URL=new URL("{up}ohif/",location.href).pathname')
+        here = f'new URL("{up}ohif/",location.href).pathname'
+        return text.replace('window.PUBLIC_URL="/"', f"window.PUBLIC_URL={here}")
 
 
 def served_viewer() -> ViewerFiles:
@@ -55,7 +59,7 @@ def served_viewer() -> ViewerFiles:
 def _fetched(folder: Path) -> ViewerFiles:
     """Returns npm's `@ohif/app`, which was built for the path `/`."""
     return ViewerFiles(
-        name=folder.name,
+        mode="annotate",
         built=folder,
         own=(_HERE / "annotator").resolve(),
         built_for=b'__webpack_require__.p = "/";',
@@ -69,7 +73,7 @@ def _fetched(folder: Path) -> ViewerFiles:
 def _of_monai_label() -> ViewerFiles:
     """Returns MONAI Label's OHIF, which was built for the path `/ohif/`."""
     return ViewerFiles(
-        name="the OHIF of MONAI Label",
+        mode="monai-label",
         built=(Path(monailabel.endpoints.__file__).parent / "static" / "ohif").resolve(),
         own=(_HERE / "ohif").resolve(),
         built_for=b'"/ohif/"',

@@ -5,7 +5,7 @@ import { followMarks } from './marks.js';
 import { modeOf } from './mode.js';
 import { loadStyle, showPanel, showText } from './panel/panel.js';
 import { hangingProtocols, setWindow } from './panes.js';
-import { marked } from './running.js';
+import { lassoed, marked } from './running.js';
 import { Session } from './session.js';
 
 export { hangingProtocols };
@@ -70,7 +70,12 @@ async function begin(services, opened) {
   }
   const session = new Session(services, displaySet);
   opened.session = session;
-  opened.ends = [followMarks(() => marked(session)), followKeys(session), followHistory(session), followPanes(services, session)];
+  opened.ends = [
+    followMarks(() => marked(session), lasso => lassoed(session, lasso)),
+    followKeys(session),
+    followHistory(session),
+    followPanes(services, session),
+  ];
   showCurrent();
   setWindow(services, displaySet);
   await session.open();
@@ -106,11 +111,21 @@ function followHistory(session) {
   return () => clearInterval(timer);
 }
 
-/** Shows the label map in panes that are added. */
+/** Shows the label map in panes that are added. Activates the pane under the pointer: OHIF would use the first click only for that. */
 function followPanes(services, session) {
   const { viewportGridService } = services;
   const { unsubscribe } = viewportGridService.subscribe(viewportGridService.EVENTS.VIEWPORTS_READY, () => session.layer?.show());
-  return unsubscribe;
+  const over = event => {
+    const pane = event.target.closest?.('[data-viewportid]')?.dataset.viewportid;
+    if (pane && !event.buttons && pane !== viewportGridService.getActiveViewportId()) {
+      viewportGridService.setActiveViewportId(pane);
+    }
+  };
+  document.addEventListener('pointerover', over);
+  return () => {
+    unsubscribe();
+    document.removeEventListener('pointerover', over);
+  };
 }
 
 function close() {

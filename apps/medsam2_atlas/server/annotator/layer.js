@@ -7,19 +7,6 @@ import { applyRuns, runsBetween } from './runs.js';
 
 const LABELMAP = 'Labelmap';
 
-/**
- * Keeps all labels in one map. Where a tool meets a locked label, Cornerstone would move the edited label into a map of its own, so that
- * both overlap. It finds the labels of a map by listing its bindings; bindings that are not enumerable are used but not listed.
- */
-function keepTogether(representation, id, segments) {
-  const labelmapId = representation.primaryLabelmapId || id + '-storage-0';
-  representation.segmentBindings = {};
-  for (const { label } of segments) {
-    const value = { labelmapId, labelValue: label };
-    Object.defineProperty(representation.segmentBindings, label, { value, writable: true, configurable: true, enumerable: false });
-  }
-}
-
 /** @typedef {{label: number, title: string, colour: number[]}} Segment */
 
 export class Layer {
@@ -37,9 +24,6 @@ export class Layer {
     this._pixels = null;
     this._heard = ({ detail }) => detail.segmentationId === id && this._listeners.forEach(listener => listener());
     window.cornerstone.eventTarget.addEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, this._heard);
-    // Cornerstone copies the bindings with each change of a segment, and lists them again. So this comes before each stroke.
-    this._pressed = () => this._pixels && keepTogether(this._representation(), id, segments);
-    window.addEventListener('pointerdown', this._pressed, true);
   }
 
   /** Creates the segmentation, empty, and shows it in all panes. */
@@ -71,7 +55,6 @@ export class Layer {
   /** Removes the layer from the panes. */
   remove() {
     window.cornerstone.eventTarget.removeEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, this._heard);
-    window.removeEventListener('pointerdown', this._pressed, true);
     this.services.segmentationService.remove(this.id);
   }
 
@@ -117,9 +100,23 @@ export class Layer {
     }
   }
 
-  /** Locks a label: the brush and scissors of other labels do not change it. */
-  setLocked(label, locked) {
-    this.services.segmentationService.setSegmentLocked(this.id, label, locked);
+  /**
+   * Locks labels: tools of other labels do not change them.
+   *
+   * Where a tool meets a locked label, Cornerstone would also move the edited label into a map of its own, so that both overlap. It
+   * looks for locked labels among those that are bound to the map of the edited one. Locked labels are therefore bound to a map
+   * that does not exist: they stay in the only map, and nothing is moved.
+   * @param {Set<number>} locked
+   */
+  setLocked(locked) {
+    for (const { label } of this.segments) {
+      this.services.segmentationService.setSegmentLocked(this.id, label, locked.has(label));
+    }
+    const representation = this._representation();
+    const map = representation.primaryLabelmapId || this.id + '-storage-0';
+    representation.segmentBindings = Object.fromEntries(
+      this.segments.map(({ label }) => [label, { labelmapId: locked.has(label) ? 'locked' : map, labelValue: label }])
+    );
   }
 
   /** Makes the layer, and a label of it, the one that tools edit in all panes. */

@@ -1,18 +1,24 @@
 /* Boxes and points of the chosen organ. They refine the organ's mask that is on the screen, with all edits by hand. */
 
 import { packed, unpacked, ask } from './server.js';
-import { MARKS } from './tools.js';
+import { LASSO, MARKS } from './tools.js';
 
 const COLOURS = { [MARKS.box]: 'rgb(255, 220, 0)', [MARKS.inside]: 'rgb(0, 230, 0)', [MARKS.outside]: 'rgb(255, 60, 60)' };
 
-/** Calls a function with each new mark when it is complete. Returns a function that ends this. */
-export function followMarks(onMark) {
+/**
+ * Calls a function with each new mark or lasso when it is complete. Returns a function that ends this.
+ * @param {(mark: object) => void} onMark
+ * @param {(lasso: object) => void} onLasso
+ */
+export function followMarks(onMark, onLasso) {
   const { Enums, annotation } = window.cornerstoneTools;
   const heard = ({ detail }) => {
     const mark = detail.annotation;
     if (mark.metadata.toolName in COLOURS) {
       annotation.config.style.setAnnotationStyles(mark.annotationUID, { color: COLOURS[mark.metadata.toolName] });
       onMark(mark);
+    } else if (mark.metadata.toolName === LASSO) {
+      setTimeout(() => onLasso(mark), 0); // the tool ends its own drawing after this event
     }
   };
   window.cornerstone.eventTarget.addEventListener(Enums.Events.ANNOTATION_COMPLETED, heard);

@@ -1,6 +1,7 @@
 /* Runs of models on the open case, and refining an organ by marks. */
 
 import * as jobs from './job.js';
+import { filled } from './lasso.js';
 import { allMarks, inVoxels, refined, removeMarks } from './marks.js';
 
 /** Runs the chosen model, and loads its prediction as the label map that is edited. */
@@ -50,6 +51,16 @@ export function marked(session) {
   if (session.state.live) {
     applyMarks(session);
   }
+}
+
+/** Adds the inside of a lasso to the chosen organ. */
+export function lassoed(session, lasso) {
+  const { volume, layer, state } = session;
+  const outline = lasso.data.contour.polyline.map(point => volume.voxelAt(point));
+  removeMarks(session.services, [lasso]);
+  session.doing('', async () => {
+    layer.write(filled(outline, { voxels: layer.read(), size: volume.size, label: state.active, locked: session.locked() }));
+  });
 }
 
 /** Removes all marks that were not applied. */

@@ -21,7 +21,8 @@ export class Session {
     this.services = services;
     this.displaySet = displaySet;
     this.volume = volumeOf(displaySet);
-    this.base = null;
+    this.base = null; // the loaded version, against which changes are shown
+    this.began = null; // the version from which the work began, for the conflict with another person's version
     this.baseVoxels = new Uint8Array(this.volume.count);
     this.store = storeOf({
       about: null,
@@ -108,6 +109,10 @@ export class Session {
     const voxels = await this.voxelsOf(tag, version);
     const isDraft = tag === 'draft';
     this.base = isDraft ? baseOf : { tag, version };
+    // A prediction that is loaded later does not tell whether its reader has seen a final version that was saved meanwhile.
+    if (!this.began || (tag === 'final' && (this.began.tag !== 'final' || version > this.began.version))) {
+      this.began = this.base;
+    }
     this.baseVoxels = !isDraft ? voxels : baseOf ? await this.voxelsOf(baseOf.tag, baseOf.version) : new Uint8Array(this.volume.count);
     this._quiet = !undoable; // opening a case is no work that must be kept
     this.layer.write(voxels, undoable);
@@ -138,7 +143,7 @@ export class Session {
   /** Notes that the label map was signed off: the work now begins from that version. */
   submitted(base, voxels) {
     clearTimeout(this._drafting);
-    this.base = { tag: base.tag, version: base.version };
+    this.base = this.began = { tag: base.tag, version: base.version };
     this.baseVoxels = voxels;
     this.store.set({ base: this.base, drafted: '' });
     this._counted();
@@ -174,8 +179,7 @@ export class Session {
   }
 
   _lock() {
-    const locked = this.locked();
-    this.state.organs.forEach(organ => this.layer.setLocked(organ.label, locked.has(organ.label)));
+    this.layer.setLocked(this.locked());
   }
 
   setTool(id) {
@@ -248,7 +252,7 @@ export class Session {
 
   async _draft() {
     try {
-      await sendVoxels('annotation/draft', { image: this.image, ...named(this.base) }, this.layer.read(), 'PUT');
+      await sendVoxels('annotation/draft', { image: this.image, ...named(this.began) }, this.layer.read(), 'PUT');
       this.store.set({ drafted: 'kept' });
     } catch (error) {
       this.store.set({ drafted: 'failed' });

@@ -12,7 +12,7 @@ import { named, when } from './session.js';
 export async function submit(session, ask) {
   const voxels = session.layer.read();
   const checked = session.state.organs.filter(organ => organ.checked).map(organ => organ.label).join(',');
-  const query = { image: session.image, checked, ...named(session.base) };
+  const query = { image: session.image, checked, ...named(session.began) };
   const saved = await session.doing('Submitting …', () => send(session, query, voxels, ask));
   if (!saved) {
     return null;

@@ -5,6 +5,8 @@ export const GROUP = 'default'; // the name under which OHIF's own commands look
 const PRIMARY = [{ mouseButton: 1 }];
 const RADIUS = { min: 0.5, max: 60 };
 
+/** An outline that is filled with the chosen organ (lasso.js). */
+export const LASSO = 'AnnotationLasso';
 /** Marks: annotations that refine an organ (marks.js). */
 export const MARKS = { box: 'AnnotationBox', inside: 'AnnotationInside', outside: 'AnnotationOutside' };
 
@@ -23,7 +25,7 @@ export const TOOLS = [
     solid: 'OrganThresholdBall',
     hint: 'Paint only voxels that are as bright as those in the middle of the brush',
   },
-  { id: 'lasso', title: 'Lasso', key: 'l', flat: 'LabelMapEditWithContour', hint: 'Draw around an area to add it to the chosen organ' },
+  { id: 'lasso', title: 'Lasso', key: 'l', flat: LASSO, hint: 'Draw around an area to add it to the chosen organ' },
   { id: 'scissors', title: 'Scissors', key: 's', flat: 'CircleScissor', hint: 'Drag a circle to add it to the chosen organ' },
   { id: 'box', title: 'Box', key: 'x', flat: MARKS.box, hint: 'Draw a box around the organ on an axial slice' },
   { id: 'inside', title: 'On the organ', key: 'a', flat: MARKS.inside, hint: 'Click where the organ is missed' },
@@ -58,8 +60,7 @@ export function createTools({ servicesManager, extensionManager }) {
       brush('OrganThreshold', 'THRESHOLD_INSIDE_CIRCLE', LIKE_THE_MIDDLE),
       brush('OrganThresholdBall', 'THRESHOLD_INSIDE_SPHERE', LIKE_THE_MIDDLE),
       { toolName: toolNames.CircleScissors },
-      { toolName: toolNames.LabelMapEditWithContourTool },
-      ...Object.values(MARKS).map(toolName => ({ toolName, configuration: { getTextLines: () => [] } })),
+      ...[LASSO, ...Object.values(MARKS)].map(toolName => ({ toolName, configuration: { getTextLines: () => [] } })),
     ],
     disabled: [],
   });
@@ -73,7 +74,7 @@ function addMarkTools() {
     return;
   }
   registered = true;
-  const { RectangleROITool, ProbeTool, addTool } = window.cornerstoneTools;
+  const { PlanarFreehandROITool, RectangleROITool, ProbeTool, addTool } = window.cornerstoneTools;
   const marking = (Tool, name) => {
     const Mark = class extends Tool {
       createMemo() {}
@@ -84,6 +85,7 @@ function addMarkTools() {
   marking(RectangleROITool, MARKS.box);
   marking(ProbeTool, MARKS.inside);
   marking(ProbeTool, MARKS.outside);
+  marking(PlanarFreehandROITool, LASSO);
 }
 
 /** Binds a tool to the left mouse button. */

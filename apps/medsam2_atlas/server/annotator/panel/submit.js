@@ -4,11 +4,8 @@ import { address } from '../server.js';
 import { submit } from '../submitting.js';
 import { button, element, fill, show } from './view.js';
 
-/** Returns the address of the viewer with the next case; null if it has no DICOM study. */
-export function viewerOf(next) {
-  const study = next?.study_uid || next?.StudyInstanceUID || next?.study;
-  return study ? address('ohif/annotate', { StudyInstanceUIDs: study }) : null;
-}
+/** Returns the address of the next case in the viewer; null if the viewer cannot show it. */
+const viewerOf = next => (next?.viewer ? address(next.viewer.replace(/^\//, '')) : null);
 
 export function submitSection(session) {
   const dialog = element('div', { class: 'question', role: 'alertdialog', 'aria-modal': 'true', 'data-cy': 'question', hidden: true });
@@ -32,7 +29,8 @@ export function submitSection(session) {
     update({ about, busy, job, drafted, unsaved }) {
       alone.disabled = onwards.disabled = !about || Boolean(busy || job);
       const next = about?.next;
-      reason.textContent = next ? 'Next: ' + [next.title || next.image, next.reason].filter(Boolean).join(' — ') : '';
+      reason.textContent = next ? 'Next: ' + next.why : '';
+      reason.title = next ? next.image : '';
       show(reason, Boolean(next));
       show(onwards, Boolean(viewerOf(next)));
       draft.textContent = DRAFTS[drafted] || (unsaved ? '' : 'Nothing to save.');
