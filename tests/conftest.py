@@ -26,6 +26,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import blocks
+import viewers
 from gpu_results import Gpu
 from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references
 from medsam2_atlas.base.device import pick_device
@@ -36,6 +37,7 @@ from medsam2_atlas.imaging.volume import Volume, from_sitk, read_labels, read_vo
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.registration import RegistrationCache
 
+viewers.use_viewer_of_monai_label()
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 

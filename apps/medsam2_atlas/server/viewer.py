@@ -45,7 +45,7 @@ def ohif_file(request: Request, path: str) -> Response:
     """Returns a file of the viewer, or its page for any other path, because the viewer handles its routes itself."""
     viewer = served_viewer()
     if path in MODES and path != viewer.mode:
-        return RedirectResponse(f"{viewer.mode}?{request.url.query}")  # relative, because a proxy may serve the app below a path
+        return RedirectResponse(f"{viewer.mode}?{request.url.query}")  # relative: a proxy may serve the app below a path
     for folder in (viewer.own, viewer.built):
         file = _file_in(folder, path)
         if file is not None and file != viewer.built / "index.html":

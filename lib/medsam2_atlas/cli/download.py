@@ -41,7 +41,8 @@ def download(url: str, target: Path, progress: Progress) -> None:
                     stream.write(block)
                     progress("download", min(1.0, stream.tell() / total) if total else 0.0)
             if total and partial.stat().st_size != total:
-                raise UnavailableError(url, "was downloaded only in part.", "Run the same command again; it resumes the download.")
+                remedy = "Run the same command again; it resumes the download."
+                raise UnavailableError(url, "was downloaded only in part.", remedy)
     except urllib.error.HTTPError as error:
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
             pass  # the partial file is already complete

@@ -31,7 +31,8 @@ def fetch_command(
 ) -> None:
     """Download official weights. An interrupted download resumes.
 
-    Only this command and `viewer fetch` download anything."""
+    Only this command and `viewer fetch` download anything.
+    """
     import yaml
 
     listed: dict[str, str] = yaml.safe_load(resource("configs/weights.yaml").read_text(encoding="utf-8"))["checkpoints"]

@@ -74,6 +74,7 @@ async function begin(services, opened) {
     followMarks(() => marked(session), lasso => lassoed(session, lasso)),
     followKeys(session),
     followHistory(session),
+    warnBeforeLeaving(session),
     followPanes(services, session),
   ];
   showCurrent();
@@ -109,6 +110,13 @@ function followHistory(session) {
   };
   const timer = setInterval(look, WAIT_MS);
   return () => clearInterval(timer);
+}
+
+/** Makes the browser ask before the page is left, while work is not on the server yet. */
+function warnBeforeLeaving(session) {
+  const leaving = event => ['pending', 'failed'].includes(session.state.drafted) && event.preventDefault();
+  window.addEventListener('beforeunload', leaving);
+  return () => window.removeEventListener('beforeunload', leaving);
 }
 
 /** Shows the label map in panes that are added. Activates the pane under the pointer: OHIF would use the first click only for that. */

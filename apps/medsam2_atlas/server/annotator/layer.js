@@ -52,9 +52,14 @@ export class Layer {
     }
   }
 
+  /** Stops following changes. */
+  stop() {
+    window.cornerstone.eventTarget.removeEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, this._heard);
+  }
+
   /** Removes the layer from the panes. */
   remove() {
-    window.cornerstone.eventTarget.removeEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, this._heard);
+    this.stop();
     this.services.segmentationService.remove(this.id);
   }
 

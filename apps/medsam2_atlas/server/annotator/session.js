@@ -129,7 +129,7 @@ export class Session {
 
   /** Removes the draft and loads the version that it began from. */
   async discardDraft() {
-    clearTimeout(this._drafting);
+    await this.settled();
     await ask('annotation/draft', { image: this.image }, { method: 'DELETE' });
     if (this.base) {
       await this.load(this.base.tag, this.base.version, { undoable: true });
@@ -142,7 +142,6 @@ export class Session {
 
   /** Notes that the label map was signed off: the work now begins from that version. */
   submitted(base, voxels) {
-    clearTimeout(this._drafting);
     this.base = this.began = { tag: base.tag, version: base.version };
     this.baseVoxels = voxels;
     this.store.set({ base: this.base, drafted: '' });
@@ -250,7 +249,21 @@ export class Session {
     this.store.set({ organs, unsaved });
   }
 
-  async _draft() {
+  /** Waits until the work that was to be kept is on the server, so that it does not arrive there after a submission. */
+  async settled() {
+    if (this.state.drafted === 'pending') {
+      clearTimeout(this._drafting);
+      this._draft();
+    }
+    await this._keeping;
+  }
+
+  /** Keeps the label map on the server, after an earlier request to do so has ended. */
+  _draft() {
+    this._keeping = (this._keeping || Promise.resolve()).then(() => this._keep());
+  }
+
+  async _keep() {
     try {
       await sendVoxels('annotation/draft', { image: this.image, ...named(this.began) }, this.layer.read(), 'PUT');
       this.store.set({ drafted: 'kept' });
@@ -260,7 +273,11 @@ export class Session {
     }
   }
 
+  /** Ends the session. Its history is forgotten: undoing must not reach the label map of another case. */
   close() {
+    const { DefaultHistoryMemo } = window.cornerstone.utilities.HistoryMemo;
+    DefaultHistoryMemo.size = DefaultHistoryMemo.size; // empties it
+    this.layer?.stop();
     clearTimeout(this._drafting);
     clearTimeout(this._counting);
   }

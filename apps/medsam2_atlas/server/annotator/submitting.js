@@ -10,6 +10,7 @@ import { named, when } from './session.js';
  * @returns {Promise<number|null>} the new version, or null if nothing was saved
  */
 export async function submit(session, ask) {
+  await session.settled();
   const voxels = session.layer.read();
   const checked = session.state.organs.filter(organ => organ.checked).map(organ => organ.label).join(',');
   const query = { image: session.image, checked, ...named(session.began) };
