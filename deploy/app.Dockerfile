@@ -19,6 +19,7 @@ RUN make install TORCH=$TORCH \
     && install -d -m 700 -o atlas -g atlas /data /data/models /data/studies /data/tmp
 USER 1000:1000
 ENV MEDSAM2_ATLAS_MODELS=/data/models \
+    MEDSAM2_ATLAS_VIEWER=/data/viewer \
     MEDSAM2_ATLAS_STATE=/data/state \
     MONAI_LABEL_SESSION_PATH=/data/sessions \
     MONAI_LABEL_DICOMWEB_CACHE_PATH=/data/cache \

@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig, OmegaConf
 
 import blocks
+import viewers
 from gpu_results import Gpu
 from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references
 from medsam2_atlas.base.device import pick_device
@@ -37,6 +38,7 @@ from medsam2_atlas.imaging.volume import Volume, from_sitk, read_labels, read_vo
 from medsam2_atlas.medsam2 import OFFICIAL, load_config
 from medsam2_atlas.registration import RegistrationCache
 
+viewers.use_viewer_of_monai_label()
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 # A busy machine is no fault of the code: examples may take any time.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

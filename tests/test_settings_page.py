@@ -29,6 +29,7 @@ def test_a_file_of_settings_contains_every_setting_with_its_default(name: str) -
 
 def test_every_file_of_settings_is_listed() -> None:
     others = {"labels.yaml", "published.yaml", "segment_names.yaml", "weights.yaml", "known_checkpoints.yaml", "server.yaml"}
+    others |= {"viewer.yaml"}
     assert {file.name for file in resource("configs").glob("*.yaml")} == {*FILES, *others}
 
 

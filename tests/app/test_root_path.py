@@ -21,6 +21,7 @@ from server import viewer
 from server.application import create_app
 from server.config import ServerConfig, server_config
 from server.root_path import FIRST_SEGMENTS, RootPathMiddleware, path_of
+from server.viewer_files import served_viewer
 from token_files import bearer, token_of, tokens_for
 
 HOST = "http://127.0.0.1"
@@ -206,22 +207,22 @@ def test_links_of_the_viewer_are_relative_and_correct(client: TestClient) -> Non
         for link in links[-3:]:
             target = urljoin(f"https://host{ROOT}{path}", link).removeprefix(f"https://host{ROOT}")
             assert target.startswith("/ohif/")
-            assert (viewer._OHIF / target.removeprefix("/ohif/")).is_file()
+            assert (served_viewer().built / target.removeprefix("/ohif/")).is_file()
         assert "'/ohif/'" not in text
 
 
 def test_scripts_of_the_viewer_load_other_scripts_from_their_own_folder(client: TestClient) -> None:
-    named = [file for file in viewer._OHIF.glob("*.js") if b'"/ohif/"' in file.read_bytes()]
+    named = [file for file in served_viewer().built.glob("*.js") if b'"/ohif/"' in file.read_bytes()]
     assert len(named) == 5  # the page's own script, and workers; check `viewer.py` if a new version of OHIF has others
     for file in sorted(named, key=lambda one: one.stat().st_size)[:-1]:
         answer = client.get(f"/ohif/{file.name}", headers=kim())
         assert answer.headers["content-length"] == str(len(answer.content))
-        assert answer.content == file.read_bytes().replace(viewer._BUILT_FOR, viewer._SCRIPTS_FOLDER)
+        assert answer.content == file.read_bytes().replace(b'"/ohif/"', viewer._SCRIPTS_FOLDER)
         assert answer.content.count(b"__webpack_require__.p = new URL(") == 1
 
 
 def test_files_of_the_viewer_contain_no_absolute_path(client: TestClient) -> None:
-    for file in sorted(viewer._OWN.glob("*.js")):
+    for file in sorted(served_viewer().own.glob("*.js")):
         text = client.get(f"/ohif/{file.name}", headers=kim()).text
         assert not re.search(r"""['"`(]/[a-z]""", text), file.name
 

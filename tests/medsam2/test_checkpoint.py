@@ -15,10 +15,10 @@ import torch
 from typer.testing import CliRunner
 
 from legacy import seeded_state
-from medsam2_atlas.base.errors import WeightsError
+from medsam2_atlas.base.errors import UnavailableError, WeightsError
 from medsam2_atlas.base.progress import silent
 from medsam2_atlas.cli import app
-from medsam2_atlas.cli.weights import download
+from medsam2_atlas.cli.download import download
 from medsam2_atlas.medsam2 import OFFICIAL, find_checkpoint, load_config, load_weights
 
 
@@ -133,6 +133,6 @@ def test_an_interrupted_download_resumes(hub: str, have: int, tmp_path: Path) ->
 
 
 def test_an_unreachable_server_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="cannot be downloaded"):
+    with pytest.raises(UnavailableError, match="cannot be downloaded"):
         download("http://127.0.0.1:9/w.pt", tmp_path / "w.pt", silent)
     assert not (tmp_path / "w.pt").exists()

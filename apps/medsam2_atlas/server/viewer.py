@@ -1,6 +1,6 @@
-"""`/ohif/`: the OHIF viewer of MONAI Label with this server's configuration.
+"""`/ohif/`: the OHIF viewer with this server's configuration.
 
-MONAI Label built OHIF for the path `/ohif/` of a host. This module changes the files while it sends them, so that they work
+OHIF was built for a fixed path of a host (`viewer_files`). This module changes the files while it sends them, so that they work
 below any path: links of the page become relative, and each script loads other scripts from its own folder.
 """
 
@@ -12,24 +12,22 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import monailabel.endpoints
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from monailabel.utils.others.generic import get_mime_type
 from starlette.responses import Response
 
 from server.headers import CACHED, script_hashes
 from server.root_path import relative_root_of
+from server.viewer_files import MODES, ViewerFiles, served_viewer
 
 router = APIRouter(prefix="/ohif", tags=["OHIF"])
 
-_OHIF = (Path(monailabel.endpoints.__file__).parent / "static" / "ohif").resolve()
-_OWN = (Path(__file__).parent / "ohif").resolve()
 _BLOCK = 1 << 20
-_BUILT_FOR = b'"/ohif/"'
 _OTHER_HOSTS = re.compile(r'<link [^>]*href="https?://[^>]*>')
 """Links to fonts on another host, which would learn who views which study. Without them, the viewer uses the system's fonts."""
 _OTHER_FONTS = re.compile(rb"@import url\(https?:[^)]*\);")
+_ROOT_URL = re.compile(rb"""(url\(["']?)/(?!/)""")
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-eval' {scripts}; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' blob: data:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
@@ -45,21 +43,31 @@ _SCRIPTS_FOLDER = b'new URL(".", self.document ? document.currentScript.src : se
 @router.get("/{path:path}", include_in_schema=False)
 def ohif_file(request: Request, path: str) -> Response:
     """Returns a file of the viewer, or its page for any other path, because the viewer handles its routes itself."""
-    for folder in (_OWN, _OHIF):
+    viewer = served_viewer()
+    if path in MODES and path != viewer.mode:
+        return RedirectResponse(f"{viewer.mode}?{request.url.query}")  # relative: a proxy may serve the app below a path
+    for folder in (viewer.own, viewer.built):
         file = _file_in(folder, path)
-        if file is not None and file != _OHIF / "index.html":
-            # Names of the bundles change with their content; names of the configuration files do not.
-            headers = {"Cache-Control": CACHED[0] if folder == _OHIF else CACHED[1], "Content-Security-Policy": _policy("")}
-            kind = get_mime_type(str(file))
-            if folder == _OHIF and file.suffix == ".css":
-                return Response(_style(file), media_type=kind, headers=headers)
-            position = _position(file) if folder == _OHIF and file.suffix == ".js" else -1
-            if position >= 0:
-                headers["Content-Length"] = str(file.stat().st_size - len(_BUILT_FOR) + len(_SCRIPTS_FOLDER))
-                return StreamingResponse(_changed(file, position), media_type=kind, headers=headers)
-            return FileResponse(file, media_type=kind, headers=headers)
-    page = _page(relative_root_of(request.scope))  # browsers must not store it: its address contains a study's UID
+        if file is not None and file != viewer.built / "index.html":
+            return _file(viewer, file, folder == viewer.built)
+    page = _page(viewer, relative_root_of(request.scope))  # browsers must not store it: its address contains a study's UID
     return Response(page, media_type="text/html", headers={"Content-Security-Policy": _policy(page)})
+
+
+def _file(viewer: ViewerFiles, file: Path, built: bool) -> Response:
+    """Returns a file. `built`: whether it belongs to the built viewer."""
+    # Names of the bundles change with their content; names of the configuration files do not.
+    headers = {"Cache-Control": CACHED[0] if built else CACHED[1], "Content-Security-Policy": _policy("")}
+    kind = get_mime_type(str(file))
+    if built and file.suffix == ".css":
+        return Response(_style(file), media_type=kind, headers=headers)
+    position = _position(file, viewer.built_for) if built and file.suffix == ".js" else -1
+    if position < 0:
+        return FileResponse(file, media_type=kind, headers=headers)
+    written = viewer.before + _SCRIPTS_FOLDER + viewer.after
+    headers["Content-Length"] = str(file.stat().st_size - len(viewer.built_for) + len(written))
+    changed = _changed(file, position, len(viewer.built_for), written)
+    return StreamingResponse(changed, media_type=kind, headers=headers)
 
 
 def _file_in(folder: Path, path: str) -> Path | None:
@@ -71,10 +79,9 @@ def _file_in(folder: Path, path: str) -> Path | None:
         return None
 
 
-def _page(up: str) -> str:
+def _page(viewer: ViewerFiles, up: str) -> str:
     """Returns the viewer's page. `up`: the server's address relative to the request's address."""
-    text = _OTHER_HOSTS.sub("", (_OHIF / "index.html").read_text(encoding="utf-8"))
-    return text.replace('"/ohif/', f'"{up}ohif/').replace("'/ohif/", f"'{up}ohif/")
+    return _OTHER_HOSTS.sub("", viewer.page(up))
 
 
 def _policy(page: str) -> str:
@@ -84,22 +91,29 @@ def _policy(page: str) -> str:
 
 @cache
 def _style(file: Path) -> bytes:
-    """Returns a style sheet without fonts from other hosts. The largest has 0.2 MB."""
-    return _OTHER_FONTS.sub(b"", file.read_bytes())
+    """Returns a style sheet with its own files next to it, and without fonts from other hosts. The largest has 0.2 MB."""
+    return _ROOT_URL.sub(rb"\1", _OTHER_FONTS.sub(b"", file.read_bytes()))
 
 
 @cache
-def _position(file: Path) -> int:
+def _position(file: Path, built_for: bytes) -> int:
     """Returns the byte position of the built-in path in a script; -1 if the script does not contain it."""
-    return file.read_bytes().find(_BUILT_FOR)
+    return file.read_bytes().find(built_for)
 
 
-def _changed(file: Path, position: int) -> Iterator[bytes]:
-    """Yields a script, changed so that it loads other scripts from its own folder. The largest has 15 MB."""
+def _changed(file: Path, position: int, length: int, written: bytes) -> Iterator[bytes]:
+    """Yields a script with other bytes at a position. The largest script has 17 MB.
+
+    Args:
+        file: the script.
+        position: byte position of the replaced bytes.
+        length: number of replaced bytes.
+        written: the new bytes.
+    """
     with file.open("rb") as stream:
         while position > stream.tell():
             yield stream.read(min(_BLOCK, position - stream.tell()))
-        yield _SCRIPTS_FOLDER
-        stream.seek(len(_BUILT_FOR), os.SEEK_CUR)
+        yield written
+        stream.seek(length, os.SEEK_CUR)
         while block := stream.read(_BLOCK):
             yield block

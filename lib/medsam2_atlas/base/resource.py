@@ -40,6 +40,11 @@ def model_folder() -> Path:
     return _named("MEDSAM2_ATLAS_MODELS") or _user_folder("XDG_DATA_HOME", ".local/share") / "medsam2_atlas" / "models"
 
 
+def viewer_folder() -> Path:
+    """Returns the folder for the fetched viewer: `$MEDSAM2_ATLAS_VIEWER`, or a folder in the user's data directory."""
+    return _named("MEDSAM2_ATLAS_VIEWER") or _user_folder("XDG_DATA_HOME", ".local/share") / "medsam2_atlas" / "viewer"
+
+
 def state_folder() -> Path:
     """Returns the folder for logs of servers, and for tracebacks of unexpected errors of commands.
 

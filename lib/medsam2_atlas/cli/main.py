@@ -29,6 +29,7 @@ from medsam2_atlas.cli import (
     thresholds,
     tokens,
     train,
+    viewer,
     weights,
 )
 from medsam2_atlas.cli.endings import EPILOG, end, plain_endings
@@ -57,6 +58,7 @@ app = typer.Typer(
 )
 app.add_typer(atlas.app, name="atlas")
 app.add_typer(weights.app, name="weights")
+app.add_typer(viewer.app, name="viewer")
 app.add_typer(labels.app, name="labels")
 app.add_typer(studies.app, name="studies")
 app.add_typer(data.app, name="data")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +11,8 @@ import typer
 from medsam2_atlas.base.console import bars, echo
 from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.base.files import sha256
-from medsam2_atlas.base.progress import Progress
 from medsam2_atlas.base.resource import model_folder, resource
+from medsam2_atlas.cli.download import download
 from medsam2_atlas.cli.options import ConfigOption
 from medsam2_atlas.cli.outputs import WEIGHTS, check_files
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from medsam2_atlas.medsam2 import Weights
 
 app = typer.Typer(help="Download and check MedSAM2's weights.", no_args_is_help=True)
-
-_BLOCK = 1 << 20
 
 
 @app.command("fetch")
@@ -32,7 +29,10 @@ def fetch_command(
         Path | None, typer.Option("--out", "-o", help="File (.pt) to write. Default: NAME in the model folder.")
     ] = None,
 ) -> None:
-    """Download official weights. An interrupted download resumes. No other command downloads anything."""
+    """Download official weights. An interrupted download resumes.
+
+    Only this command and `viewer fetch` download anything.
+    """
     import yaml
 
     listed: dict[str, str] = yaml.safe_load(resource("configs/weights.yaml").read_text(encoding="utf-8"))["checkpoints"]
@@ -83,44 +83,3 @@ def shapes_command(config: ConfigOption = None) -> None:
     from medsam2_atlas.medsam2 import OFFICIAL, load_config, parameter_shapes
 
     typer.echo(json.dumps(parameter_shapes(load_config(config or OFFICIAL)), indent=1))
-
-
-def download(url: str, target: Path, progress: Progress) -> None:
-    """Downloads a file to `target`.partial, resuming an earlier download, and then renames it to `target`.
-
-    Args:
-        url: address of the file.
-        target: file to write; an existing one is replaced at the end.
-        progress: called with the step `download` and the fraction completed, 0..1.
-
-    Raises:
-        WeightsError: the server cannot be reached or returns an error; the partial file is kept.
-    """
-    import urllib.error
-    import urllib.request
-    from http import HTTPStatus
-
-    partial = target.with_name(target.name + ".partial")
-    have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            if have and answer.status != HTTPStatus.PARTIAL_CONTENT:
-                have = 0  # the server sends the whole file
-            total = have + int(answer.headers.get("Content-Length", 0))
-            with partial.open("ab" if have else "wb") as stream:
-                while block := answer.read(_BLOCK):
-                    stream.write(block)
-                    progress("download", min(1.0, stream.tell() / total) if total else 0.0)
-            if total and partial.stat().st_size != total:
-                raise WeightsError(url, "was downloaded only in part.", "Run the same command again; it resumes the download.")
-    except urllib.error.HTTPError as error:
-        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            pass  # the partial file is already complete
-        else:
-            raise WeightsError(url, f"cannot be downloaded ({error}).", "Check configs/weights.yaml.") from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            url, f"cannot be downloaded ({error}).", "Check the network, or copy the file by hand and run `weights check`."
-        ) from error
-    shutil.move(partial, target)

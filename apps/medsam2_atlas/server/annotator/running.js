@@ -1,0 +1,100 @@
+/* Runs of models on the open case, and refining an organ by marks. */
+
+import * as jobs from './job.js';
+import { filled } from './lasso.js';
+import { allMarks, inVoxels, refined, removeMarks } from './marks.js';
+
+/** Runs the chosen model, and loads its prediction as the label map that is edited. */
+export async function runModel(session) {
+  const { model } = session.state;
+  const timeLeft = jobs.timer();
+  try {
+    session.store.set({ message: null, job: { model, state: 'starting', stage: '', share: 0, organs: {}, left: null } });
+    let job = await jobs.start(model, session.image);
+    if (job) {
+      const show = about => session.store.set({ job: { ...about, model, left: timeLeft(about) } });
+      show(job);
+      job = await jobs.follow(job.id, show);
+      if (job.state === 'cancelled') {
+        session.say('info', 'Cancelled. Nothing has changed.');
+        return;
+      }
+      if (job.state !== 'done') {
+        throw new Error(job.error || 'The model failed.');
+      }
+    }
+    await session.refresh();
+    const made = session.state.about.versions.find(version => version.tag !== 'final' && (version.model || version.tag) === model);
+    if (!made) {
+      throw new Error('The server did not store the prediction.');
+    }
+    const problem = await session.load(made.tag, made.version, { undoable: true });
+    session.say('done', ['Segmented by ' + model + '.', problem].filter(Boolean).join(' '));
+  } catch (error) {
+    session.say('error', 'Not done. ' + error.message);
+  } finally {
+    session.store.set({ job: null });
+  }
+}
+
+/** Cancels the running model. */
+export function cancelModel(session) {
+  const { job } = session.state;
+  if (job?.id) {
+    jobs.cancel(job.id).catch(error => session.say('error', error.message));
+  }
+}
+
+/** Notes a new mark; in live mode, applies it. */
+export function marked(session) {
+  session.store.set({ marks: allMarks().length });
+  if (session.state.live) {
+    applyMarks(session);
+  }
+}
+
+/** Adds the inside of a lasso to the chosen organ. */
+export function lassoed(session, lasso) {
+  const { volume, layer, state } = session;
+  const outline = lasso.data.contour.polyline.map(point => volume.voxelAt(point));
+  removeMarks(session.services, [lasso]);
+  session.doing('', async () => {
+    layer.write(filled(outline, { voxels: layer.read(), size: volume.size, label: state.active, locked: session.locked() }));
+  });
+}
+
+/** Removes all marks that were not applied. */
+export function clearMarks(session) {
+  removeMarks(session.services, allMarks());
+  session.store.set({ marks: 0 });
+}
+
+/** Refines the chosen organ by all marks on the screen. Marks that are drawn meanwhile are applied afterwards. */
+export async function applyMarks(session) {
+  const marks = allMarks();
+  if (!marks.length || session.refining) {
+    return;
+  }
+  const label = session.state.active;
+  const organ = session.state.organs.find(one => one.label === label);
+  session.refining = new AbortController();
+  await session.doing('Refining ' + organ.title + ' …', async () => {
+    try {
+      const sent = session.layer.read();
+      const request = { image: session.image, label, marks: inVoxels(marks, session.volume), sent, locked: session.locked() };
+      const voxels = await refined({ ...request, current: () => session.layer.read() }, session.refining.signal);
+      const changed = session.layer.write(voxels);
+      session.say('done', changed ? organ.title + ' was refined.' : organ.title + ': the marks changed nothing.');
+    } finally {
+      removeMarks(session.services, marks);
+    }
+  });
+  session.refining = null;
+  session.store.set({ marks: allMarks().length });
+  if (session.state.live && session.state.marks) {
+    applyMarks(session);
+  }
+}
+
+/** Cancels the request that refines an organ. */
+export const cancelMarks = session => session.refining?.abort();

@@ -1,0 +1,58 @@
+/* Requests to this server. Label maps travel as gzip of one byte per voxel, in the order of the CT volume (volume.js). */
+
+const SERVER = new URL('..', import.meta.url).href; // a proxy may serve it below a path of its host
+
+/** An answer that refuses a request. `content`: its JSON, if it has any. */
+export class Refused extends Error {
+  constructor(status, content) {
+    const { error = {} } = content;
+    super([error.message, error.remedy].filter(Boolean).join(' ') || 'The server answered with status ' + status + '.');
+    this.status = status;
+    this.content = content;
+  }
+}
+
+/** Returns the address of a route with a query; parameters that are null or undefined are left out. */
+export function address(path, query = {}) {
+  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
+  const text = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
+  return SERVER + path + (text ? '?' + text : '');
+}
+
+/**
+ * Returns the answer of a route.
+ * @throws {Refused} the server refuses the request
+ */
+export async function ask(path, query, options = {}) {
+  const answer = await fetch(address(path, query), { credentials: 'same-origin', ...options });
+  if (!answer.ok) {
+    const content = await answer.json().catch(() => ({}));
+    throw new Refused(answer.status, content);
+  }
+  return answer;
+}
+
+/** Returns the JSON of a route. */
+export const askJson = async (path, query, options) => (await ask(path, query, options)).json();
+
+/** Returns bytes as a compressed blob. */
+export async function packed(voxels) {
+  const stream = new Blob([voxels]).stream().pipeThrough(new CompressionStream('gzip'));
+  return new Response(stream).blob();
+}
+
+/** Returns the voxels of an answer. `count`: the number of voxels of the CT. */
+export async function unpacked(answer, count) {
+  const stream = answer.body.pipeThrough(new DecompressionStream('gzip'));
+  const voxels = new Uint8Array(await new Response(stream).arrayBuffer());
+  if (voxels.length !== count) {
+    throw new Error('The server sent ' + voxels.length + ' voxels, but the CT on the screen has ' + count + '.');
+  }
+  return voxels;
+}
+
+/** Sends a label map to a route, and returns the answer. */
+export async function sendVoxels(path, query, voxels, method = 'POST') {
+  const body = await packed(voxels);
+  return ask(path, query, { method, body, headers: { 'Content-Type': 'application/octet-stream' } });
+}

@@ -1,0 +1,332 @@
+"""Tests the annotator's viewer from an open case to a resolved conflict, with a real browser and a real PACS.
+
+The tests are one story; each continues where the previous one ended. At each step the voxels on the screen are compared with
+those of the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import SimpleITK as sitk
+
+from app.running import server
+from e2e.annotator import Annotator
+from e2e.orthanc import orthanc, orthanc_program, send
+from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.imaging.labels import organ_table
+from series_files import write_series
+from viewers import FETCHED, with_fetched_viewer
+
+browser = pytest.importorskip("e2e.browser")
+
+pytestmark = [
+    pytest.mark.skipif(
+        orthanc_program() is None or browser.chromium_program() is None, reason="Orthanc or Chromium is not installed"
+    ),
+    pytest.mark.skipif(FETCHED is None, reason="the annotator's viewer is not installed: make e2e-tools"),
+]
+
+LIVER, SPLEEN, AORTA = 6, 1, 8
+
+
+@pytest.fixture(scope="module")
+def viewer(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Annotator]:
+    assert FETCHED is not None
+    folder = tmp_path_factory.mktemp("annotator")
+    shots = Path("demo-output") / "ohif"
+    shots.mkdir(parents=True, exist_ok=True)
+    files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)))
+    with orthanc(folder / "orthanc") as pacs:
+        study, series = send(pacs, files)
+        environment = with_fetched_viewer(FETCHED)
+        conf = {"atlas": str(atlas_folder)}
+        with server(pacs, folder / "server", conf, environment, anew=True) as client, browser.browser_page() as page:
+            page.set_default_timeout(60_000)
+            image = sitk.ReadImage([str(file) for file in sorted(files)])
+            url = client.get_server_url().rstrip("/")
+            yield Annotator(page, url, study, series, image, shots, browser.forbidden(page))
+
+
+def middle_of(labels: np.ndarray, organ: int, z: int) -> tuple[int, int, int]:
+    """Returns the voxel (x, y, z) of an organ that is nearest to its centre in a slice. labels: `[z, y, x]`."""
+    rows, columns = np.nonzero(labels[z] == organ)
+    nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+    return int(columns[nearest]), int(rows[nearest]), z
+
+
+def test_a_case_opens_connected_with_its_title_and_an_empty_label_map(viewer: Annotator) -> None:
+    viewer.open("monai-label")  # as older links do
+    assert "/ohif/annotate?" in viewer.page.url
+    assert "T-001" in viewer.part("case-title").inner_text()
+    assert viewer.part("demo-banner").is_visible()
+    names = viewer.page.locator(".annotation-panel .organs .name").all_inner_texts()
+    assert names == [organ.display for organ in organ_table().organs]
+    assert not viewer.voxels().any()
+    assert "0 organs" in viewer.part("summary").inner_text()
+    viewer.shot("1-open")
+
+
+def test_a_run_shows_its_progress_and_can_be_cancelled(viewer: Annotator) -> None:
+    viewer.part("model").select_option("medsam2_atlas")
+    viewer.press("segment-all")
+    viewer.part("stage").filter(has_text="medsam2_atlas:").wait_for()
+    viewer.page.wait_for_function(
+        "() => document.querySelector('.annotation-panel [data-cy=progress]').value > 0", timeout=60_000
+    )
+    viewer.shot("2-progress")
+    viewer.press("cancel")
+    assert "Nothing has changed" in viewer.message("Cancelled")
+    assert not viewer.voxels().any()
+
+
+def test_one_click_segments_all_organs(viewer: Annotator) -> None:
+    viewer.part("model").select_option("unet_3d")
+    viewer.press("segment-all")
+    viewer.message("Segmented by unet_3d")
+    viewer.settle()
+    shown = viewer.voxels()
+    assert (shown == viewer.stored("unet_3d")).all()
+    assert len(np.unique(shown)) == 16
+    assert "15 organs" in viewer.part("summary").inner_text()
+    viewer.press("undo")
+    viewer.settle()
+    assert not viewer.voxels().any()
+    viewer.press("redo")
+    viewer.settle()
+    assert (viewer.voxels() == shown).all()
+    viewer.shot("3-segmented")
+
+
+def test_an_organ_is_hidden_in_all_panes_without_losing_voxels(viewer: Annotator) -> None:
+    before = viewer.voxels()
+    viewer.press("eye-liver")
+    hidden = viewer.page.evaluate(
+        """() => ['axial', 'sagittal', 'coronal'].map(pane => window.cornerstoneTools.segmentation.config.visibility
+            .getSegmentIndexVisibility(pane, { segmentationId: 'medsam2_atlas', type: 'Labelmap' }, 6))"""
+    )
+    assert hidden == [False, False, False]
+    viewer.shot("4-hidden")
+    viewer.press("eye-liver")
+    assert (viewer.voxels() == before).all()
+
+
+def test_the_brush_paints_the_chosen_organ_around_locked_ones_and_is_undone(viewer: Annotator) -> None:
+    before = viewer.voxels()
+    z = viewer.shown_slice()
+    others = [organ for organ in np.unique(before[z]) if organ not in (0, SPLEEN)]
+    x, y, _ = middle_of(before, int(others[0]), z)
+    viewer.press("organ-spleen")
+    viewer.press("tool-brush")
+    viewer.drag((x, y, z), (x + 12, y, z), (x + 16, y + 4, z))
+    painted = viewer.voxels()
+    changed = painted != before
+    assert changed.any()
+    assert set(np.unique(painted[changed])) == {SPLEEN}
+    assert set(np.unique(before[changed])) == {0}  # locked organs keep their voxels
+    assert painted[z, y, x] == before[z, y, x]
+    assert np.flatnonzero(changed.any((1, 2))).tolist() == [z]
+    assert "changed against" in viewer.part("summary").inner_text()
+    viewer.press("undo")
+    viewer.settle()
+    assert (viewer.voxels() == before).all()
+    viewer.page.keyboard.press("Control+y")
+    viewer.settle()
+    assert (viewer.voxels() == painted).all()
+    viewer.page.keyboard.press("Control+z")
+    viewer.settle()
+    assert (viewer.voxels() == before).all()
+
+
+def test_an_unlocked_organ_can_be_painted_over(viewer: Annotator) -> None:
+    before = viewer.voxels()
+    z = viewer.shown_slice()
+    other = next(organ for organ in organ_table().organs if organ.index != SPLEEN and (before[z] == organ.index).any())
+    viewer.press(f"lock-{other.name}")
+    x, y, _ = middle_of(before, other.index, z)
+    viewer.drag((x, y, z), (x + 3, y, z))
+    assert viewer.voxels()[z, y, x] == SPLEEN
+    viewer.press("undo")
+    viewer.press(f"lock-{other.name}")
+    viewer.settle()
+    assert (viewer.voxels() == before).all()
+
+
+def test_a_lasso_adds_its_inside(viewer: Annotator) -> None:
+    before = viewer.voxels()
+    z = viewer.shown_slice()
+    rows, columns = before.shape[1] // 2, before.shape[2] // 2
+    viewer.press("tool-lasso")
+    square = [
+        (columns - 8, rows + 15, z),
+        (columns + 8, rows + 15, z),
+        (columns + 8, rows + 28, z),
+        (columns - 8, rows + 28, z),
+    ]
+    viewer.drag(*square, (columns - 8, rows + 16, z))
+    changed = viewer.voxels() != before
+    assert 120 < changed.sum() < 300
+    viewer.press("undo")
+    viewer.settle()
+    assert (viewer.voxels() == before).all()
+
+
+def test_a_point_refines_the_mask_that_is_there(viewer: Annotator) -> None:
+    before = viewer.voxels()
+    z = viewer.shown_slice()
+    x, y, _ = middle_of(before, AORTA, z)
+    viewer.press("organ-aorta")
+    viewer.press("tool-outside")
+    viewer.click((x, y, z))
+    viewer.message("Aorta was refined")
+    viewer.settle()
+    refined = viewer.voxels()
+    changed = refined != before
+    assert refined[z, y, x] != AORTA
+    assert set(np.unique(before[changed])) | set(np.unique(refined[changed])) <= {0, AORTA}
+    assert (refined == AORTA).sum() > 0.3 * (before == AORTA).sum()  # refined, not replaced
+    viewer.shot("5-refined")
+    viewer.press("undo")
+    viewer.settle()
+    assert (viewer.voxels() == before).all()
+    viewer.press("redo")
+    viewer.settle()
+    assert (viewer.voxels() == refined).all()
+
+
+def test_unsaved_work_survives_a_reload(viewer: Annotator) -> None:
+    before = viewer.voxels()
+    viewer.part("draft").filter(has_text="kept on the server").wait_for()
+    viewer.open()
+    viewer.message("unsaved work")
+    assert (viewer.voxels() == before).all()
+
+
+def test_submitting_saves_exactly_what_is_shown(viewer: Annotator) -> None:
+    viewer.part("checked-liver").check()
+    viewer.press("submit")
+    viewer.message("Submitted as version 1")
+    assert (viewer.stored() == viewer.voxels()).all()
+    assert requests.get(f"{viewer.url}/info/").json()["datastore"]["completed"] == 1
+    viewer.shot("6-submitted")
+
+
+def someone_else_submits(viewer: Annotator) -> np.ndarray:
+    """Saves the model's prediction as another person's final version and returns it, `[z, y, x]`."""
+    prediction = requests.get(f"{viewer.url}/datastore/label", {"label": viewer.series, "tag": "unet_3d"})
+    saved = requests.put(
+        f"{viewer.url}/datastore/label",
+        files={"label": ("other.nii.gz", prediction.content)},
+        data={"params": '{"label_info": []}'},
+        params={"image": viewer.series},
+    )
+    assert saved.status_code == 200
+    return viewer.stored()
+
+
+def paint(viewer: Annotator) -> np.ndarray:
+    """Paints a stroke of the spleen, and returns the label map."""
+    z = viewer.shown_slice()
+    middle = viewer.voxels().shape[2] // 2
+    viewer.press("organ-spleen")
+    viewer.press("tool-brush")
+    viewer.drag((middle, 70, z), (middle + 8, 70, z))
+    return viewer.voxels()
+
+
+def test_a_conflict_names_the_version_and_theirs_can_be_viewed_and_taken(viewer: Annotator) -> None:
+    mine = paint(viewer)
+    theirs = someone_else_submits(viewer)
+    viewer.press("submit")
+    question = viewer.part("question")
+    question.wait_for()
+    assert "version 2" in question.inner_text()
+    viewer.shot("7-conflict")
+    viewer.press("answer-view")
+    viewer.part("comparison").get_by_text("Dice").wait_for()
+    assert (viewer.voxels() == mine).all()  # comparing never touches the label map
+    assert len(viewer.versions()) == 2
+    viewer.shot("8-compared")
+    viewer.press("end-comparison")
+    viewer.press("submit")
+    question.wait_for()
+    viewer.press("answer-theirs")
+    viewer.message("Version 2 was loaded")
+    viewer.settle()
+    assert (viewer.voxels() == theirs).all()
+    viewer.press("undo")
+    viewer.settle()
+    assert (viewer.voxels() == mine).all()
+    viewer.press("redo")
+    viewer.settle()
+
+
+def test_a_conflict_can_be_resolved_by_keeping_mine_as_a_new_version(viewer: Annotator) -> None:
+    mine = paint(viewer)
+    requests.post(f"{viewer.url}/datastore/label/restore", params={"label": viewer.series, "version": 1})
+    newest = len(viewer.versions())
+    viewer.press("submit")
+    viewer.part("question").wait_for()
+    viewer.press("answer-mine")
+    viewer.message(f"Submitted as version {newest + 1}")
+    assert (viewer.stored() == mine).all()
+
+
+def test_an_empty_or_lost_organ_is_asked_about(viewer: Annotator) -> None:
+    before = viewer.versions()
+    viewer.page.evaluate(
+        """() => {
+            const { segmentation } = window.cornerstoneTools;
+            const labelmap = segmentation.state.getSegmentation('medsam2_atlas').representationData.Labelmap;
+            for (const imageId of labelmap.imageIds) {
+                const pixels = window.cornerstone.cache.getImage(imageId).voxelManager.getScalarData();
+                pixels.forEach((value, i) => { if (value === 8) { pixels[i] = 0; } });
+            }
+            segmentation.triggerSegmentationEvents.triggerSegmentationDataModified('medsam2_atlas');
+        }"""
+    )
+    viewer.settle()
+    viewer.press("submit")
+    question = viewer.part("question")
+    question.wait_for()
+    assert "Aorta" in question.inner_text()
+    viewer.press("answer-nothing")
+    viewer.message("Nothing was saved")
+    assert viewer.versions() == before
+    viewer.press("submit")
+    question.wait_for()
+    viewer.press("answer-save")
+    viewer.message(f"Submitted as version {len(before) + 1}")
+    assert not (viewer.stored() == AORTA).any()
+
+
+def test_the_newest_version_is_loaded_again_and_edited(viewer: Annotator) -> None:
+    viewer.open()
+    newest = viewer.stored()
+    assert (viewer.voxels() == newest).all()
+    changed = paint(viewer)
+    assert (changed != newest).any()
+    viewer.press("submit")
+    viewer.message("Submitted as version")
+    assert (viewer.stored() == changed).all()
+
+
+def test_an_older_version_can_be_loaded_from_the_list(viewer: Annotator) -> None:
+    labels: list[Any] = viewer.part("versions").locator("option").all_inner_texts()
+    first = next(i for i, text in enumerate(labels) if text.startswith("final 1 "))
+    viewer.part("versions").select_option(index=first)
+    viewer.press("load-version")
+    viewer.settle()
+    assert (viewer.voxels() == viewer.stored(version=1)).all()
+    viewer.press("undo")
+    viewer.settle()
+    assert (viewer.voxels() == viewer.stored()).all()
+
+
+def test_the_viewer_violates_no_policy_and_asks_no_other_host(viewer: Annotator) -> None:
+    assert viewer.forbidden == []
