@@ -133,5 +133,6 @@ def test_the_commands_fetch_install_and_show_the_viewer(folder: Path, tmp_path: 
 
 def test_the_pinned_address_is_that_of_the_pinned_package() -> None:
     pinned = package.viewer_package()
-    assert pinned.url == f"https://registry.npmjs.org/{pinned.package}/-/{pinned.file}"
+    name = pinned.package.rpartition("/")[2]
+    assert pinned.url == f"https://registry.npmjs.org/{pinned.package}/-/{name}-{pinned.version}.tgz"
     assert pinned.file == f"{pinned.package.removeprefix('@').replace('/', '-')}-{pinned.version}.tgz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,18 @@ import numpy as np
 import requests
 import SimpleITK as sitk
 
-_VOXELS = """() => {
-    const { segmentation } = window.cornerstoneTools;
-    const labelmap = segmentation.state.getSegmentation('medsam2_atlas').representationData.Labelmap;
-    const at = Object.fromEntries(labelmap.imageIds.map(imageId => {
-        const image = window.cornerstone.cache.getImage(imageId);
-        const plane = window.cornerstone.metaData.get('imagePlaneModule', image.referencedImageId);
-        return [plane.imagePositionPatient[2].toFixed(3), Array.from(image.voxelManager.getScalarData())];
-    }));
-    return at;
+_VOXELS = """async () => {
+    const { cornerstone, cornerstoneTools } = window;
+    const labelmap = cornerstoneTools.segmentation.state.getSegmentation('medsam2_atlas').representationData.Labelmap;
+    const slices = labelmap.imageIds.map(imageId => {
+        const image = cornerstone.cache.getImage(imageId);
+        const plane = cornerstone.metaData.get('imagePlaneModule', image.referencedImageId);
+        return [plane.imagePositionPatient[2], image.voxelManager.getScalarData()];
+    });
+    const blob = new Blob(slices.map(([, pixels]) => pixels));
+    const reader = new FileReader();
+    await new Promise(resolve => { reader.onload = resolve; reader.readAsDataURL(blob); });
+    return [slices.map(([height]) => height), reader.result.split(',')[1]];
 }"""
 _PLACE = """([pane, world]) => {
     const viewport = window.services.cornerstoneViewportService.getCornerstoneViewport(pane);
@@ -84,10 +88,10 @@ class Annotator:
 
     def voxels(self) -> np.ndarray:
         """Returns the label map on the screen, `[z, y, x]` uint8, in the grid of the CT."""
-        found = self.page.evaluate(_VOXELS)
+        heights, text = self.page.evaluate(_VOXELS)
         shape = sitk.GetArrayViewFromImage(self.image).shape
-        heights = [f"{self.image.TransformIndexToPhysicalPoint((0, 0, z))[2]:.3f}" for z in range(shape[0])]
-        return np.array([found[height] for height in heights], np.uint8).reshape(shape)
+        slices = np.frombuffer(base64.b64decode(text), np.uint8).reshape(shape)
+        return slices[np.argsort(heights)]
 
     def place(self, voxel: Sequence[int], pane: str = "axial") -> tuple[float, float]:
         """Returns the position of a voxel (x, y, z) on the page, in pixels."""

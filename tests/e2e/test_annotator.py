@@ -251,6 +251,10 @@ def test_a_conflict_names_the_version_and_theirs_can_be_viewed_and_taken(viewer:
     viewer.part("comparison").get_by_text("Dice").wait_for()
     assert (viewer.voxels() == mine).all()  # comparing never touches the label map
     assert len(viewer.versions()) == 2
+    worst = viewer.page.locator('.annotation-panel [data-cy^="worst-"]').first
+    worst.click()
+    viewer.settle()
+    assert viewer.shown_slice() == int(worst.get_attribute("data-cy").rpartition("-")[2])
     viewer.shot("8-compared")
     viewer.press("end-comparison")
     viewer.press("submit")

@@ -3,7 +3,7 @@
 /**
  * Returns the label map with the inside of an outline added to an organ.
  *
- * The outline lies in a plane of the volume: the slice index along one axis is the same for all its points. A voxel is inside if
+ * The outline lies in a plane of the volume: along one axis, the index is the same for all its points, up to rounding. A voxel is inside if
  * its centre is (even-odd rule).
  * @param {number[][]} outline voxel indices [x, y, z] of its points
  * @param {{voxels: Uint8Array, size: number[], label: number, locked: Set<number>}} target
@@ -14,8 +14,9 @@ export function filled(outline, { voxels, size, label, locked }) {
     const values = outline.map(point => point[axis]);
     return [Math.min(...values), Math.max(...values)];
   };
-  const flat = [2, 1, 0].find(axis => range(axis)[0] === range(axis)[1]);
-  if (flat === undefined) {
+  const extent = axis => range(axis)[1] - range(axis)[0];
+  const flat = [2, 1, 0].reduce((best, axis) => (extent(axis) < extent(best) ? axis : best));
+  if (extent(flat) > 1) { // a pane between two rows of voxels is rounded to either of them
     throw new Error('The lasso works only on panes along the axes of the CT.');
   }
   const [across, down] = [0, 1, 2].filter(axis => axis !== flat);

@@ -56,20 +56,21 @@ export function volumeOf(displaySet) {
   };
 }
 
-/** Shows a voxel in all panes. */
-export function jumpTo(services, volume, voxel) {
-  const point = volume.centreOf(voxel);
+/** Shows a slice of the CT in the panes that show slices; the others stay where they are. */
+export function jumpTo(services, volume, z) {
+  const point = volume.centreOf([0, 0, z]);
   for (const viewport of services.cornerstoneViewportService.getRenderingEngine().getViewports()) {
-    if (viewport.setViewReference && viewport.getCamera) {
-      const { viewPlaneNormal, focalPoint, position } = viewport.getCamera();
+    const { viewPlaneNormal, focalPoint, position } = viewport.getCamera();
+    if (Math.abs(dot(viewPlaneNormal, volume.normal)) < 0.9) {
+      continue;
+    }
+    if (viewport.setImageIdIndex) {
+      viewport.setImageIdIndex(viewport.getImageIds().indexOf(volume.imageIds[z]));
+    } else {
       const along = dot(minus(point, focalPoint), viewPlaneNormal);
       const moved = from => from.map((value, i) => value + along * viewPlaneNormal[i]);
-      if (viewport.setImageIdIndex) {
-        viewport.setImageIdIndex(viewport.getImageIds().indexOf(volume.imageIds[voxel[2]]));
-      } else {
-        viewport.setCamera({ focalPoint: moved(focalPoint), position: moved(position) });
-      }
-      viewport.render();
+      viewport.setCamera({ focalPoint: moved(focalPoint), position: moved(position) });
     }
+    viewport.render();
   }
 }

@@ -9,7 +9,11 @@ export function versionsSection(session) {
   const list = element('select', { 'data-cy': 'versions', 'aria-label': 'Versions and predictions' });
   const chosen = () => session.state.about.versions[list.selectedIndex];
   const load = button('load-version', 'Load', () =>
-    session.doing('Loading …', () => session.load(chosen().tag, chosen().version, { undoable: true }))
+    session.doing('Loading …', async () => {
+      const { tag, version } = chosen();
+      const problem = await session.load(tag, version, { undoable: true });
+      session.say(problem ? 'info' : 'done', [tag + ' ' + version + ' was loaded.', problem].filter(Boolean).join(' '));
+    })
   );
   const compare = button('compare-version', 'Compare', () => session.doing('Comparing …', () => comparedWith(session, chosen())));
   const none = element('p', { textContent: 'There are no versions or predictions yet.' });
@@ -48,10 +52,7 @@ function tableOf(session, { version, rows }, organs) {
     .sort((a, b) => a.dice - b.dice)
     .map(row => {
       const slices = row.worst.map(z =>
-        button('worst-' + row.label + '-' + z, String(z + 1), () => {
-          const [x, y] = session.volume.size;
-          jumpTo(session.services, session.volume, [Math.floor(x / 2), Math.floor(y / 2), z]);
-        })
+        button('worst-' + row.label + '-' + z, String(z + 1), () => jumpTo(session.services, session.volume, z))
       );
       return element(
         'tr',

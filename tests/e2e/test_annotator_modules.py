@@ -1,0 +1,138 @@
+"""Tests the viewer's modules that compute with voxels, in a real browser and without OHIF, against NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medsam2_atlas.base.resource import resource
+
+browser = pytest.importorskip("e2e.browser")
+
+pytestmark = pytest.mark.skipif(browser.chromium_program() is None, reason="Chromium is not installed")
+
+_RUN = """async ([code, expression, input]) => {
+    const module = await import('data:text/javascript,' + encodeURIComponent(code));
+    return new Function('m', 'i', 'return ' + expression)(module, input);
+}"""
+SIZE = (7, 5, 4)
+"""Voxels along x, y and z; their number is no multiple of four in a slice."""
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    with browser.browser_page() as opened:
+        yield opened
+
+
+def run(page: Any, name: str, expression: str, **given: Any) -> Any:
+    """Returns the value of a JavaScript expression with a module `m` and the given values `i`."""
+    code = (resource("apps/medsam2_atlas") / "server" / "annotator" / name).read_text(encoding="utf-8")
+    return page.evaluate(_RUN, [code, expression, given])
+
+
+def random_labels(seed: int) -> np.ndarray:
+    """Returns a label map `[z, y, x]` of 0 to 3, mostly 0."""
+    generator = np.random.default_rng(seed)
+    return (generator.integers(0, 4, SIZE[::-1]) * (generator.random(SIZE[::-1]) < 0.4)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_voxels_and_changes_are_counted_by_label(page: Any, seed: int) -> None:
+    before, after = random_labels(seed), random_labels(seed + 10)
+    found = run(
+        page,
+        "runs.js",
+        "[Array.from(m.counts(Uint8Array.from(i.after))), m.changes(Uint8Array.from(i.before), Uint8Array.from(i.after))]",
+        before=before.ravel().tolist(),
+        after=after.ravel().tolist(),
+    )
+    differing = before != after
+    assert found[0][:4] == np.bincount(after.ravel(), minlength=4).tolist()
+    for key, labels in (("added", after), ("removed", before)):
+        assert [found[1][key][k] for k in range(4)] == np.bincount(labels[differing], minlength=4).tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_runs_undo_and_redo_a_change(page: Any, seed: int) -> None:
+    before, after = random_labels(seed).ravel().tolist(), random_labels(seed + 10).ravel().tolist()
+    found = run(
+        page,
+        "runs.js",
+        """(() => {
+            const [before, after] = [Uint8Array.from(i.before), Uint8Array.from(i.after)];
+            const runs = m.runsBetween(before, after);
+            const undone = after.slice(), redone = before.slice();
+            m.applyRuns(undone, runs, true);
+            m.applyRuns(redone, runs, false);
+            return [Array.from(undone), Array.from(redone), m.runsBetween(before, before).starts.length];
+        })()""",
+        before=before,
+        after=after,
+    )
+    assert found == [before, after, 0]
+
+
+def test_a_comparison_gives_dice_differences_and_the_worst_slices(page: Any) -> None:
+    first, second = random_labels(1), random_labels(2)
+    found = run(
+        page,
+        "compare.js",
+        """(() => {
+            const { map, organs } = m.compared(Uint8Array.from(i.first), Uint8Array.from(i.second), [1, 2, 3, 9], i.size);
+            return [Array.from(map), Object.fromEntries(organs)];
+        })()""",
+        first=first.ravel().tolist(),
+        second=second.ravel().tolist(),
+        size=SIZE,
+    )
+    expected = np.select([first == second, second == 0, first == 0], [0, 1, 2], 3)
+    assert found[0] == expected.ravel().tolist()
+    for organ in (1, 2, 3):
+        one, two = first == organ, second == organ
+        figures = found[1][str(organ)]
+        assert figures["dice"] == pytest.approx(2 * (one & two).sum() / (one.sum() + two.sum()))
+        assert (figures["first"], figures["second"]) == (one.sum(), two.sum())
+        by_slice = (one ^ two).sum((1, 2))
+        assert [by_slice[z] for z in figures["worst"]] == sorted(by_slice[by_slice > 0], reverse=True)[:3]
+    assert found[1]["9"] == {"dice": None, "first": 0, "second": 0, "worst": []}
+
+
+@pytest.mark.parametrize("flat", [0, 1, 2])
+def test_a_lasso_fills_its_inside_on_any_plane_but_not_locked_organs(page: Any, flat: int) -> None:
+    axes = [axis for axis in range(3) if axis != flat]
+    outline = []
+    for u, v in ((1, 1), (3, 1), (3, 3), (1, 3)):
+        point = [2, 2, 2]
+        point[axes[0]], point[axes[1]] = u, v
+        outline.append(point)
+    labels = np.zeros(SIZE[::-1], np.uint8)
+    labels[2, 2, 2] = 7
+    found = run(
+        page,
+        "lasso.js",
+        "Array.from(m.filled(i.outline, { voxels: Uint8Array.from(i.labels), size: i.size, label: 4, locked: new Set([7]) }))",
+        outline=outline,
+        labels=labels.ravel().tolist(),
+        size=SIZE,
+    )
+    filled = np.argwhere(np.array(found).reshape(labels.shape) == 4)[:, ::-1]  # (x, y, z)
+    assert (filled[:, flat] == 2).all()
+    assert 4 <= len(filled) <= 9
+    assert filled[:, axes].min() >= 1
+    assert filled[:, axes].max() <= 3
+    assert found[np.ravel_multi_index((2, 2, 2), labels.shape)] == 7
+
+
+def test_a_lasso_on_an_oblique_pane_is_refused(page: Any) -> None:
+    with pytest.raises(Exception, match="only on panes along the axes"):
+        run(
+            page,
+            "lasso.js",
+            "m.filled(i.outline, { voxels: new Uint8Array(140), size: i.size, label: 1, locked: new Set() })",
+            outline=[[0, 0, 0], [2, 2, 2], [4, 0, 3]],
+            size=SIZE,
+        )
