@@ -29,8 +29,8 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 
-from datastores.folder_datastore import FolderDatastore
-from datastores.pacs_datastore import PacsDatastore, dicom_web
+from datastores.opening import open_datastore
+from datastores.pacs_datastore import PacsDatastore
 from datastores.session_folders import SessionFolders
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import STRATEGIES, ScoreTable
@@ -75,8 +75,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
     studies: str
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        config = server_config(conf)
-        self._roots, self._viewer_bytes = tuple(Path(root) for root in config.roots), config.viewer_mb * 1_000_000
+        self._config = config = server_config(conf)
+        self._roots = tuple(Path(root) for root in config.roots)
         self._work = WorkFolder.of(studies, self._roots)
         if in_work_process():
             log_lines.install(studies, self._work, config.log_names)
@@ -98,7 +98,6 @@ class MedSAM2AtlasApp(MONAILabelApp):
         # Measuring in the background would fetch every series of a PACS, so it must be requested explicitly.
         remote = is_url(studies)
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
-        self._reviewed, self._drafts_bytes = config.review, config.drafts_mb * 1_000_000
         super().__init__(
             app_dir,
             studies,
@@ -138,14 +137,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
         """Returns the datastore of the studies folder, or of the DICOMweb server's series."""
         if is_url(self.studies):
             self.studies = self.studies.rstrip("/").strip()
-            series = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-            store: StudyDatastore = PacsDatastore(
-                dicom_web(self.studies), self._work.folder("."), models=self._tasks, series=series
-            )
-        else:
-            store = FolderDatastore(Path(self.studies), self._tasks, roots=self._roots, viewer_bytes=self._viewer_bytes)
-        store.store.review.turn(self._reviewed)  # stored with the studies, so that it also applies to commands
-        return store
+        config, series = self._config, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+        return open_datastore(self.studies, self._work, self._tasks, series, self._roots, config.viewer_mb, config.review)
 
     def init_infers(self) -> dict[str, Any]:
         """Returns the infer tasks by model name: all models, and `compare`."""
@@ -299,7 +292,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
     @cached_property
     def drafts(self) -> Drafts:
         """The unsaved label maps of people who edit in a viewer."""
-        return Drafts(self._studies().store, self._drafts_bytes)
+        return Drafts(self._studies().store, self._config.drafts_mb * 1_000_000)
 
     def cases(self) -> list[dict[str, Any]]:
         """Returns the state and measures of all cases, for the review page."""
