@@ -39,7 +39,8 @@ from medsam2_atlas.scoremaps import ScoreMaps, fusion_config, score_maps, thresh
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.registry import vocabulary
 from medsam2_atlas.segmenters.resources import LoadedResources
-from medsam2_atlas.storage import StudyStore, Version, WorkFolder
+from medsam2_atlas.storage import Drafts, StudyStore, Version, WorkFolder
+from medsam2_atlas.storage.drafts import read_draft
 from medsam2_atlas.studies import (
     PredictionStore,
     atlas_store,
@@ -133,6 +134,22 @@ def prediction_facts(home: Path) -> dict[str, Any]:
                 "voxels": array_digest(prediction.segmentation(image.file).labels.array),
                 "up to date": kept.find(model, study, image.file, provenance) is not None,
             }
+    return found
+
+
+def draft_facts(home: Path) -> dict[str, Any]:
+    """Returns the drafts of people by study and file name, and whether each can still be loaded."""
+    store = StudyStore(home / "studies")
+    drafts, found = Drafts(store, 10**9), dict[str, Any]()
+    for file in sorted((store.work.path / "drafts").glob("*/*.draft")):
+        draft = read_draft(file)
+        assert draft is not None
+        found.setdefault(file.parent.name, {})[file.name] = {
+            "base": draft.base and list(draft.base),
+            "made": draft.made,
+            "usable": drafts.usable(file.parent.name, draft),
+            "voxels": array_digest(draft.labels()),
+        }
     return found
 
 
@@ -367,6 +384,7 @@ QUESTIONS: dict[str, Question] = {
     "predictions": lambda home, _: prediction_facts(home),
     "measures": lambda home, _: measure_facts(home),
     "review": lambda home, _: review_facts(home),
+    "drafts": lambda home, _: draft_facts(home),
     "atlas": lambda home, _: atlas_facts(Atlas.load(home / "atlas")),
     "grown atlas": lambda home, _: grown_facts(home),
     "U-Nets": lambda home, _: {name: unet_facts(home / name) for name in UNETS},

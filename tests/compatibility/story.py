@@ -16,6 +16,8 @@ import SimpleITK as sitk
 from app.fake_pacs import fake_pacs, listed
 from compatibility.installation import PEOPLE, Installation, Person, token_of, until
 from compatibility.patients import stamp_ct, write_ct, write_labels
+from medsam2_atlas.imaging.packed_labels import pack
+from medsam2_atlas.imaging.volume import read_labels
 from series_files import write_series
 
 SMALL_UNETS = {
@@ -146,6 +148,9 @@ def _annotate(here: Installation) -> str:
         kim.ask("POST", "/activelearning/first", json={"client_id": "slicer-kim"})
         lee.ask("POST", "/scoring/organs", {"run_sync": True}, json={"y": "final", "y_pred": "atlas"})
         lee.ask("GET", "/review/picture", {"study": "signed"})
+        edited = read_labels(labels("grown", grow=1), image=studies / "grown.nii.gz").array
+        begun = {"image": "grown", "base_tag": "final", "base_version": 1}
+        kim.ask("PUT", "/annotation/draft", begun, data=pack(edited))
         with (studies / "signed.nii.gz").open("rb") as stream:
             files = {"files": ("ct.nii.gz", stream)}
             session = kim.ask("PUT", "/session/", {"expiry": 3600}, files=files).json()["session_id"]
