@@ -229,18 +229,18 @@ def someone_else_submits(viewer: Annotator) -> np.ndarray:
     return viewer.stored()
 
 
-def paint(viewer: Annotator) -> np.ndarray:
-    """Paints a stroke of the spleen, and returns the label map."""
+def paint(viewer: Annotator, y: int) -> np.ndarray:
+    """Paints a stroke of the spleen in a row of voxels, and returns the label map."""
     z = viewer.shown_slice()
     middle = viewer.voxels().shape[2] // 2
     viewer.press("organ-spleen")
     viewer.press("tool-brush")
-    viewer.drag((middle, 70, z), (middle + 8, 70, z))
+    viewer.drag((middle, y, z), (middle + 8, y, z))
     return viewer.voxels()
 
 
 def test_a_conflict_names_the_version_and_theirs_can_be_viewed_and_taken(viewer: Annotator) -> None:
-    mine = paint(viewer)
+    mine = paint(viewer, 70)
     theirs = someone_else_submits(viewer)
     viewer.press("submit")
     question = viewer.part("question")
@@ -271,7 +271,7 @@ def test_a_conflict_names_the_version_and_theirs_can_be_viewed_and_taken(viewer:
 
 
 def test_a_conflict_can_be_resolved_by_keeping_mine_as_a_new_version(viewer: Annotator) -> None:
-    mine = paint(viewer)
+    mine = paint(viewer, 80)
     requests.post(f"{viewer.url}/datastore/label/restore", params={"label": viewer.series, "version": 1})
     newest = len(viewer.versions())
     viewer.press("submit")
@@ -313,7 +313,7 @@ def test_the_newest_version_is_loaded_again_and_edited(viewer: Annotator) -> Non
     viewer.open()
     newest = viewer.stored()
     assert (viewer.voxels() == newest).all()
-    changed = paint(viewer)
+    changed = paint(viewer, 60)
     assert (changed != newest).any()
     viewer.press("submit")
     viewer.message("Submitted as version")
