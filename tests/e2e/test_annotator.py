@@ -44,6 +44,7 @@ def viewer(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: p
     files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)))
     with orthanc(folder / "orthanc") as pacs:
         study, series = send(pacs, files)
+        send(pacs, write_series(folder / "other", sitk.ReadImage(str(target_files.image))))  # the next case
         environment = with_fetched_viewer(FETCHED)
         conf = {"atlas": str(atlas_folder)}
         with server(pacs, folder / "server", conf, environment, anew=True) as client, browser.browser_page() as page:
@@ -330,6 +331,16 @@ def test_an_older_version_can_be_loaded_from_the_list(viewer: Annotator) -> None
     viewer.press("undo")
     viewer.settle()
     assert (viewer.voxels() == viewer.stored()).all()
+
+
+def test_submitting_can_lead_to_the_next_case(viewer: Annotator) -> None:
+    viewer.open()
+    assert viewer.part("next-reason").inner_text().startswith("Next: ")
+    viewer.press("submit-next")
+    viewer.page.wait_for_function(f"() => !location.href.includes('{viewer.study}')", timeout=60_000)
+    viewer.part("case-title").filter(has_text="T-001").wait_for(timeout=90_000)
+    assert "/ohif/annotate?StudyInstanceUIDs=" in viewer.page.url
+    viewer.part("summary").filter(has_text="0 organs").wait_for()
 
 
 def test_the_viewer_violates_no_policy_and_asks_no_other_host(viewer: Annotator) -> None:
