@@ -41,16 +41,14 @@ def main() -> None:
         build_atlas(find_references(sample / "references")).save(folder / "atlas")
         files = write_series(folder / "series", sitk.ReadImage(str(target)))
         conf = {"atlas": str(folder / "atlas")}
-        with (
-            orthanc(folder / "orthanc") as pacs,
-            server(pacs, folder / "server", conf, with_fetched_viewer(FETCHED), anew=True) as client,
-            browser_page() as page,
-        ):
-            page.set_default_timeout(600_000)
+        with orthanc(folder / "orthanc") as pacs:
             study, series = send(pacs, files)
-            image = sitk.ReadImage([str(file) for file in sorted(files)])
-            url = client.get_server_url().rstrip("/")
-            _take(Annotator(page, url, study, series, image, folder, forbidden(page)))
+            environment = with_fetched_viewer(FETCHED)
+            with server(pacs, folder / "server", conf, environment, anew=True) as client, browser_page() as page:
+                page.set_default_timeout(600_000)
+                image = sitk.ReadImage([str(file) for file in sorted(files)])
+                url = client.get_server_url().rstrip("/")
+                _take(Annotator(page, url, study, series, image, folder, forbidden(page)))
         for picture in ("segmented", "conflict"):
             write_picture(Image.open(folder / f"annotator-{picture}.png"), PICTURES / f"annotator-{picture}.png")
 

@@ -44,6 +44,7 @@ def viewer(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: p
     files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)))
     with orthanc(folder / "orthanc") as pacs:
         study, series = send(pacs, files)
+        send(pacs, write_series(folder / "other", sitk.ReadImage(str(target_files.image))))  # the next case
         environment = with_fetched_viewer(FETCHED)
         conf = {"atlas": str(atlas_folder)}
         with server(pacs, folder / "server", conf, environment, anew=True) as client, browser.browser_page() as page:
@@ -229,18 +230,18 @@ def someone_else_submits(viewer: Annotator) -> np.ndarray:
     return viewer.stored()
 
 
-def paint(viewer: Annotator) -> np.ndarray:
-    """Paints a stroke of the spleen, and returns the label map."""
+def paint(viewer: Annotator, y: int) -> np.ndarray:
+    """Paints a stroke of the spleen in a row of voxels, and returns the label map."""
     z = viewer.shown_slice()
     middle = viewer.voxels().shape[2] // 2
     viewer.press("organ-spleen")
     viewer.press("tool-brush")
-    viewer.drag((middle, 70, z), (middle + 8, 70, z))
+    viewer.drag((middle, y, z), (middle + 8, y, z))
     return viewer.voxels()
 
 
 def test_a_conflict_names_the_version_and_theirs_can_be_viewed_and_taken(viewer: Annotator) -> None:
-    mine = paint(viewer)
+    mine = paint(viewer, 70)
     theirs = someone_else_submits(viewer)
     viewer.press("submit")
     question = viewer.part("question")
@@ -271,7 +272,7 @@ def test_a_conflict_names_the_version_and_theirs_can_be_viewed_and_taken(viewer:
 
 
 def test_a_conflict_can_be_resolved_by_keeping_mine_as_a_new_version(viewer: Annotator) -> None:
-    mine = paint(viewer)
+    mine = paint(viewer, 80)
     requests.post(f"{viewer.url}/datastore/label/restore", params={"label": viewer.series, "version": 1})
     newest = len(viewer.versions())
     viewer.press("submit")
@@ -313,7 +314,7 @@ def test_the_newest_version_is_loaded_again_and_edited(viewer: Annotator) -> Non
     viewer.open()
     newest = viewer.stored()
     assert (viewer.voxels() == newest).all()
-    changed = paint(viewer)
+    changed = paint(viewer, 60)
     assert (changed != newest).any()
     viewer.press("submit")
     viewer.message("Submitted as version")
@@ -330,6 +331,16 @@ def test_an_older_version_can_be_loaded_from_the_list(viewer: Annotator) -> None
     viewer.press("undo")
     viewer.settle()
     assert (viewer.voxels() == viewer.stored()).all()
+
+
+def test_submitting_can_lead_to_the_next_case(viewer: Annotator) -> None:
+    viewer.open()
+    assert viewer.part("next-reason").inner_text().startswith("Next: ")
+    viewer.press("submit-next")
+    viewer.page.wait_for_function(f"() => !location.href.includes('{viewer.study}')", timeout=60_000)
+    viewer.part("case-title").filter(has_text="T-001").wait_for(timeout=90_000)
+    assert "/ohif/annotate?StudyInstanceUIDs=" in viewer.page.url
+    viewer.part("summary").filter(has_text="0 organs").wait_for()
 
 
 def test_the_viewer_violates_no_policy_and_asks_no_other_host(viewer: Annotator) -> None:

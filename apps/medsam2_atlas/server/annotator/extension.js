@@ -114,7 +114,12 @@ function followHistory(session) {
 
 /** Makes the browser ask before the page is left, while work is not on the server yet. */
 function warnBeforeLeaving(session) {
-  const leaving = event => ['pending', 'failed'].includes(session.state.drafted) && event.preventDefault();
+  const leaving = event => {
+    const { drafted, unsaved } = session.state;
+    if (unsaved && (session.waiting || drafted === 'pending' || drafted === 'failed')) {
+      event.preventDefault();
+    }
+  };
   window.addEventListener('beforeunload', leaving);
   return () => window.removeEventListener('beforeunload', leaving);
 }

@@ -32,6 +32,16 @@ function eachDifference(before, after, call) {
   }
 }
 
+/** Returns whether two label maps are equal. */
+export function sameVoxels(one, other) {
+  if (one.length !== other.length) {
+    return false;
+  }
+  let same = true;
+  eachDifference(one, other, () => { same = false; });
+  return same;
+}
+
 /** Returns the runs in which two label maps of equal length differ. @returns {Runs} */
 export function runsBetween(before, after) {
   const found = [];

@@ -3,7 +3,7 @@
    The session keeps the label map that the work began from (`base`). The panel shows at each moment what would be saved. */
 
 import { Layer } from './layer.js';
-import { changes, counts } from './runs.js';
+import { changes, counts, sameVoxels } from './runs.js';
 import { ask, askJson, sendVoxels, unpacked } from './server.js';
 import { storeOf } from './store.js';
 import { activate, setRadius } from './tools.js';
@@ -24,6 +24,7 @@ export class Session {
     this.base = null; // the loaded version, against which changes are shown
     this.began = null; // the version from which the work began, for the conflict with another person's version
     this.baseVoxels = new Uint8Array(this.volume.count);
+    this._kept = this.baseVoxels; // the label map that the server has, as a version or as a draft
     this.store = storeOf({
       about: null,
       message: null,
@@ -114,9 +115,10 @@ export class Session {
       this.began = this.base;
     }
     this.baseVoxels = !isDraft ? voxels : baseOf ? await this.voxelsOf(baseOf.tag, baseOf.version) : new Uint8Array(this.volume.count);
-    this._quiet = !undoable; // opening a case is no work that must be kept
+    if (!this.state.unsaved) {
+      this._kept = voxels; // a stored version is no work that must be kept, unless undoing it brings such work back
+    }
     this.layer.write(voxels, undoable);
-    this._quiet = false;
     const { confidence, problem } = this.state.about.versions.find(one => one.tag === tag && one.version === version) || {};
     this.store.set({
       base: this.base,
@@ -136,14 +138,14 @@ export class Session {
     } else {
       this.layer.write(new Uint8Array(this.volume.count));
     }
-    clearTimeout(this._drafting);
+    this._kept = this.layer.read();
     this.store.set({ drafted: '', message: null });
   }
 
   /** Notes that the label map was signed off: the work now begins from that version. */
   submitted(base, voxels) {
     this.base = this.began = { tag: base.tag, version: base.version };
-    this.baseVoxels = voxels;
+    this.baseVoxels = this._kept = voxels;
     this.store.set({ base: this.base, drafted: '' });
     this._counted();
   }
@@ -227,11 +229,9 @@ export class Session {
   _changed() {
     clearTimeout(this._counting);
     this._counting = setTimeout(() => this._counted(), COUNT_MS);
-    if (!this._quiet) {
-      clearTimeout(this._drafting);
-      this._drafting = setTimeout(() => this._draft(), DRAFT_MS);
-      this.store.set({ drafted: 'pending' });
-    }
+    clearTimeout(this._drafting);
+    this._drafting = setTimeout(() => this._draft(), DRAFT_MS);
+    this.waiting = true;
   }
 
   /** Counts the voxels of each organ, and its changes against the version that the work began from. */
@@ -251,23 +251,32 @@ export class Session {
 
   /** Waits until the work that was to be kept is on the server, so that it does not arrive there after a submission. */
   async settled() {
-    if (this.state.drafted === 'pending') {
-      clearTimeout(this._drafting);
-      this._draft();
-    }
+    clearTimeout(this._drafting);
+    this._draft();
     await this._keeping;
   }
 
-  /** Keeps the label map on the server, after an earlier request to do so has ended. */
+  /**
+   * Keeps the label map on the server, after an earlier request to do so has ended. Does nothing if it has not changed: Cornerstone
+   * reports a change also when it draws a label map in another pane.
+   */
   _draft() {
-    this._keeping = (this._keeping || Promise.resolve()).then(() => this._keep());
+    this.waiting = false;
+    const voxels = this.layer.read();
+    if (sameVoxels(this._kept, voxels)) {
+      return;
+    }
+    this._kept = voxels;
+    this.store.set({ drafted: 'pending' });
+    this._keeping = (this._keeping || Promise.resolve()).then(() => this._keep(voxels));
   }
 
-  async _keep() {
+  async _keep(voxels) {
     try {
-      await sendVoxels('annotation/draft', { image: this.image, ...named(this.began) }, this.layer.read(), 'PUT');
+      await sendVoxels('annotation/draft', { image: this.image, ...named(this.began) }, voxels, 'PUT');
       this.store.set({ drafted: 'kept' });
     } catch (error) {
+      this._kept = new Uint8Array(0); // the next change tries again
       this.store.set({ drafted: 'failed' });
       this.say('error', 'Your unsaved work could not be kept on the server. ' + error.message);
     }

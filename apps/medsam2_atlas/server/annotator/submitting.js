@@ -10,6 +10,7 @@ import { named, when } from './session.js';
  * @returns {Promise<number|null>} the new version, or null if nothing was saved
  */
 export async function submit(session, ask) {
+  session.store.set({ message: null });
   await session.settled();
   const voxels = session.layer.read();
   const checked = session.state.organs.filter(organ => organ.checked).map(organ => organ.label).join(',');
@@ -64,9 +65,10 @@ const conflictQuestion = ({ version, author, time }) => ({
   ],
 });
 
-async function resolved(session, { version, author }, answer) {
+async function resolved(session, { version, author, time }, answer) {
+  await session.refresh(); // the list then contains the other version
   if (answer === 'view') {
-    await comparedWith(session, { tag: 'final', version });
+    await comparedWith(session, { tag: 'final', version, author, time });
     session.say('info', 'Version ' + version + ' of ' + (author || 'another person') + ' is compared with yours. Nothing was saved.');
   } else if (answer === 'theirs') {
     await session.load('final', version, { undoable: true });
