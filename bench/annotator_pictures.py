@@ -50,7 +50,7 @@ def main() -> None:
                 url = client.get_server_url().rstrip("/")
                 _take(Annotator(page, url, study, series, image, folder, forbidden(page)))
         for picture in ("segmented", "conflict"):
-            write_picture(Image.open(folder / f"annotator-{picture}.png"), PICTURES / f"annotator-{picture}.png")
+            write_picture(Image.open(folder / f"annotator-{picture}.png"), PICTURES / f"annotator-{picture}.png", few=True)
 
 
 def _take(viewer: Annotator) -> None:

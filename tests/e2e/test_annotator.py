@@ -1,4 +1,4 @@
-"""Tests the annotator's viewer from an open case to a resolved conflict, with a real browser and a real PACS.
+"""Tests the annotator's viewer from an open case to a resolved conflict, with a real browser, on a real PACS and on a folder.
 
 The tests are one story; each continues where the previous one ended. At each step the voxels on the screen are compared with
 those of the server.
@@ -6,7 +6,9 @@ those of the server.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +37,36 @@ pytestmark = [
 LIVER, SPLEEN, AORTA = 6, 1, 8
 
 
-@pytest.fixture(scope="module")
-def viewer(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Annotator]:
+@pytest.fixture(scope="module", params=["PACS", "folder"])
+def viewer(
+    request: pytest.FixtureRequest, target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Annotator]:
     assert FETCHED is not None
-    folder = tmp_path_factory.mktemp("annotator")
-    shots = Path("demo-output") / "ohif"
+    folder, shots = tmp_path_factory.mktemp("annotator"), Path("demo-output") / "ohif"
     shots.mkdir(parents=True, exist_ok=True)
-    files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)))
-    with orthanc(folder / "orthanc") as pacs:
-        study, series = send(pacs, files)
-        send(pacs, write_series(folder / "other", sitk.ReadImage(str(target_files.image))))  # the next case
-        environment = with_fetched_viewer(FETCHED)
-        conf = {"atlas": str(atlas_folder)}
-        with server(pacs, folder / "server", conf, environment, anew=True) as client, browser.browser_page() as page:
-            page.set_default_timeout(60_000)
-            image = sitk.ReadImage([str(file) for file in sorted(files)])
-            url = client.get_server_url().rstrip("/")
-            yield Annotator(page, url, study, series, image, shots, browser.forbidden(page))
+    with ExitStack() as opened:
+        conf, environment = {"atlas": str(atlas_folder)}, with_fetched_viewer(FETCHED)
+        image = sitk.ReadImage(str(target_files.image))
+        if request.param == "PACS":
+            files = write_series(folder / "series", image)
+            studies: Path | str = opened.enter_context(orthanc(folder / "orthanc"))
+            study, series = send(str(studies), files)
+            send(str(studies), write_series(folder / "other", image))  # the next case
+            shown = sitk.ReadImage([str(file) for file in sorted(files)])
+        else:
+            studies = folder / "studies"
+            studies.mkdir()
+            for name in ("T-001", "T-001 b"):
+                shutil.copy(target_files.image, studies / f"{name}.nii.gz")
+            shown = sitk.DICOMOrient(image, "LPS")
+        client = opened.enter_context(server(studies, folder / "server", conf, environment, anew=True))
+        page = opened.enter_context(browser.browser_page())
+        page.set_default_timeout(60_000)
+        url = client.get_server_url().rstrip("/")
+        if request.param == "folder":
+            about = requests.get(f"{url}/datastore/image/info", {"image": "T-001"}).json()
+            study, series = about["StudyInstanceUID"], about["SeriesInstanceUID"]
+        yield Annotator(page, url, study, series, shown, shots, browser.forbidden(page))
 
 
 def middle_of(labels: np.ndarray, organ: int, z: int) -> tuple[int, int, int]:

@@ -282,8 +282,11 @@ export class Session {
     }
   }
 
-  /** Ends the session. Its history is forgotten: undoing must not reach the label map of another case. */
+  /** Ends the session; work that waits to be kept is sent. Its history is forgotten: undoing must not reach another case. */
   close() {
+    if (this.waiting && this.layer) {
+      this._draft();
+    }
     const { DefaultHistoryMemo } = window.cornerstone.utilities.HistoryMemo;
     DefaultHistoryMemo.size = DefaultHistoryMemo.size; // empties it
     this.layer?.stop();

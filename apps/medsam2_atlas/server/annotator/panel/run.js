@@ -36,7 +36,9 @@ export function runSection(session) {
       const lacking = about?.missing[chosen] || '';
       run.disabled = !about || Boolean(job) || Boolean(busy) || Boolean(lacking);
       const offered = about && chosen !== about.offered_model && about.demo_weights && !about.phantom && about.offered_model;
-      const advice = offered ? 'With the demo weights, ' + about.offered_model + ' gives better organs on this CT.' : '';
+      const advice = offered
+        ? 'The demo weights know only synthetic patients. On other CTs, ' + about.offered_model + ' gives better organs.'
+        : '';
       missing.textContent = [lacking, advice].filter(Boolean).join(' ');
       show(missing, Boolean(missing.textContent));
       show(running, Boolean(job));
