@@ -11,12 +11,14 @@ import requests
 import SimpleITK as sitk
 
 from app.running import server
-from oriented_files import direction_of, rotation, small_ct
+from oriented_files import ORIENTATIONS, direction_of, rotation, small_ct
 
 browser = pytest.importorskip("e2e.browser")
 
 pytestmark = pytest.mark.skipif(browser.chromium_program() is None, reason="Chromium is not installed")
 
+_OFTEN = ("LPS", "RAS", "LAS", "SAR", "oblique")
+"""Studies that are opened in each run of the tests; all others only in slow ones."""
 _VOLUME = """() => {
     const engine = window.cornerstone && window.cornerstone.getRenderingEngines()[0];
     const viewport = engine && engine.getViewports().find(one => one.getImageData && one.getImageData());
@@ -33,7 +35,7 @@ _VOLUME = """() => {
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, sitk.Image]:
-    cts = {code: small_ct(direction_of(code), seed, (24, 20, 16)) for seed, code in enumerate(("LPS", "RAS", "LAS", "SAR"))}
+    cts = {code: small_ct(direction_of(code), seed, (24, 20, 16)) for seed, code in enumerate(ORIENTATIONS)}
     cts["oblique"] = small_ct(rotation((12.0, -9.0, 23.0)) @ direction_of("LAS"), 9, (24, 20, 16))
     return cts
 
@@ -62,7 +64,9 @@ def opened(page: Any, url: str, study: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("study", ["LPS", "RAS", "LAS", "SAR", "oblique"])
+@pytest.mark.parametrize(
+    "study", [*_OFTEN, *(pytest.param(code, marks=pytest.mark.slow) for code in ORIENTATIONS if code not in _OFTEN)]
+)
 def test_the_viewer_s_volume_has_the_voxels_and_positions_of_the_file(
     page: Any, url: str, studies: dict[str, sitk.Image], study: str
 ) -> None:
