@@ -45,7 +45,7 @@ def viewer(
     folder, shots = tmp_path_factory.mktemp("annotator"), Path("demo-output") / "ohif"
     shots.mkdir(parents=True, exist_ok=True)
     with ExitStack() as opened:
-        conf, environment = {"atlas": str(atlas_folder)}, with_fetched_viewer(FETCHED)
+        conf, environment = {"atlas": str(atlas_folder), "learning": "false"}, with_fetched_viewer(FETCHED)
         image = sitk.ReadImage(str(target_files.image))
         if request.param == "PACS":
             files = write_series(folder / "series", image)
