@@ -60,7 +60,15 @@ class Annotator:
 
     def open(self, path: str = "annotate") -> None:
         """Opens the case and waits until the panel can be used."""
+        self.go(path)
+        self.ready()
+
+    def go(self, path: str = "annotate") -> None:
+        """Opens the case."""
         self.page.goto(f"{self.url}/ohif/{path}?StudyInstanceUIDs={self.study}", wait_until="domcontentloaded")
+
+    def ready(self) -> None:
+        """Waits until the panel can be used and the CT is loaded."""
         self.page.locator('.annotation-panel [data-cy="segment-all"]:enabled').wait_for(timeout=90_000)
         self.page.wait_for_function(
             "() => window.cornerstone.cache.getVolumes().some(v => v.loadStatus && v.loadStatus.loaded)", timeout=60_000

@@ -223,6 +223,35 @@ def test_unsaved_work_survives_a_reload(viewer: Annotator) -> None:
     assert (viewer.voxels() == before).all()
 
 
+def test_a_label_map_that_cannot_be_loaded_does_not_replace_unsaved_work(viewer: Annotator) -> None:
+    before = viewer.voxels()
+    fails = "**/annotation/label?**"
+    viewer.page.route(fails, lambda route: route.fulfill(status=503, json={"error": {"message": "too busy"}}))
+    viewer.go()
+    assert "too busy" in viewer.message("cannot be loaded")
+    assert viewer.part("submit").is_disabled()
+    assert not viewer.part("tool-brush").is_visible()
+    viewer.page.unroute(fails)
+    viewer.page.get_by_role("button", name="Try again").click()
+    viewer.ready()
+    viewer.message("unsaved work")
+    assert (viewer.voxels() == before).all()
+
+
+def test_marks_that_were_not_applied_are_not_forgotten_at_signing_off(viewer: Annotator) -> None:
+    before = viewer.voxels()
+    viewer.part("live").uncheck()
+    viewer.press("tool-outside")
+    z = viewer.shown_slice()
+    viewer.click((*middle_of(before, LIVER, z)[:2], z) if (before[z] == LIVER).any() else (60, 60, z))
+    viewer.press("submit")
+    viewer.message("marks that were not applied")
+    viewer.press("clear-marks")
+    viewer.part("live").check()
+    assert (viewer.voxels() == before).all()
+    assert viewer.versions() == []
+
+
 def test_submitting_saves_exactly_what_is_shown(viewer: Annotator) -> None:
     viewer.part("checked-liver").check()
     viewer.press("submit")

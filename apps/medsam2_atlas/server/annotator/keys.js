@@ -19,7 +19,7 @@ export const shortcuts = () => [
 export function followKeys(session) {
   const heard = event => {
     const field = event.target.closest?.('input:not([type=checkbox]):not([type=range]), textarea, select, [contenteditable]');
-    if (field || !session.state.about) {
+    if (field || !session.state.about || session.state.frozen) {
       return;
     }
     const key = event.key.toLowerCase();

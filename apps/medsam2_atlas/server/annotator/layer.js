@@ -76,8 +76,13 @@ export class Layer {
     return voxels;
   }
 
-  /** Replaces the voxels. `undoable`: whether the change can be undone. Returns whether any voxel has changed. */
-  write(voxels, undoable = true) {
+  /**
+   * Replaces the voxels. Returns whether any voxel has changed.
+   * @param {Uint8Array} voxels
+   * @param {boolean} undoable whether the change can be undone
+   * @param {(undo: boolean) => void} onRestore called when it is undone or done again
+   */
+  write(voxels, undoable = true, onRestore = () => {}) {
     const runs = runsBetween(this.read(), voxels);
     if (!runs.starts.length) {
       return false;
@@ -90,6 +95,7 @@ export class Layer {
         restoreMemo: undo => {
           const current = this.read();
           applyRuns(current, runs, undo !== false);
+          onRestore(undo !== false);
           this._set(current);
         },
       });

@@ -54,15 +54,15 @@ export function inVoxels(marks, volume) {
 /**
  * Returns the label map with an organ refined by MedSAM2 from marks. Only voxels that MedSAM2 changes are changed. Voxels of locked
  * organs stay.
- * @param {{image: string, label: number, marks: object, sent: Uint8Array, current: () => Uint8Array, locked: Set<number>}} request
+ * @param {{image: string, mark: string, label: number, marks: object, sent: Uint8Array, current: () => Uint8Array, locked: Set<number>}} request
  *   `sent`: the label map that the marks refer to; `current`: returns the label map when the answer arrives
  * @param {AbortSignal} signal cancels the request
  */
-export async function refined({ image, label, marks, sent, current, locked }, signal) {
+export async function refined({ image, mark, label, marks, sent, current, locked }, signal) {
   const form = new FormData();
   form.append('params', JSON.stringify(marks));
   form.append('mask', await packed(sent), 'mask.gz');
-  const answer = await ask('annotation/refine', { image, label, model: 'medsam2', mode: 'exact' }, { method: 'POST', body: form, signal });
+  const answer = await ask('annotation/refine', { image, image_mark: mark || null, label, model: 'medsam2', mode: 'exact' }, { method: 'POST', body: form, signal });
   const mask = await unpacked(answer, sent.length);
   const voxels = current();
   for (let i = 0; i < voxels.length; i++) {

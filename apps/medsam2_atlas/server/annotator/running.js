@@ -72,7 +72,7 @@ export function clearMarks(session) {
 /** Refines the chosen organ by all marks on the screen. Marks that are drawn meanwhile are applied afterwards. */
 export async function applyMarks(session) {
   const marks = allMarks();
-  if (!marks.length || session.refining) {
+  if (!marks.length || session.refining || session.state.frozen) {
     return;
   }
   const label = session.state.active;
@@ -81,7 +81,7 @@ export async function applyMarks(session) {
   await session.doing('Refining ' + organ.title + ' …', async () => {
     try {
       const sent = session.layer.read();
-      const request = { image: session.image, label, marks: inVoxels(marks, session.volume), sent, locked: session.locked() };
+      const request = { image: session.image, mark: session.mark, label, marks: inVoxels(marks, session.volume), sent, locked: session.locked() };
       const voxels = await refined({ ...request, current: () => session.layer.read() }, session.refining.signal);
       const changed = session.layer.write(voxels);
       session.say('done', changed ? organ.title + ' was refined.' : organ.title + ': the marks changed nothing.');

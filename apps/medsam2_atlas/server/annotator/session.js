@@ -3,6 +3,7 @@
    The session keeps the label map that the work began from (`base`). The panel shows at each moment what would be saved. */
 
 import { Layer } from './layer.js';
+import { allMarks, removeMarks } from './marks.js';
 import { changes, counts, sameVoxels } from './runs.js';
 import { ask, askJson, sendVoxels, unpacked } from './server.js';
 import { storeOf } from './store.js';
@@ -11,6 +12,7 @@ import { volumeOf } from './volume.js';
 
 export const WORK = 'medsam2_atlas';
 const DRAFT_MS = 1500;
+const RETRY_MS = 10000;
 const COUNT_MS = 200;
 
 /** Returns the parameters that name a version in a request; empty for no version. */
@@ -22,9 +24,13 @@ export class Session {
     this.displaySet = displaySet;
     this.volume = volumeOf(displaySet);
     this.base = null; // the loaded version, against which changes are shown
-    this.began = null; // the version from which the work began, for the conflict with another person's version
+    this.known = 0; // number of the newest final version that this person has seen; 0 for none
+    this.mark = ''; // identifies the image: what was drawn on another one is refused
     this.baseVoxels = new Uint8Array(this.volume.count);
     this._kept = this.baseVoxels; // the label map that the server has, as a version or as a draft
+    this._own = 0; // number of the version that this person has signed off here
+    this._tasks = [];
+    this.closeQuestion = null; // answers an open question when the case is closed
     this.store = storeOf({
       about: null,
       message: null,
@@ -37,6 +43,7 @@ export class Session {
       marks: 0,
       sort: 'table',
       busy: '',
+      frozen: false,
       job: null,
       base: null,
       drafted: '',
@@ -75,16 +82,24 @@ export class Session {
       model: models.some(model => model.name === about.offered_model) ? about.offered_model : models[0]?.name || '',
       organs: about.organs.map(organ => ({ ...organ, ...UNTOUCHED, visible: true, locked: true })),
     });
+    this.mark = about.image_mark;
+    try {
+      await this._loadFirst(about);
+    } catch (error) {
+      this._unopened(about, error);
+      return;
+    }
     this.layer.onChange(() => this._changed());
-    await this._loadFirst(about);
     this.choose(first);
     this.setTool('window');
     setRadius(this.state.radius);
   }
 
   async _loadFirst(about) {
+    this.known = about.final ?? 0;
     if (about.draft && !about.draft.problem) {
       await this.load('draft', null, { baseOf: about.draft.base });
+      this.known = about.draft.known ?? 0;
       this.say('info', 'Your unsaved work (' + when(about.draft.time) + ') was loaded.', [
         { title: 'Discard it', run: () => this.discardDraft() },
       ]);
@@ -93,6 +108,29 @@ export class Session {
     } else {
       this._counted();
     }
+    if (about.draft?.problem) {
+      this.say('error', 'Your unsaved work ' + about.draft.problem + ' The next change of this label map replaces it.', [
+        { title: 'Discard it', run: () => this.discardDraft() },
+      ]);
+    }
+  }
+
+  /** Shows why the case cannot be edited. Nothing is kept then, so that an empty label map cannot replace the person's draft. */
+  _unopened(about, error) {
+    this.store.set({ about: null });
+    const discard = async () => {
+      await ask('annotation/draft', { image: about.image }, { method: 'DELETE' });
+      window.location.reload();
+    };
+    this.say('error', 'The label map cannot be loaded, so the case cannot be edited. ' + error.message, [
+      { title: 'Try again', run: () => window.location.reload() },
+      ...(about.draft ? [{ title: 'Discard my unsaved work', run: () => this.doing('Discarding …', discard) }] : []),
+    ]);
+  }
+
+  /** The parameters of requests that keep a label map: its image, the version that it began from, and what its person has seen. */
+  get query() {
+    return { image: this.image, image_mark: this.mark || null, known: this.known, ...named(this.base) };
   }
 
   /** Returns the voxels of a version. */
@@ -107,26 +145,34 @@ export class Session {
    * @param options `baseOf`: the version from which a draft was made; `undoable`: whether loading can be undone
    */
   async load(tag, version, { baseOf = null, undoable = false } = {}) {
-    const voxels = await this.voxelsOf(tag, version);
     const isDraft = tag === 'draft';
-    this.base = isDraft ? baseOf : { tag, version };
-    // A prediction that is loaded later does not tell whether its reader has seen a final version that was saved meanwhile.
-    if (!this.began || (tag === 'final' && (this.began.tag !== 'final' || version > this.began.version))) {
-      this.began = this.base;
-    }
-    this.baseVoxels = !isDraft ? voxels : baseOf ? await this.voxelsOf(baseOf.tag, baseOf.version) : new Uint8Array(this.volume.count);
+    const voxels = await this.voxelsOf(tag, version);
+    const before = this._origin();
+    const base = isDraft ? baseOf : { tag, version };
+    const baseVoxels = !isDraft ? voxels : base ? await this.voxelsOf(base.tag, base.version) : new Uint8Array(this.volume.count);
+    const after = { base, baseVoxels, known: tag === 'final' ? Math.max(this.known, version) : this.known };
     if (!this.state.unsaved) {
       this._kept = voxels; // a stored version is no work that must be kept, unless undoing it brings such work back
     }
-    this.layer.write(voxels, undoable);
+    this._setOrigin(after);
+    this.layer.write(voxels, undoable, undo => this._setOrigin(undo ? before : after));
     const { confidence, problem } = this.state.about.versions.find(one => one.tag === tag && one.version === version) || {};
     this.store.set({
-      base: this.base,
       drafted: isDraft ? 'loaded' : '',
       organs: this.state.organs.map(organ => ({ ...organ, checked: false, confidence: confidence?.[organ.label] ?? null })),
     });
     this._counted();
     return problem || '';
+  }
+
+  /** Returns from what the work began. Undoing a load returns to it. */
+  _origin() {
+    return { base: this.base, baseVoxels: this.baseVoxels, known: this.known };
+  }
+
+  _setOrigin({ base, baseVoxels, known }) {
+    Object.assign(this, { base, baseVoxels, known: Math.max(known, this._own) });
+    this.store.set({ base });
   }
 
   /** Removes the draft and loads the version that it began from. */
@@ -142,12 +188,18 @@ export class Session {
     this.store.set({ drafted: '', message: null });
   }
 
-  /** Notes that the label map was signed off: the work now begins from that version. */
-  submitted(base, voxels) {
-    this.base = this.began = { tag: base.tag, version: base.version };
-    this.baseVoxels = this._kept = voxels;
-    this.store.set({ base: this.base, drafted: '' });
+  /**
+   * Notes that a label map was signed off: the work now begins from that version. Returns whether it is the one on the screen; if not,
+   * the later changes are kept as a draft.
+   */
+  async submitted(base, voxels) {
+    this._own = base.version;
+    this._setOrigin({ base: { tag: base.tag, version: base.version }, baseVoxels: voxels, known: base.version });
+    this._kept = voxels;
+    this.store.set({ drafted: '' });
     this._counted();
+    await this.settled();
+    return sameVoxels(this.layer.read(), voxels);
   }
 
   /** Reads the case again, after the server has stored something. */
@@ -211,9 +263,11 @@ export class Session {
     this.store.set({ message: { kind, text, actions } });
   }
 
-  /** Runs a task with a note of what is going on; shows its error. */
+  /** Runs a task with a note of what is going on; shows its error. An empty text: the task is too short for a note. */
   async doing(text, task) {
-    this.store.set({ busy: text });
+    const mine = { text };
+    this._tasks.push(mine);
+    this._showBusy();
     try {
       return await task();
     } catch (error) {
@@ -222,8 +276,19 @@ export class Session {
       }
       return undefined;
     } finally {
-      this.store.set({ busy: '' });
+      this._tasks.splice(this._tasks.indexOf(mine), 1);
+      this._showBusy();
     }
+  }
+
+  _showBusy() {
+    this.store.set({ busy: this._tasks.map(({ text }) => text).filter(Boolean).join(' ') });
+  }
+
+  /** Blocks editing, or allows it again: what is drawn while a label map is signed off would not be part of it. */
+  freeze(frozen) {
+    this.store.set({ frozen });
+    document.body.classList.toggle('annotation-frozen', frozen);
   }
 
   _changed() {
@@ -273,18 +338,24 @@ export class Session {
 
   async _keep(voxels) {
     try {
-      await sendVoxels('annotation/draft', { image: this.image, ...named(this.began) }, voxels, 'PUT');
+      await sendVoxels('annotation/draft', this.query, voxels, 'PUT');
       this.store.set({ drafted: 'kept' });
     } catch (error) {
-      this._kept = new Uint8Array(0); // the next change tries again
+      this._kept = new Uint8Array(0);
       this.store.set({ drafted: 'failed' });
+      clearTimeout(this._drafting);
+      this._drafting = setTimeout(() => this._draft(), RETRY_MS);
       this.say('error', 'Your unsaved work could not be kept on the server. ' + error.message);
     }
   }
 
-  /** Ends the session; work that waits to be kept is sent. Its history is forgotten: undoing must not reach another case. */
+  /** Ends the session; work that waits to be kept is sent, and marks are removed. Its history is forgotten: undoing must not reach another case. */
   close() {
-    if (this.waiting && this.layer) {
+    this.closeQuestion?.();
+    this.freeze(false);
+    this.refining?.abort();
+    removeMarks(this.services, allMarks());
+    if ((this.waiting || this.state.drafted === 'failed') && this.state.about) {
       this._draft();
     }
     const { DefaultHistoryMemo } = window.cornerstone.utilities.HistoryMemo;

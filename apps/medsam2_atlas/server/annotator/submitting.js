@@ -2,27 +2,42 @@
 
 import { comparedWith } from './comparing.js';
 import { Refused, sendVoxels } from './server.js';
-import { named, when } from './session.js';
+import { when } from './session.js';
 
 /**
  * Signs off the label map as the next final version.
  * @param {(question: object) => Promise<string>} ask shows a question with `text` and `answers`, and returns the chosen answer's id
- * @returns {Promise<number|null>} the new version, or null if nothing was saved
+ * @returns {Promise<boolean>} whether the label map on the screen was saved
  */
 export async function submit(session, ask) {
+  if (session.state.frozen) {
+    return false;
+  }
+  if (session.state.marks) {
+    session.say('info', 'Nothing was saved: there are marks that were not applied. Apply or remove them first.');
+    return false;
+  }
   session.store.set({ message: null });
+  session.freeze(true);
+  try {
+    return Boolean(await session.doing('Submitting …', () => signOff(session, ask)));
+  } finally {
+    session.freeze(false);
+  }
+}
+
+async function signOff(session, ask) {
   await session.settled();
   const voxels = session.layer.read();
   const checked = session.state.organs.filter(organ => organ.checked).map(organ => organ.label).join(',');
-  const query = { image: session.image, checked, ...named(session.began) };
-  const saved = await session.doing('Submitting …', () => send(session, query, voxels, ask));
+  const saved = await send(session, { checked, ...session.query }, voxels, ask);
   if (!saved) {
-    return null;
+    return false;
   }
-  session.submitted(saved, voxels);
-  session.say('done', 'Submitted as version ' + saved.version + '.');
+  const shown = await session.submitted(saved, voxels);
+  session.say('done', 'Submitted as version ' + saved.version + '.' + (shown ? '' : ' Later changes are not part of it.'));
   await session.refresh();
-  return saved.version;
+  return shown;
 }
 
 async function send(session, query, voxels, ask) {
@@ -54,16 +69,23 @@ async function send(session, query, voxels, ask) {
   }
 }
 
-const conflictQuestion = ({ version, author, time }) => ({
-  title: 'Another version was signed off',
-  text: (author || 'Another person') + ' signed off version ' + version + ' (' + when(time) + '), after your work began.',
-  answers: [
-    { id: 'view', title: 'View theirs', main: true },
-    { id: 'theirs', title: 'Take theirs' },
-    { id: 'mine', title: 'Keep mine as a new version' },
-    { id: 'nothing', title: 'Do nothing' },
-  ],
-});
+function conflictQuestion({ version, author, time, removed }) {
+  const who = author || 'Another person';
+  const mine = { id: 'mine', title: 'Keep mine as a new version' };
+  const nothing = { id: 'nothing', title: 'Do nothing' };
+  if (removed) {
+    return {
+      title: 'The signed-off version was removed',
+      text: who + ' removed it (' + version + ', ' + when(time) + '), after your work began.',
+      answers: [{ ...nothing, main: true }, mine],
+    };
+  }
+  return {
+    title: 'Another version was signed off',
+    text: who + ' signed off version ' + version + ' (' + when(time) + '), after your work began.',
+    answers: [{ id: 'view', title: 'View theirs', main: true }, { id: 'theirs', title: 'Take theirs' }, mine, nothing],
+  };
+}
 
 async function resolved(session, { version, author, time }, answer) {
   await session.refresh(); // the list then contains the other version

@@ -9,13 +9,14 @@ export function caseSection(session) {
     'data-cy': 'demo-banner',
     textContent: 'Demo weights: trained on synthetic patients only. Not for patients.',
   });
+  const research = element('p', { class: 'research', textContent: 'Research use only. A person must check all predictions.' });
   const busy = element('p', { class: 'busy', role: 'status', 'data-cy': 'busy' });
   const message = element('div', { class: 'message', role: 'status', 'data-cy': 'message' });
-  const node = element('section', {}, banner, title, busy, message);
+  const node = element('section', {}, banner, research, title, busy, message);
   return {
     node,
     update({ about, busy: text, message: shown }) {
-      title.textContent = about ? about.title : 'Opening the case …';
+      title.textContent = about ? about.title : shown ? '' : 'Opening the case …';
       show(banner, Boolean(about?.demo_weights));
       busy.textContent = text;
       show(busy, Boolean(text));

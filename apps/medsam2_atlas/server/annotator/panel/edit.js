@@ -30,6 +30,7 @@ export function editSection(session) {
   return {
     node,
     update(state) {
+      show(node, Boolean(state.about));
       TOOLS.forEach((tool, i) => tools[i].setAttribute('aria-pressed', String(tool.id === state.tool)));
       const painting = TOOLS.find(tool => tool.id === state.tool)?.solid;
       show(brush, Boolean(painting));
@@ -38,9 +39,9 @@ export function editSection(session) {
       solid.checked = state.solid;
       live.checked = state.live;
       show(marks, ['box', 'inside', 'outside'].includes(state.tool) || state.marks > 0);
-      apply.disabled = clear.disabled = !state.marks;
+      apply.disabled = clear.disabled = !state.marks || state.frozen;
       show(stop, Boolean(session.refining));
-      [undo.disabled, redo.disabled] = [!state.canUndo, !state.canRedo];
+      [undo.disabled, redo.disabled] = [!state.canUndo || state.frozen, !state.canRedo || state.frozen];
     },
   };
 }

@@ -9,10 +9,10 @@ const viewerOf = next => (next?.viewer ? address(next.viewer.replace(/^\//, ''))
 
 export function submitSection(session) {
   const dialog = element('div', { class: 'question', role: 'alertdialog', 'aria-modal': 'true', 'data-cy': 'question', hidden: true });
-  const ask = question => new Promise(resolve => showQuestion(dialog, question, resolve));
+  const ask = question => new Promise(resolve => { session.closeQuestion = showQuestion(dialog, question, resolve); });
   const alone = button('submit', 'Submit', () => submit(session, ask), { class: 'main' });
   const onwards = button('submit-next', 'Submit and next case', async () => {
-    if ((await submit(session, ask)) !== null) {
+    if (await submit(session, ask)) {
       const url = viewerOf(session.state.about.next);
       if (url) {
         window.location.assign(url);
@@ -26,14 +26,15 @@ export function submitSection(session) {
   const node = element('section', { class: 'submit' }, element('div', { class: 'line' }, alone, onwards), reason, draft, dialog);
   return {
     node,
-    update({ about, busy, job, drafted, unsaved }) {
+    update({ about, busy, job, drafted, unsaved, marks }) {
       alone.disabled = onwards.disabled = !about || Boolean(busy || job);
       const next = about?.next;
       reason.textContent = next ? 'Next: ' + next.why : '';
       reason.title = next ? next.image : '';
       show(reason, Boolean(next));
       show(onwards, Boolean(viewerOf(next)));
-      draft.textContent = DRAFTS[drafted] || (unsaved ? '' : 'Nothing to save.');
+      const kept = DRAFTS[drafted] || (unsaved ? '' : 'Nothing to save.');
+      draft.textContent = [kept, marks ? 'Marks that are not applied: ' + marks + '.' : ''].filter(Boolean).join(' ');
     },
   };
 }
@@ -45,6 +46,7 @@ const DRAFTS = {
   failed: 'Your work is not kept.',
 };
 
+/** Shows a question; returns a function that answers it with `nothing`. */
 function showQuestion(dialog, { title, text, answers }, resolve) {
   const before = document.activeElement;
   const done = id => {
@@ -65,4 +67,5 @@ function showQuestion(dialog, { title, text, answers }, resolve) {
   dialog.hidden = false;
   document.addEventListener('keydown', onKey, true);
   buttons[0].focus();
+  return () => dialog.hidden || done('nothing');
 }
