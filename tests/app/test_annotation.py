@@ -158,12 +158,22 @@ def test_two_people_submit_the_same_case(url: str, truth: np.ndarray) -> None:
     assert (voxels(ask(url, "GET", "label", image="twice", tag="final", version=1)) == truth).all()
 
 
-def test_a_final_version_older_than_the_prediction_is_no_conflict(url: str, place: tuple[str, Path], truth: np.ndarray) -> None:
-    assert submit(url, "compared", truth).status_code == 201
+def test_a_prediction_after_a_sign_off_does_not_hide_the_sign_off(url: str, place: tuple[str, Path], truth: np.ndarray) -> None:
+    """A prediction that was made after a final version shows nobody what was signed off."""
+    opened = case(url, "compared", LEE)
+    assert opened["final"] == 0
+    assert submit(url, "compared", truth, KIM, known=0).status_code == 201
     predict(place[1], "compared", truth)
     base = {"base_tag": "atlas", "base_version": 1}
-    assert submit(url, "compared", edited(truth), **base).json() == {"tag": "final", "version": 2}
-    assert submit(url, "compared", truth, **base).json()["conflict"]["version"] == 2
+    for seen in ({"known": opened["final"]}, {}):  # without `known`, as older clients send it
+        late = submit(url, "compared", edited(truth), LEE, **base, **seen)
+        assert (late.status_code, late.json()["conflict"]["author"]) == (409, "kim")
+    assert case(url, "compared")["final"] == 1
+    assert submit(url, "compared", edited(truth), LEE, **base, known=1).json() == {"tag": "final", "version": 2}
+    # the base states the origin only: what the person has seen counts
+    assert submit(url, "compared", truth, base_tag="final", base_version=2, known=1).json()["conflict"]["version"] == 2
+    assert submit(url, "compared", truth, **base, known=0, over=2).json()["version"] == 3
+    assert submit(url, "compared", edited(truth), base_tag="final", base_version=1, known=3).json()["version"] == 4
 
 
 def test_empty_label_maps_and_vanished_organs_are_confirmed(url: str, truth: np.ndarray) -> None:
@@ -210,6 +220,8 @@ def test_a_removed_final_label_map_is_a_conflict_too(url: str, truth: np.ndarray
     assert requests.delete(f"{url}/datastore/label?id=removed&tag=final", headers=bearer(token_of(REVA)), timeout=10).ok
     after = case(url, "removed")
     assert (after["start"], [about["newest"] for about in after["versions"]]) == (None, [False])
+    assert after["final"] == 2  # the removal
+    assert submit(url, "removed", truth, known=1).json()["conflict"]["removed"]
     late = submit(url, "removed", truth, base_tag="final", base_version=1)
     assert late.json()["conflict"]["removed"]
     assert submit(url, "removed", truth, base_tag="final", base_version=1, over=2).json()["version"] == 3
@@ -221,7 +233,7 @@ def test_a_draft_is_kept_for_its_person_and_removed_when_signed_off(url: str, tr
         kept = ask(url, "PUT", "draft", image="kept", data=pack(labels), **base)
         assert (kept.status_code, kept.content) == (204, b"")
     draft = case(url, "kept")["draft"]
-    assert (draft["base"], draft["problem"]) == ({"tag": "atlas", "version": 3}, None)
+    assert (draft["base"], draft["known"], draft["problem"]) == ({"tag": "atlas", "version": 3}, 0, None)
     assert draft["time"].startswith("20")
     assert (voxels(ask(url, "GET", "label", image="kept", tag="draft")) == drawn).all()
     for who in (LEE, REVA):  # other people's drafts do not exist
@@ -231,12 +243,53 @@ def test_a_draft_is_kept_for_its_person_and_removed_when_signed_off(url: str, tr
     assert case(url, "kept")["draft"] == draft
     assert submit(url, "kept", truth).status_code == 201
     assert case(url, "kept")["draft"] is None
-    assert ask(url, "PUT", "draft", image="kept", data=pack(drawn)).status_code == 204
+    assert ask(url, "PUT", "draft", image="kept", data=pack(drawn), known=7).status_code == 204
+    assert case(url, "kept")["draft"]["known"] == 7
     refused = submit(url, "kept", truth)  # a conflict with the own version
     assert refused.status_code == 409
     assert case(url, "kept")["draft"] is not None
     assert ask(url, "DELETE", "draft", image="kept").status_code == 204
     assert case(url, "kept")["draft"] is None
+
+
+def test_a_label_map_of_an_earlier_image_is_refused(
+    url: str, place: tuple[str, Path], truth: np.ndarray, tmp_path: Path
+) -> None:
+    file, copy = place[1] / "replaced.nii.gz", tmp_path / "ct.nii.gz"
+    shutil.copy(place[1] / "kept.nii.gz", file)
+    mark = case(url, "replaced")["image_mark"]
+    assert ask(url, "PUT", "draft", image="replaced", data=pack(truth), image_mark=mark).status_code == 204
+    image = sitk.ReadImage(str(file))
+
+    def requested(mark: str) -> list[requests.Response]:
+        marks = {"params": json.dumps({"background": [[3, 3, 3]]})}
+        return [
+            ask(url, "PUT", "draft", image="replaced", data=pack(edited(truth)), image_mark=mark),
+            submit(url, "replaced", truth, image_mark=mark, known=0),
+            ask(url, "POST", "refine", image="replaced", label=6, data=marks, files={"x": ("x", b"")}, image_mark=mark),
+        ]
+
+    for other in (image + 1, image[:, :, 1:]):  # other voxels; another size
+        sitk.WriteImage(other, str(copy))
+        copy.rename(file)
+        opened = case(url, "replaced")
+        assert opened["image_mark"] not in (mark, "")
+        for answer in requested(mark):
+            assert answer.status_code == 409, answer.text
+            assert "has another image now" in answer.json()["error"]["message"]
+            assert "Load the case again" in answer.json()["error"]["remedy"]
+        assert case(url, "replaced")["versions"] == []
+        assert case(url, "replaced")["draft"] == opened["draft"]
+    sitk.WriteImage(image, str(copy))
+    copy.rename(file)
+    now = case(url, "replaced")["image_mark"]
+    assert submit(url, "replaced", truth, image_mark=now, known=0).status_code == 201
+    copy.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()), 1))  # the same voxels in another file
+    copy.rename(file)
+    assert case(url, "replaced")["image_mark"] != now
+    assert submit(url, "replaced", edited(truth), image_mark=now, known=1).status_code == 201
+    file.unlink()  # the next case is that of other tests
+    assert submit(url, "marked", truth, image_mark="../../x").status_code == 422
 
 
 def test_a_stored_label_map_with_the_tag_draft_is_not_the_draft(url: str, truth: np.ndarray, place: tuple[str, Path]) -> None:
@@ -322,6 +375,7 @@ def test_requests_for_what_does_not_exist_are_refused(
         {"checked": "liver"},
         {"confirm": "yes"},
         {"over": -1},
+        {"known": -1},
     ],
 )
 def test_wrong_parameters_of_a_submission_save_nothing(url: str, truth: np.ndarray, params: dict[str, Any]) -> None:
@@ -402,7 +456,7 @@ def test_sample_cts_are_known_as_phantoms(url: str) -> None:
     assert (real["demo_weights"], real["phantom"], real["offered_model"]) == (True, None, "unet_3d")
     assert (sample["demo_weights"], sample["phantom"], sample["title"]) == (True, True, "sample")
     assert set(real["missing"]) == {"unet_2d", "atlas", "medsam2_atlas"}
-    assert '<p class="mark" id="demo">Demo weights: ' in requests.get(f"{url}/review").text
+    assert '<p class="mark" id="demo">Demo weights: ' in requests.get(f"{url}/review", headers=bearer(token_of(KIM))).text
 
 
 def test_on_a_real_ct_the_atlas_is_offered_before_demo_weights() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -52,6 +53,36 @@ def test_each_person_has_one_draft_for_each_study(kept: Drafts, folder: Path, tm
     assert draft.made.startswith("20")
     assert len(list((folder / ".medsam2_atlas" / "drafts").rglob("*.draft"))) == 3
     assert not [path for path in (folder / ".medsam2_atlas" / "drafts").rglob("*") if "kim" in path.name]
+
+
+def test_a_draft_keeps_which_final_version_its_person_has_seen(kept: Drafts, tmp_path: Path) -> None:
+    kept.save("a", KIM, packed(tmp_path, 1), SHAPE, ("atlas", 9), known=4)
+    assert kept.current("a", KIM).known == 4
+    for base, seen in ((("final", 3), 3), (("atlas", 9), 0), (None, 0)):  # unknown: no more than the base tells
+        assert kept.save("a", KIM, packed(tmp_path, 1), SHAPE, base).known == seen
+        file = kept.current("a", KIM).file
+        line, _, rest = file.read_bytes().partition(b"\n")
+        about = json.loads(line)
+        assert about.pop("known") == seen
+        file.write_bytes(json.dumps(about).encode() + b"\n" + rest)  # as earlier versions wrote it
+        assert kept.current("a", KIM).known == seen
+        assert int(kept.current("a", KIM).labels().max()) == 1
+
+
+def test_a_draft_of_an_earlier_image_is_refused_and_the_earlier_draft_stays(
+    store: StudyStore, kept: Drafts, folder: Path, tmp_path: Path
+) -> None:
+    before = store.checksum("a")
+    kept.save("a", KIM, packed(tmp_path, 1), SHAPE, drawn_on=before)
+    image = store.image("a").file
+    write(image, np.arange(480, dtype=np.int16).reshape(SHAPE)[::-1].copy())
+    with pytest.raises(ConflictError, match="has another image now"):
+        kept.save("a", KIM, packed(tmp_path, 2), SHAPE, drawn_on=before)
+    found = kept.find("a", KIM)
+    assert found is not None
+    assert int(found.labels().max()) == 1
+    kept.save("a", KIM, packed(tmp_path, 2), SHAPE, drawn_on=store.checksum("a"))
+    assert organ_of(kept, "a", KIM) == 2
 
 
 def test_a_removed_draft_is_gone_and_others_stay(kept: Drafts, folder: Path, tmp_path: Path) -> None:

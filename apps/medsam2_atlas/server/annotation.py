@@ -56,15 +56,20 @@ PACKED_REQUEST: dict[str, Any] = {
 
 BaseTag = Annotated[str, Query(description="tag of the version that the person began with; empty for an empty label map")]
 BaseVersion = Annotated[int | None, Query(ge=1, le=10**9, description="number of that version")]
+Known = Annotated[int | None, Query(ge=0, le=10**9, description="newest final version that the person has seen; 0 for none")]
+ImageMark = Annotated[
+    str, Query(pattern=r"^([0-9a-f]{64})?$", description="image that was drawn on: `image_mark` of the case; empty if unknown")
+]
 
 
 @router.get("/case", summary="A case for the annotator: versions, organs, models, the draft, the next case")
 def show_case(request: Request, image: str = "", study: str = "", series: str = "") -> dict[str, Any]:
     """Returns the case `image`, or the one of a DICOM study and series.
 
-    `versions`: all final versions and stored predictions, the newest first; `start`: the one to open. `draft`: the person's own
-    unsaved label map, with a `problem` if it cannot be loaded. `offered_model`: the model to offer first. `phantom`: true for
-    the sample CTs, null if it is unknown.
+    `versions`: all final versions and stored predictions, the newest first; `start`: the one to open. `final`: number of the
+    newest final version, which may be a removal; 0 if there never was one. `image_mark` changes with the image; it is empty
+    for a series that has not been fetched. `draft`: the person's own unsaved label map, with a `problem` if it cannot be
+    loaded. `offered_model`: the model to offer first. `phantom`: true for the sample CTs, null if it is unknown.
     """
     instance = app_instance()
     name = image or _study_of(study, series)
@@ -75,6 +80,7 @@ def show_case(request: Request, image: str = "", study: str = "", series: str = 
     phantom = case.phantom if fetched else None
     offered = offered_model(models, missing, atlas_first=demo and not phantom)
     versions = case.versions() if fetched else []
+    final = case.newest_final() if fetched else None
     return {
         "image": name,
         "title": case.title,
@@ -85,6 +91,8 @@ def show_case(request: Request, image: str = "", study: str = "", series: str = 
         "organs": organs(),
         "versions": versions,
         "start": start_of(versions, offered),
+        "final": 0 if final is None else final.number,
+        "image_mark": case.image_mark if fetched else "",
         "draft": case.draft(user_of(request).id) if fetched else None,
         "next": _next(instance, name),
     }
@@ -113,16 +121,28 @@ async def show_label(
 @router.put(
     "/draft", status_code=204, summary="Keep the unsaved label map", response_class=Response, openapi_extra=PACKED_REQUEST
 )
-async def keep_draft(request: Request, image: str, base_tag: BaseTag = "", base_version: BaseVersion = None) -> Response:
-    """Replaces the person's draft of the case. It is on disk when the answer is sent; `server_drafts_mb` limits its size."""
+async def keep_draft(
+    request: Request,
+    image: str,
+    base_tag: BaseTag = "",
+    base_version: BaseVersion = None,
+    known: Known = None,
+    image_mark: ImageMark = "",
+) -> Response:
+    """Replaces the person's draft of the case. It is on disk when the answer is sent; `server_drafts_mb` limits its size.
+
+    409 if the case has another image than the one with the `image_mark`; the earlier draft stays.
+    """
     person, base = user_of(request).id, base_of(base_tag, base_version)
     kept = None if base is None else (tag_name(base.tag), base.version or 0)
-    shape = (await opened(image)).order.grid.shape
+    case = await opened(image)
+    await run_in_threadpool(case.check_image, image_mark)
+    shape = case.order.grid.shape
     async with packed_body(request) as body:
 
         def keep() -> None:
             unpacked(body, shape)
-            app_instance().drafts.save(image, person, body, shape, kept)
+            app_instance().drafts.save(image, person, body, shape, kept, known=known, drawn_on=image_mark)
 
         await in_turn(keep)
     return Response(status_code=204)

@@ -16,7 +16,7 @@ from medsam2_atlas.base.json_text import to_json
 from medsam2_atlas.base.scratch import scratch_file
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import write_volume
-from server.annotation import opened
+from server.annotation import ImageMark, opened
 from server.audit import note
 from server.forms import LimitedRoute
 from server.in_turn import in_turn
@@ -50,11 +50,12 @@ async def refine(
     mask: Annotated[UploadFile | None, File(description="the whole label map, packed")] = None,
     model: str = "medsam2",
     mode: str = "",
+    image_mark: ImageMark = "",
 ) -> Response:
     """Returns the organ's new mask, 0 or 1, as a packed label map. The header `X-Report` contains parts of the report as JSON.
 
     Marks are voxel indices (x, y, z) of the volume in the viewer. The organ's mask in `mask` is refined. If it has no voxel of
-    the organ, the marks alone define the organ.
+    the organ, the marks alone define the organ. 409 if the case has another image than the one with the `image_mark`.
     """
     instance = app_instance()
     check_model(model, instance._infers)
@@ -67,6 +68,7 @@ async def refine(
     given: GivenMask | None = None
     try:
         case = await opened(image)
+        await run_in_threadpool(case.check_image, image_mark)
         options = await run_in_threadpool(_options, task, model, json_object(params), label, mode, case)
         given = await in_turn(lambda: _given(case, mask, label))
         requested = {**options, **_UNCOMPRESSED, "model": model, "image": image}

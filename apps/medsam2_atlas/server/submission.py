@@ -1,8 +1,9 @@
 """`/annotation/changes` and `/annotation/submit`: what an annotator would sign off, and signing it off.
 
-A label map is signed off only if it is based on the newest final version, or if the person has seen that a newer one exists
-(`over`). A label map that is empty or lacks organs of the newest version needs the person's confirmation (`confirm`). The store
-checks both again under its lock, so two people who submit at the same time cannot replace each other's work unseen.
+A label map is signed off only if the newest final version is the one that the person has seen (`known`), or one that they want
+to replace (`over`). The base does not tell which one they have seen: a prediction may have been made after it. A label map that
+is empty or lacks organs of the newest version needs the person's confirmation (`confirm`). The store checks both again under
+its lock, so two people who submit at the same time cannot replace each other's work unseen.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from medsam2_atlas.imaging.volume import write_volume
 from medsam2_atlas.storage import FINAL, Version
 from server import errors
 from server.access import user_of
-from server.annotation import PACKED_REQUEST, BaseTag, BaseVersion, base_of, opened
+from server.annotation import PACKED_REQUEST, BaseTag, BaseVersion, ImageMark, Known, base_of, opened
 from server.answers import JsonAnswer
 from server.audit import note
 from server.forms import LimitedRoute
@@ -85,14 +86,18 @@ async def submit(
     checked: Annotated[str, Query(description="numbers of the organs that the person has looked at, separated by commas")] = "",
     confirm: Annotated[Confirm | None, Query(description="what the person has confirmed")] = None,
     over: Annotated[int | None, Query(ge=1, le=10**9, description="newer version that the person wants to replace")] = None,
+    known: Known = None,
+    image_mark: ImageMark = "",
 ) -> Response:
     """Saves a label map as the next final version and discards the person's draft.
 
-    409 with `conflict` (version, author, time) if a newer final version than the base exists; with its number as `over`, both
-    are kept, the sent one as the newest. 409 with `confirm` (`empty` or `vanished`) and `organs` if the person has to confirm.
+    409 with `conflict` (version, author, time) if a newer final version than the `known` one exists; with its number as
+    `over`, both are kept, the sent one as the newest. 409 with `confirm` (`empty` or `vanished`) and `organs` if the person has
+    to confirm. 409 without both if the case has another image than the one with the `image_mark`.
     """
-    sent = _Sent(base_of(base_tag, base_version), tuple(_numbers(checked)), confirm, over)
+    sent = _Sent(base_of(base_tag, base_version), tuple(_numbers(checked)), confirm, over, known, image_mark)
     case = await opened(image)
+    await run_in_threadpool(case.check_image, image_mark)
     file = await run_in_threadpool(scratch_file, ".nii.gz")
     try:
         async with packed_body(request) as body:
@@ -110,6 +115,8 @@ class _Sent:
     checked: tuple[int, ...]
     confirm: Confirm | None
     over: int | None
+    known: int | None
+    image_mark: str
 
 
 def _written(case: AnnotatedCase, body: Path, file: Path) -> bool:
@@ -127,8 +134,9 @@ def _submit(request: Request, case: AnnotatedCase, file: Path, empty: bool, sent
     user, image, base, confirm = user_of(request), case.study, sent.base, sent.confirm
     if base is not None:
         case.version(base)  # refuses a base that does not exist
+    case.check_image(sent.image_mark)  # again, because sending the label map takes time
     newest = case.newest_final()
-    if newest is not None and newest.number not in (sent.over, _expected(case, base, newest)):
+    if newest is not None and newest.number not in (sent.over, _known(sent, newest)):
         return _conflict(image, newest)
     agreed = confirm is Confirm.both or confirm is (Confirm.empty if empty else Confirm.vanished)
     info = {
@@ -157,16 +165,13 @@ def _submit(request: Request, case: AnnotatedCase, file: Path, empty: bool, sent
     return JsonAnswer({"tag": FINAL, "version": version.number, **pacs}, 201)
 
 
-def _expected(case: AnnotatedCase, base: Chosen | None, newest: Version) -> int | None:
-    """Returns the number of the newest final version that a person has known; None if it cannot be the newest one.
-
-    A person who began with a prediction knew the final versions that were older than the prediction.
-    """
-    if base is None:
-        return newest.number if newest.removed else None
-    if base.tag == FINAL:
-        return base.version
-    return newest.number if newest.made <= case.version(base).made else None
+def _known(sent: _Sent, newest: Version) -> int:
+    """Returns the number of the newest final version that the person has seen. Clients may send only the base."""
+    if sent.known is not None:
+        return sent.known
+    if sent.base is None:
+        return newest.number if newest.removed else 0
+    return (sent.base.version or 0) if sent.base.tag == FINAL else 0
 
 
 def _organs_of(case: AnnotatedCase, version: Version | None) -> set[int]:

@@ -156,7 +156,7 @@ class AnnotatedCase:
             return _described(draft) | {"problem": None if usable else "It was drawn on another image."}
         except StorageError as error:
             log.error("%s", error)
-            return {"time": None, "base": None, "problem": f"It cannot be read. {error.remedy}"}
+            return {"time": None, "base": None, "known": 0, "problem": f"It cannot be read. {error.remedy}"}
 
     @property
     def fetched(self) -> bool:
@@ -166,6 +166,26 @@ class AnnotatedCase:
         except NotFoundError:
             return False
         return True
+
+    @property
+    def image_mark(self) -> str:
+        """A text that changes with the image: the SHA-256 of its file, which is on this server. Empty if it cannot be read."""
+        try:
+            return self._datastore.store.checksum(self.study)
+        except StorageError as error:
+            log.error("%s", error)
+            return ""
+
+    def check_image(self, mark: str) -> None:
+        """Checks that the case still has the image that a label map was drawn on.
+
+        Args:
+            mark: the `image_mark` of that image; empty if it is unknown, which passes.
+
+        Raises:
+            ConflictError: the case has another image now.
+        """
+        self._drafts.check_image(self.study, mark)
 
     @property
     def phantom(self) -> bool | None:
@@ -248,7 +268,7 @@ def organs() -> list[dict[str, Any]]:
 
 def _described(draft: Draft) -> dict[str, Any]:
     base = None if draft.base is None else {"tag": draft.base[0], "version": draft.base[1]}
-    return {"time": draft.made, "base": base}
+    return {"time": draft.made, "base": base, "known": draft.known}
 
 
 def _confidence(report: Mapping[str, Any]) -> dict[str, float] | None:

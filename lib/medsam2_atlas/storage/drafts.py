@@ -22,6 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.base.errors import ConflictError, LimitError, MalformedError, NotFoundError, StorageError
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.packed_labels import unpack
@@ -47,6 +48,7 @@ class Draft:
         base: tag and number of the version that the person began with; None if they began with an empty label map.
         image_sha256: the SHA-256 of the image that it was drawn on.
         shape: number of voxels (z, y, x).
+        known: number of the newest final version that the person has seen; 0 if they have seen none.
     """
 
     file: Path
@@ -55,6 +57,7 @@ class Draft:
     base: tuple[str, int] | None
     image_sha256: str
     shape: tuple[int, int, int]
+    known: int
 
     def labels(self) -> Any:
         """Returns the label map in the order of viewers: `[z, y, x]` uint8 organ numbers.
@@ -81,7 +84,15 @@ class Drafts:
         self._lock = FolderLock(store.work.path)
 
     def save(
-        self, study: str, person: str, packed: Path, shape: tuple[int, int, int], base: tuple[str, int] | None = None
+        self,
+        study: str,
+        person: str,
+        packed: Path,
+        shape: tuple[int, int, int],
+        base: tuple[str, int] | None = None,
+        *,
+        known: int | None = None,
+        drawn_on: str = "",
     ) -> Draft:
         """Replaces a person's draft of a study. It is on disk when this method returns.
 
@@ -91,14 +102,19 @@ class Drafts:
             packed: the file with the packed label map, which the caller has checked.
             shape: number of voxels (z, y, x).
             base: see `Draft`.
+            known: see `Draft`; None if the person's viewer does not tell it, so that it is derived from `base`.
+            drawn_on: the SHA-256 of the image that the label map was drawn on; empty if that is the present one.
 
         Raises:
             NotFoundError: the study does not exist.
+            ConflictError: the study has another image now; the earlier draft stays.
             LimitError: the person's drafts would exceed the limit; the earlier draft stays.
             StorageError: the draft cannot be written; the earlier one stays.
         """
         image, target = self._store.image(study).file, self._file(study, person)
-        about = {"made": _now(), "base": base, "image_sha256": self._store.checksum(study), "shape": shape}
+        checksum, seen = self._store.checksum(study), _known(base) if known is None else known
+        self.check_image(study, drawn_on)
+        about = {"made": _now(), "base": base, "image_sha256": checksum, "shape": shape, "known": seen}
         head = json.dumps(about).encode() + b"\n"
         with self._errors(study):
             self._check_room(target, len(head) + packed.stat().st_size)
@@ -133,11 +149,23 @@ class Drafts:
             NotFoundError: the study does not exist.
             StorageError: the image cannot be read.
         """
-        now = self._store.checksum(study)
-        if now == draft.image_sha256:
-            return True
-        known = Fingerprints(self._store.work)
-        return same_image_as(self._store.image(study).file, now, draft.image_sha256, known)
+        return self._has_image(study, draft.image_sha256)
+
+    def check_image(self, study: str, drawn_on: str) -> None:
+        """Checks that a study still has the image that a label map was drawn on. The same voxels in another file are the same.
+
+        Args:
+            study: the name of the study.
+            drawn_on: the SHA-256 of that image; empty if it is unknown, which passes.
+
+        Raises:
+            NotFoundError: the study does not exist.
+            ConflictError: the study has another image now.
+            StorageError: the image cannot be read.
+        """
+        if drawn_on and not self._has_image(study, drawn_on):
+            remedy = "Nothing was saved. Load the case again, and draw on the new image."
+            raise ConflictError(study, "has another image now.", remedy)
 
     def current(self, study: str, person: str) -> Draft:
         """Returns a person's draft of a study, to continue with.
@@ -173,6 +201,12 @@ class Drafts:
             except OSError:  # other people have drafts of this study
                 flush(file.parent)
             return True
+
+    def _has_image(self, study: str, checksum: str) -> bool:
+        now = self._store.checksum(study)
+        if now == checksum:
+            return True
+        return same_image_as(self._store.image(study).file, now, checksum, Fingerprints(self._store.work))
 
     def _check_room(self, target: Path, size: int) -> None:
         others = [file for file in (self._store.work.path / DRAFTS).glob(f"*/{target.name}") if file != target]
@@ -234,9 +268,15 @@ def _parsed(file: Path, head: bytes) -> Draft:
         about = json.loads(head)
         base = None if about["base"] is None else (str(about["base"][0]), int(about["base"][1]))
         z, y, x = (int(count) for count in about["shape"])
-        return Draft(file, len(head), str(about["made"]), base, str(about["image_sha256"]), (z, y, x))
+        known = int(about.get("known", _known(base)))  # drafts of earlier versions do not contain it
+        return Draft(file, len(head), str(about["made"]), base, str(about["image_sha256"]), (z, y, x), known)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise damaged(file, f"its first line is not valid: {error}") from error
+
+
+def _known(base: tuple[str, int] | None) -> int:
+    """Returns the newest final version that a person has certainly seen, if only their base is known."""
+    return base[1] if base is not None and base[0] == FINAL else 0
 
 
 def _size(file: Path) -> int:
