@@ -240,8 +240,8 @@ def test_a_label_map_that_cannot_be_loaded_does_not_replace_unsaved_work(viewer:
 
 def test_marks_that_were_not_applied_are_not_forgotten_at_signing_off(viewer: Annotator) -> None:
     before = viewer.voxels()
-    viewer.part("live").uncheck()
     viewer.press("tool-outside")
+    viewer.part("live").uncheck()
     z = viewer.shown_slice()
     viewer.click((*middle_of(before, LIVER, z)[:2], z) if (before[z] == LIVER).any() else (60, 60, z))
     viewer.press("submit")
