@@ -192,4 +192,6 @@ def _renamed(one: SentFile, folder: Path, suffix: str) -> Path:
 
 
 def _unwritten(name: str, error: OSError) -> StorageError:
-    return StorageError(name, f"cannot be stored ({error.strerror or error}).", "Free some space on the server, then send it again.")
+    return StorageError(
+        name, f"cannot be stored ({error.strerror or error}).", "Free some space on the server, then send it again."
+    )
