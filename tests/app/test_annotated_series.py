@@ -88,6 +88,11 @@ def test_a_case_is_found_by_its_dicom_uids(url: str, series: dict[str, tuple[str
     assert found.status_code == 200, found.text
     assert (found.json()["image"], found.json()["title"]) == (uid, "abdomen")
     assert found.json()["phantom"] is None
+    # links name the series, because a study may contain several CTs
+    following = found.json()["next"]
+    assert following["viewer"].endswith(f"&SeriesInstanceUIDs={following['image']}")
+    listed = {one["study"]: one["viewer"] for one in requests.get(f"{url}/review/cases", timeout=10).json()}
+    assert listed[uid] == f"/ohif/monai-label?StudyInstanceUIDs={study}&SeriesInstanceUIDs={uid}"
     assert ask(url, "GET", "case", study="1.2.3.4", series=uid).status_code == 404
     assert ask(url, "GET", "case", study=study, series="1.2.3").status_code == 404
     assert ask(url, "GET", "case", study=study).status_code == 422
@@ -98,7 +103,7 @@ def test_a_series_that_nobody_used_is_shown_without_fetching_it(
 ) -> None:
     uid, _ = series["unused"]
     found = ask(url, "GET", "case", image=uid).json()
-    assert (found["versions"], found["draft"]) == ([], None)
+    assert (found["versions"], found["draft"], found["final"], found["image_mark"]) == ([], None, 0, "")
     assert ask(url, "DELETE", "draft", image=uid).status_code == 204
     assert not [path for path in pacs.asked if path.endswith(f"series/{uid}")]
     assert ask(url, "GET", "label", image=uid, tag="final").status_code == 404

@@ -237,6 +237,24 @@ def test_a_seg_from_a_viewer_is_saved_on_the_file_s_grid_and_offered_back(
     assert viewer.retrieve_study_metadata(study)[-1]["00080060"]["Value"] == ["SEG"]
 
 
+def test_a_ct_opens_without_a_label_map_that_cannot_be_written_as_seg(url: str, viewer: DICOMwebClient, folder: Path) -> None:
+    file = folder / "unwritable.nii.gz"
+    image = small_ct(direction_of("LPS"), 9)
+    sitk.WriteImage(image, str(file))
+    label = folder / "labels" / "final" / file.name
+    label.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.Cast(image > 0, sitk.sitkUInt8) * 200, str(label))  # an organ that SEGs of this server cannot name
+    study, series = uids_of(viewer, "unwritable")
+    count = image.GetSize()[2]
+    assert len(viewer.retrieve_study_metadata(study)) == count
+    assert len(viewer.retrieve_study(study)) == count
+    assert len(viewer.search_for_instances(study)) == count
+    assert [item["00080060"]["Value"] for item in viewer.search_for_series(study)] == [["CT"]]
+    assert len(viewer.retrieve_series_metadata(study, series)) == count
+    file.unlink()
+    label.unlink()
+
+
 def test_a_seg_of_a_replaced_image_is_refused(url: str, viewer: DICOMwebClient, folder: Path) -> None:
     file = folder / "changing.nii.gz"
     sitk.WriteImage(small_ct(direction_of("LPS"), 7), str(file))

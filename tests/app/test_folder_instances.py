@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import SimpleITK as sitk
 
-from datastores import folder_instances
+from datastores import folder_datastore, folder_instances
 from datastores.byte_cache import ByteCache
 from datastores.folder_datastore import FolderDatastore
 from medsam2_atlas.base.errors import InputError, NotFoundError, UnavailableError
+from medsam2_atlas.dicom import write_seg
 from medsam2_atlas.dicom.instances import decode_ct
+from medsam2_atlas.storage import FINAL
 from oriented_files import direction_of, small_ct
 
 BYTES = 9 * 7 * 6 * 2
@@ -93,6 +95,83 @@ def test_forgetting_closes_all_cts(folder: Path) -> None:
     datastore.forget()
     assert datastore.instances.held("a") is None
     assert datastore.instances.study_of(datastore.instances.uids("b")[1]) == "b"
+
+
+def test_a_ct_that_is_erased_while_it_is_decoded_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datastore = FolderDatastore(folder)
+
+    def decode(file: Path) -> Any:
+        found = decode_ct(file)
+        datastore.forget()  # as after an erasure
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_instances, "decode_ct", decode)
+        assert datastore.instances.open("a").series.count > 0
+        assert datastore.instances.held("a") is None
+    datastore.instances.open("a")
+    assert datastore.instances.held("a") is not None
+
+
+@pytest.fixture
+def signed(folder: Path) -> FolderDatastore:
+    """Returns studies of which `a` has a signed-off label map."""
+    image = sitk.ReadImage(str(folder / "a.nii.gz"))
+    (folder / "labels" / "final").mkdir(parents=True)
+    sitk.WriteImage(sitk.Cast(image > 0, sitk.sitkUInt8), str(folder / "labels" / "final" / "a.nii.gz"))
+    return FolderDatastore(folder)
+
+
+def test_many_requests_at_once_write_a_seg_once(signed: FolderDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def write(*given: Any) -> Any:
+        written.append(1)
+        time.sleep(0.1)
+        return write_seg(*given)
+
+    monkeypatch.setattr(folder_datastore, "write_seg", write)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: signed.seg("a"), range(8)))
+    assert len(written) == 1
+    assert all(one is found[0] for one in found)
+
+
+def test_a_seg_that_is_erased_while_it_is_written_is_not_kept(signed: FolderDatastore, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def write(*given: Any) -> Any:
+        written.append(1)
+        found = write_seg(*given)
+        if len(written) == 1:
+            signed.forget()
+        return found
+
+    monkeypatch.setattr(folder_datastore, "write_seg", write)
+    for count in (1, 2, 2):  # the second one is kept
+        signed.seg("a")
+        assert len(written) == count
+
+
+def test_a_seg_that_cannot_be_written_is_not_offered_until_the_reason_has_gone(
+    signed: FolderDatastore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for error, offered in ((OSError(28, "No space left on device"), True), (ValueError("no frames"), False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(folder_datastore, "write_seg", lambda *_, error=error: (_ for _ in ()).throw(error))
+            assert signed.seg_series("a")
+            assert signed.offered_seg("a") is None
+            with pytest.raises(type(error)):
+                signed.seg("a")
+        assert bool(signed.seg_series("a")) == offered
+    assert sum("not offered to viewers" in message for message in caplog.messages) == 2
+    label = signed.store.label("a", FINAL)
+    array = sitk.ReadImage(str(label.file))
+    sitk.WriteImage(array * 2, str(label.file))  # the next version
+    assert signed.store.label("a", FINAL).version.number == 2
+    assert signed.seg_series("a")
+    assert signed.offered_seg("a") is not None
+    assert signed.offered_seg("b") is None
 
 
 def test_a_ct_whose_voxels_cannot_be_decoded_is_left_out_until_its_file_changes(

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 import requests
 import SimpleITK as sitk
 
 from app.running import server
+from datastores import sent_cts
+from datastores.sent_cts import SentFile, add_cts
+from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.imaging.volume import read_volume
 from oriented_files import direction_of, small_ct
 from series_files import write_series
+from server import sent_images
+from server.access import LOCAL
+from server.in_turn import in_turn
 from token_files import token_of, tokens_for
 
 
@@ -141,6 +151,68 @@ def test_hostile_and_wrong_files_are_refused_with_the_reason(
     answer = send(url, files)
     assert (answer.status_code, problem in answer.text) == (422, True), answer.text
     assert files_in(studies) == before
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_a_damaged_archive_is_refused_and_does_not_stop_the_others(url: str, tmp_path: Path, method: int) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        archive.writestr("a.nii", bytes(range(256)) * 400)
+    content = bytearray(stream.getvalue())
+    content[60:90] = b"\xff" * 30
+    name = f"beside-{method}.nii.gz"
+    answer = send(url, {"damaged.zip": bytes(content), name: image_file(tmp_path, name, seed=20 + method)})
+    assert answer.status_code == 207, answer.text
+    (failed,) = answer.json()["failed"]
+    assert (failed["file"], "cannot be unpacked" in failed["message"]) == ("damaged.zip", True)
+
+
+def test_an_error_of_the_disk_for_one_file_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "studies").mkdir()
+    datastore, sent = StudyDatastore(tmp_path / "studies"), []
+    for number, name in enumerate(("full.nii.gz", "slice", "packed.zip", "good.nii.gz")):
+        image_file(tmp_path, "x.nii.gz", seed=number)
+        sent.append(SentFile(name, (tmp_path / "x.nii.gz").rename(tmp_path / f"sent{number}")))
+    add = datastore.add_image
+
+    def add_image(name: str, file: str, info: dict[str, Any]) -> str:
+        if name == "full":
+            raise OSError(errno.ENOSPC, "No space left on device", file)
+        return add(name, file, info)
+
+    def run_task(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(datastore, "add_image", add_image)
+    monkeypatch.setattr(sent_cts, "run_task", run_task)
+    outcomes = {one.name: one for one in add_cts(datastore, sent, "", {}, 10**9)}
+    assert outcomes["good.nii.gz"].study == "good"
+    for name in ("full.nii.gz", "slice", "packed.zip"):
+        error = outcomes[name].error
+        assert error is not None
+        assert (error.problem, "Free some space" in error.remedy) == ("cannot be stored (No space left on device).", True)
+
+
+def test_an_upload_does_not_stop_annotators(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    def add(*_: Any) -> list[Any]:
+        assert ended.wait(30)
+        return []
+
+    monkeypatch.setattr(sent_images, "app_instance", lambda: SimpleNamespace(datastore=lambda: None))
+    monkeypatch.setattr(sent_images, "add_cts", add)
+    state = SimpleNamespace(config=SimpleNamespace(upload_mb=1))
+    request: Any = SimpleNamespace(scope={"medsam2_atlas.user": LOCAL}, app=SimpleNamespace(state=state))
+
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(sent_images.upload, request, [])
+            await anyio.sleep(0.05)  # the upload has begun
+            with anyio.fail_after(20):
+                await in_turn(ended.set)
+
+    anyio.run(both)
 
 
 def test_a_request_that_is_too_large_is_refused(url: str) -> None:

@@ -26,6 +26,13 @@ class ByteCache(Generic[T]):
         self._max_bytes, self._size_of = max_bytes, size_of
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, T] = OrderedDict()
+        self._cleared = 0
+
+    @property
+    def cleared(self) -> int:
+        """How often the cache was cleared. Whoever makes an entry reads it first, and passes it to `put`."""
+        with self._lock:
+            return self._cleared
 
     def get(self, name: str) -> T | None:
         """Returns an entry; None if there is none."""
@@ -34,9 +41,18 @@ class ByteCache(Generic[T]):
                 self._entries.move_to_end(name)
             return self._entries.get(name)
 
-    def put(self, name: str, entry: T) -> None:
-        """Adds or replaces an entry, and removes old ones until the limit holds."""
+    def put(self, name: str, entry: T, cleared: int | None = None) -> None:
+        """Adds or replaces an entry, and removes old ones until the limit holds.
+
+        Args:
+            name: name of the entry.
+            entry: the entry.
+            cleared: `cleared` before the entry was made. If the cache was cleared meanwhile, the entry is not kept, because it
+                may be data that had to go, such as an erased CT. By default, it is kept.
+        """
         with self._lock:
+            if cleared not in (None, self._cleared):
+                return
             self._entries[name] = entry
             self._entries.move_to_end(name)
             total = sum(map(self._size_of, self._entries.values()))
@@ -48,3 +64,4 @@ class ByteCache(Generic[T]):
         """Removes all entries."""
         with self._lock:
             self._entries.clear()
+            self._cleared += 1

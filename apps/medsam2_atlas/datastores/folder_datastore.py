@@ -1,7 +1,14 @@
-"""The datastore of a studies folder that offers CTs and signed-off label maps by DICOMweb; see `server.folder_dicomweb`."""
+"""The datastore of a studies folder that offers CTs and signed-off label maps by DICOMweb; see `server.folder_dicomweb`.
+
+Concurrency contract. Callers may be in any thread. The SEG of a study is written by one thread; others that need it wait for
+it. The lock of the names is held only to read or change them. A thread that writes a SEG holds no other lock, except that it
+uses `FolderInstances` and the cache.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,14 +22,16 @@ from datastores.byte_cache import ByteCache
 from datastores.folder_instances import FolderInstances
 from datastores.segmentations import StoredSeg, label_origin
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.base.errors import InputError, NotFoundError
+from medsam2_atlas.base.errors import InputError, NotFoundError, StorageError, UnavailableError
 from medsam2_atlas.base.scratch import scratch_file
 from medsam2_atlas.dicom import LabelOrigin, seg_series_uid, write_rtstruct, write_seg
-from medsam2_atlas.dicom.instances import grid_seg_to_file
+from medsam2_atlas.dicom.instances import InstanceSeries, grid_seg_to_file
 from medsam2_atlas.dicom.origin import person
 from medsam2_atlas.imaging.decoding import run_task
 from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.storage import FINAL, Label
+
+log = logging.getLogger(__name__)
 
 _MAX_SEG_BYTES = 200_000_000
 
@@ -61,6 +70,9 @@ class FolderDatastore(StudyDatastore):
         """
         super().__init__(path, models, roots=roots)
         self.instances = FolderInstances(self.store, viewer_bytes)
+        self._lock = threading.Lock()
+        self._writing: dict[str, threading.Lock] = {}
+        self._unwritable: dict[str, int] = {}
         self._segs: ByteCache[OfferedSeg] = ByteCache(_MAX_SEG_BYTES, lambda entry: len(entry.content))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
@@ -70,36 +82,50 @@ class FolderDatastore(StudyDatastore):
         return found | {"StudyInstanceUID": study, "SeriesInstanceUID": series}
 
     def seg_series(self, study: str) -> str:
-        """Returns the Series Instance UID of the study's `final` label map as SEG; empty if it has none without a problem."""
-        return "" if self._final(study) is None else seg_series_uid(self.instances.uids(study)[1], FINAL)
+        """Returns the Series Instance UID of the study's `final` label map as SEG; empty if it has none that can be offered."""
+        label = self._final(study)
+        if label is None or self._unwritable.get(study) == label.version.number:
+            return ""
+        return seg_series_uid(self.instances.uids(study)[1], FINAL)
 
     def seg(self, study: str) -> OfferedSeg:
         """Returns the `final` label map as a DICOM SEG, the same for the same version; writes it if it is not kept. Slow.
+
+        Requests for the SEG of the same study wait for the first one, which writes it.
 
         Raises:
             NotFoundError: the study or the label map does not exist.
             InputError: a file cannot be read.
         """
+        with self._lock:
+            turn = self._writing.setdefault(study, threading.Lock())
+        with turn:
+            label = self._final(study)
+            if label is None:
+                raise NotFoundError(study, "has no signed-off label map that can be used.", "Submit one first.")
+            cleared, series = self._segs.cleared, self.instances.series(study)
+            key = f"{label.version.number}/{series.volume}"
+            found = self._segs.get(study)
+            if found is None or found.key != key:
+                found = self._written(label, key, series)
+                self._segs.put(study, found, cleared)  # not if it was erased while it was written
+            return found
+
+    def offered_seg(self, study: str) -> OfferedSeg | None:
+        """Returns what `seg` does; None if the SEG cannot be written, so that viewers can still open the CT. Never raises.
+
+        The reason is logged. The label map is not offered again before a new version of it, unless the reason is temporary.
+        """
         label = self._final(study)
-        if label is None:
-            raise NotFoundError(study, "has no signed-off label map that can be used.", "Submit one first.")
-        series = self.instances.series(study)
-        key = f"{label.version.number}/{series.volume}"
-        found = self._segs.get(study)
-        if found is None or found.key != key:
-            labels = read_labels(label.file, image=self.store.image(study).file)
-            headers, name = series.headers(), series.about.patient_level.PatientName
-            for header in headers:  # highdicom warns about names without a caret, and its warning contains the name
-                header.PatientName = person(str(name))
-            written = write_seg(labels.as_image(), headers, self._origin(label))
-            written.PatientName = name
-            stream = BytesIO()
-            written.save_as(stream, enforce_file_format=True)
-            stream.seek(0)
-            header = dcmread(stream, stop_before_pixels=True)  # highdicom's own object contains types that JSON does not have
-            found = OfferedSeg(key, header, stream.getvalue())
-            self._segs.put(study, found)
-        return found
+        try:
+            return self.seg(study)
+        except NotFoundError:  # was removed meanwhile
+            return None
+        except Exception as error:  # libraries raise many kinds
+            log.exception("the label map of %s is not offered to viewers: it cannot be written as SEG", study)
+            if label is not None and not isinstance(error, (UnavailableError, StorageError, OSError, MemoryError)):
+                self._unwritable[study] = label.version.number
+            return None
 
     def rtstruct(self, study: str, tag: str) -> Dataset:
         """Returns the current label map as an RT structure set that refers to the study's instances.
@@ -139,6 +165,22 @@ class FolderDatastore(StudyDatastore):
         """Drops decoded CTs and written SEGs, for example after an erasure."""
         self.instances.forget()
         self._segs.clear()
+        with self._lock:
+            self._unwritable = {}
+            self._writing = {study: turn for study, turn in self._writing.items() if turn.locked()}
+
+    def _written(self, label: Label, key: str, series: InstanceSeries) -> OfferedSeg:
+        labels = read_labels(label.file, image=self.store.image(label.study).file)
+        headers, name = series.headers(), series.about.patient_level.PatientName
+        for header in headers:  # highdicom warns about names without a caret, and its warning contains the name
+            header.PatientName = person(str(name))
+        written = write_seg(labels.as_image(), headers, self._origin(label))
+        written.PatientName = name
+        stream = BytesIO()
+        written.save_as(stream, enforce_file_format=True)
+        stream.seek(0)
+        header = dcmread(stream, stop_before_pixels=True)  # highdicom's own object contains types that JSON does not have
+        return OfferedSeg(key, header, stream.getvalue())
 
     def _origin(self, label: Label) -> LabelOrigin:
         return label_origin(label, self._models, self.store.labels().get(label.study, {}))

@@ -63,6 +63,7 @@ class FolderInstances:
         self._names: dict[str, str] = {}
         self._headers: dict[str, _Header] = {}
         self._opening: dict[str, threading.Lock] = {}
+        self._forgotten = 0
         self._slots = threading.BoundedSemaphore(_OPENING)
         self._open: ByteCache[_Open] = ByteCache(max_bytes, lambda entry: entry.series.bytes_in_memory)
 
@@ -151,15 +152,17 @@ class FolderInstances:
             held = self.held(study)
             if held is not None:
                 return held
+            cleared = self._open.cleared
             with self._slots:
                 found = self._decoded(study)
-            self._open.put(study, found)
+            self._open.put(study, found, cleared)  # not if it was erased while it was decoded
             return found.series
 
     def forget(self) -> None:
-        """Closes all CTs, for example after an erasure."""
+        """Closes all CTs, for example after an erasure, also those that are being decoded."""
         self._open.clear()
         with self._lock:
+            self._forgotten += 1
             self._headers.clear()
             self._names = {}
             self._opening = {name: turn for name, turn in self._opening.items() if turn.locked()}
@@ -173,7 +176,7 @@ class FolderInstances:
         file = self._store.image(study).file
         stamp = _stamp(file)
         with self._lock:
-            known = self._headers.get(study)
+            known, forgotten = self._headers.get(study), self._forgotten
         if known is None or known.stamp != stamp:
             try:
                 known = _Header(stamp, read_grid(file))
@@ -182,7 +185,8 @@ class FolderInstances:
             except (InputError, OSError) as error:
                 known = self._unusable(study, stamp, error)
             with self._lock:
-                self._headers[study] = known
+                if forgotten == self._forgotten:
+                    self._headers[study] = known
         if known.grid is None:
             raise InputError(study, known.problem, "See /datastore and `medsam2-atlas check`; then replace the file.")
         return known.grid

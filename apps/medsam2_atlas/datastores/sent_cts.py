@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, StorageError
 from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.imaging.decoding import run_task
 from medsam2_atlas.imaging.kinds import stem_of, suffix_in
@@ -92,6 +92,8 @@ class _Found:
             return Outcome(self.name, datastore.add_image(study, str(self.file()), dict(info)))
         except MedSAM2AtlasError as error:
             return Outcome(self.name, "", error)
+        except OSError as error:  # of this file; the others may still be added
+            return Outcome(self.name, "", _unwritten(self.name, error))
 
 
 def _found(sent: Sequence[SentFile], folder: Path, max_bytes: int, inside: str = "") -> Iterator[_Found]:
@@ -101,9 +103,7 @@ def _found(sent: Sequence[SentFile], folder: Path, max_bytes: int, inside: str =
         name = Path(one.name).name
         suffix = suffix_in(name)
         if suffix:
-            file = folder / f"image-{one.file.name}{suffix}"
-            one.file.rename(file)
-            yield _Found(name, stem_of(name), lambda file=file: file)  # type: ignore[misc]
+            yield _Found(name, stem_of(name), lambda one=one, suffix=suffix: _renamed(one, folder, suffix))  # type: ignore[misc]
         elif name.lower().endswith(_ZIP) and not inside:
             yield from _unpacked(one, name, folder, max_bytes)
         elif name.lower().endswith(_ZIP):
@@ -112,19 +112,23 @@ def _found(sent: Sequence[SentFile], folder: Path, max_bytes: int, inside: str =
             others.append(one)
     if not others:
         return
-    slices.mkdir()
-    for number, one in enumerate(others):
-        one.file.rename(slices / f"{number:05d}")
+    try:
+        slices.mkdir()
+        for number, one in enumerate(others):
+            one.file.rename(slices / f"{number:05d}")
+    except OSError as error:
+        yield _Found(_SLICES, error=_unwritten(_SLICES, error))
+        return
     yield from _series(slices, others, inside)
 
 
 def _unpacked(one: SentFile, name: str, folder: Path, max_bytes: int) -> Iterator[_Found]:
     inner = folder / f"zip-{one.file.name}"
     files = inner / "files"
-    files.mkdir(parents=True)
     packed = inner / "packed.zip"
-    one.file.rename(packed)
     try:
+        files.mkdir(parents=True)
+        one.file.rename(packed)
         found, _ = run_task("unzip", packed, path=str(packed), folder=str(files), max_bytes=max_bytes, max_files=_MAX_FILES)
         names = [str(inner_name) for inner_name in found["names"]]
         if not names:
@@ -132,6 +136,9 @@ def _unpacked(one: SentFile, name: str, folder: Path, max_bytes: int) -> Iterato
     except MedSAM2AtlasError as error:
         problem = error.problem if isinstance(error, InputError) else str(error)
         yield _Found(name, error=InputError(name, problem, error.remedy or _KINDS))
+        return
+    except OSError as error:
+        yield _Found(name, error=_unwritten(name, error))
         return
     packed.unlink()
     entries = [SentFile(inner_name, files / f"{number:05d}") for number, inner_name in enumerate(names)]
@@ -146,6 +153,9 @@ def _series(folder: Path, sent: Sequence[SentFile], inside: str) -> Iterator[_Fo
     except MedSAM2AtlasError as error:
         problem = error.problem if len(sent) > 1 or inside else "is neither an image nor a slice of a DICOM series."
         yield _Found(what, error=InputError(what, problem, _KINDS))
+        return
+    except OSError as error:
+        yield _Found(what, error=_unwritten(what, error))
         return
     own = inside or (stem_of(Path(sent[0].name).name) if len(sent) == 1 else "ct")
     several = len(found["series"]) > 1
@@ -173,3 +183,15 @@ def _volume(folder: Path, names: Sequence[str], number: int) -> Path:
     except InputError as error:
         raise InputError("series", error.problem, error.remedy) from error
     return file
+
+
+def _renamed(one: SentFile, folder: Path, suffix: str) -> Path:
+    """Gives an image file the suffix of its format and returns it."""
+    file = folder / f"image-{one.file.name}{suffix}"
+    return one.file.rename(file)
+
+
+def _unwritten(name: str, error: OSError) -> StorageError:
+    return StorageError(
+        name, f"cannot be stored ({error.strerror or error}).", "Free some space on the server, then send it again."
+    )

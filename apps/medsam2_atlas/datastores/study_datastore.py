@@ -21,6 +21,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from datastores.archive import dataset_archive
 from datastores.confirmations import Confirmations, Refusal
 from datastores.descriptions import assignments, described_studies, image_info, label_info
+from datastores.opened_cases import OpenedCases
 from datastores.save_options import save_options
 from medsam2_atlas.base.errors import ConfirmError, InputError, NotFoundError
 from medsam2_atlas.base.files import write_json
@@ -53,7 +54,7 @@ class StudyDatastore(Datastore):
             StorageError: the folder cannot be used.
         """
         self._models = frozenset(models)
-        self._confirmations = Confirmations(clock)
+        self._confirmations, self.opened = Confirmations(clock), OpenedCases(clock)
         self.store = StudyStore(path, roots=tuple(Path(root) for root in roots))
         self._about_file = self.store.work.path / "about.json"
 

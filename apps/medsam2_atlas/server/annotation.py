@@ -27,6 +27,7 @@ from server.context import mention
 from server.forms import LimitedRoute
 from server.in_turn import in_turn
 from server.packed_bodies import PACKED, packed_answer, packed_body, unpacked
+from server.people import User
 from tasks.annotated_case import AnnotatedCase, Chosen, has_demo_weights, offered_model, organs, start_of
 from tasks.case_states import viewer_path
 from tasks.known import check_study
@@ -70,11 +71,14 @@ def show_case(request: Request, image: str = "", study: str = "", series: str = 
     newest final version, which may be a removal; 0 if there never was one. `image_mark` changes with the image; it is empty
     for a series that has not been fetched. `draft`: the person's own unsaved label map, with a `problem` if it cannot be
     loaded. `offered_model`: the model to offer first. `phantom`: true for the sample CTs, null if it is unknown.
+
+    The case counts as in work: for half an hour, it is not the `next` one of other people unless no other is left.
     """
     instance = app_instance()
     name = image or _study_of(study, series)
     note(request.scope, study=name)
-    case, models, missing = case_of(name), instance._tasks, instance._missing()
+    case, models, missing, user = case_of(name), instance._tasks, instance._missing(), user_of(request)
+    instance.datastore().opened.add(name, user.id)
     demo = has_demo_weights(instance._all["medsam2"])
     fetched = case.fetched  # a series of a PACS that nobody has used yet has no label maps here, and is not fetched now
     phantom = case.phantom if fetched else None
@@ -93,8 +97,8 @@ def show_case(request: Request, image: str = "", study: str = "", series: str = 
         "start": start_of(versions, offered),
         "final": 0 if final is None else final.number,
         "image_mark": case.image_mark if fetched else "",
-        "draft": case.draft(user_of(request).id) if fetched else None,
-        "next": _next(instance, name),
+        "draft": case.draft(user.id) if fetched else None,
+        "next": _next(instance, name, user),
     }
 
 
@@ -247,11 +251,12 @@ def _study_of(study: str, series: str) -> str:
     return series
 
 
-def _next(instance: Any, study: str) -> dict[str, Any] | None:
+def _next(instance: Any, study: str, user: User) -> dict[str, Any] | None:
     """Returns the next case and the reason for it; None if there is none. The case is not assigned to the person yet."""
     datastore = instance.datastore()
+    request = {"strategy": _NEXT, "except": study, "client_id": user.name, "person": user.id}
     try:
-        chosen = instance._strategies[_NEXT]({"strategy": _NEXT, "except": study}, datastore)
+        chosen = instance._strategies[_NEXT](request, datastore)
     except MedSAM2AtlasError as error:  # the PACS does not answer; the case itself can be shown
         log.info("the next case is unknown: %s", error)
         return None

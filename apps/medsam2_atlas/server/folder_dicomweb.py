@@ -179,10 +179,14 @@ async def _picture(datastore: FolderDatastore, chosen: _Chosen, small: bool, acc
 
 
 async def _both(datastore: FolderDatastore, chosen: _Chosen) -> tuple[OpenSeries | None, OfferedSeg | None]:
-    """Returns the CT and the SEG, as far as they are requested. One is decoded while the other is written."""
+    """Returns the CT and the SEG, as far as they are requested. One is decoded while the other is written.
+
+    If both are requested and the SEG cannot be written, returns the CT only.
+    """
 
     async def seg() -> OfferedSeg | None:
-        return await _slow(lambda: datastore.seg(chosen.study)) if chosen.seg else None
+        make = datastore.offered_seg if chosen.ct else datastore.seg
+        return await _slow(lambda: make(chosen.study)) if chosen.seg else None
 
     async def ct() -> OpenSeries | None:
         return await _opened(datastore, chosen.study) if chosen.ct else None

@@ -93,8 +93,9 @@ def _instances(datastore: FolderDatastore, about: StudyAbout, url: str) -> Itera
     for number in range(1, series.count + 1):
         ds.SOPInstanceUID, ds.InstanceNumber = series.uid(number), number
         yield _item(ds, f"{url}/series/{about.series}/instances/{series.uid(number)}")
-    if datastore.seg_series(about.name):
-        seg = datastore.seg(about.name).header
+    offered = datastore.offered_seg(about.name) if datastore.seg_series(about.name) else None
+    if offered is not None:
+        seg = offered.header
         ds.SOPClassUID, ds.BitsAllocated, ds.Modality = _SEG_CLASS, 1, "SEG"
         for tag in ("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "SOPInstanceUID", "InstanceNumber"):
             setattr(ds, tag, seg.get(tag))

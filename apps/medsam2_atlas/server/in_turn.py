@@ -1,4 +1,7 @@
-"""Runs requests' work on whole CTs one after the other, so that many requests need the memory of only one CT."""
+"""Runs requests' work on whole CTs one after the other, so that many requests need the memory of only one CT.
+
+Uploads wait for each other only: an archive may take minutes, and annotators must not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,22 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+UPLOADS = "uploads"
+_ANNOTATION = "annotation"
+
 T = TypeVar("T")
 
 
-async def in_turn(work: Callable[[], T]) -> T:
-    """Runs a function in a thread after all earlier ones have ended and returns its result. Other threads stay free."""
-    return await to_thread.run_sync(work, limiter=_one())
+async def in_turn(work: Callable[[], T], queue: str = _ANNOTATION) -> T:
+    """Runs a function in a thread after all earlier ones have ended and returns its result. Other threads stay free.
+
+    Args:
+        work: the function.
+        queue: name of the queue; functions in other queues run at the same time.
+    """
+    return await to_thread.run_sync(work, limiter=_one(queue))
 
 
 @cache
-def _one() -> CapacityLimiter:
+def _one(queue: str) -> CapacityLimiter:
     return CapacityLimiter(1)

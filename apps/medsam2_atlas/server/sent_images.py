@@ -17,7 +17,7 @@ from server.answers import JsonAnswer
 from server.audit import note
 from server.context import mention
 from server.forms import LimitedRoute
-from server.in_turn import in_turn
+from server.in_turn import UPLOADS, in_turn
 from server.uploads import received
 
 router = APIRouter(prefix="/datastore", tags=["Datastore"], route_class=LimitedRoute)
@@ -50,7 +50,7 @@ async def upload(request: Request, files: Annotated[list[UploadFile], File()], i
             for one in kept:
                 one.file.unlink(missing_ok=True)
 
-    outcomes = await in_turn(work)
+    outcomes = await in_turn(work, UPLOADS)
     added = [{"file": one.name, "image": one.study} for one in outcomes if one.error is None]
     failed = [_failure(one) for one in outcomes if one.error is not None]
     for one in added:

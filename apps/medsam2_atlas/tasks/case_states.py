@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datastores.descriptions import predictions_outdated
+from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Row, ScoreTable
 from medsam2_atlas.base.errors import MedSAM2AtlasError
@@ -187,9 +188,14 @@ def _least_certain(reports: PredictionStore, study: str, models: tuple[str, ...]
 
 
 def viewer_path(datastore: StudyDatastore, study: str) -> str:
-    """Returns the path of a case in OHIF, below the server's root path; empty if OHIF cannot show it."""
+    """Returns the path of a case in OHIF, below the server's root path; empty if OHIF cannot show it.
+
+    For a series of a PACS it names the series too, because the study can contain several CTs.
+    """
     try:
-        uid = str(datastore.get_image_info(study).get("StudyInstanceUID", ""))
+        info = datastore.get_image_info(study)
     except MedSAM2AtlasError:  # the image was just removed, or cannot be used
         return ""
-    return f"/ohif/monai-label?StudyInstanceUIDs={uid}" if uid else ""
+    uid = str(info.get("StudyInstanceUID", ""))
+    series = f"&SeriesInstanceUIDs={study}" if isinstance(datastore, PacsDatastore) else ""
+    return f"/ohif/monai-label?StudyInstanceUIDs={uid}{series}" if uid else ""

@@ -10,12 +10,10 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from datastores.descriptions import assignments, predictions_outdated
+from datastores.opened_cases import IN_WORK_SECONDS
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import ScoreTable, choose
 from medsam2_atlas.base.errors import MedSAM2AtlasError
-
-_IN_WORK_SECONDS = 30 * 60
-"""Time in seconds for which a case that was assigned to a client is not assigned to another client."""
 
 _DESCRIPTIONS = {
     "random": "Any case without a final label map",
@@ -43,19 +41,23 @@ class NextCase(Strategy):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Returns the `id` of the case, its `weight`, and the reason `why`; None if all cases have a final label map.
 
-        `except` in the request names a case that is not chosen, because the person works on it.
+        A case that was assigned to another client in the last half hour, or that another person has opened in a viewer, is
+        chosen only if no other is left. `except` in the request names a case that is not chosen, because the person works on
+        it; `person` is the unique id of the person.
         """
         candidates = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         candidates = [study for study in candidates if study != request.get("except")]
-        now, client = time.time(), request.get("client_id")
+        now, client, person = time.time(), request.get("client_id"), request.get("person")
 
         def in_work(study: str) -> bool:
             try:
                 info = datastore.get_image_info(study)
             except MedSAM2AtlasError:  # the study was just removed, or the PACS does not answer
                 return True
-            recent = [entry for entry in assignments(info).values() if now - entry["ts"] < _IN_WORK_SECONDS]
-            return bool(recent) and not any(client and entry.get("client_id") == client for entry in recent)
+            recent = [entry for entry in assignments(info).values() if now - entry["ts"] < IN_WORK_SECONDS]
+            people = datastore.opened.people(study) if isinstance(datastore, StudyDatastore) else set[str]()
+            own = person in people or any(client and entry.get("client_id") == client for entry in recent)
+            return bool(recent or people) and not own
 
         rows = self._table.rows()
         if isinstance(datastore, StudyDatastore):

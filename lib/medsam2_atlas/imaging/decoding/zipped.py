@@ -6,10 +6,12 @@ not for those that the archive claims. Archives within the archive stay packed.
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -45,7 +47,7 @@ def unzip(path: str, folder: str, max_bytes: int, max_files: int) -> tuple[dict[
                 raise InputError(path, f"contains more than {max_files} files.", "Send the slices of one CT at once.")
             for entry in entries:
                 with archive.open(entry) as source, Path(folder, f"{len(names):05d}").open("xb") as target:
-                    while block := source.read(_BLOCK):
+                    for block in _blocks(source):
                         left -= len(block)
                         if left < 0:
                             problem = f"unpacks to more than {max_bytes / 1e6:.0f} MB."
@@ -56,3 +58,14 @@ def unzip(path: str, folder: str, max_bytes: int, max_files: int) -> tuple[dict[
         problem = f"cannot be unpacked ({str(error)[:200]})."
         raise InputError(path, problem, "Pack it again as ZIP, without a password.") from error
     return {"names": names}, []
+
+
+def _blocks(source: IO[bytes]) -> Iterator[bytes]:
+    """Yields the content of an entry. Wrong data of bzip2 is an `OSError` without a number, unlike errors of the disk."""
+    try:
+        while block := source.read(_BLOCK):
+            yield block
+    except (OSError, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise zipfile.BadZipFile(str(error)) from error
