@@ -109,7 +109,7 @@ export class Session {
       this._counted();
     }
     if (about.draft?.problem) {
-      this.say('error', 'Your unsaved work ' + about.draft.problem + ' The next change of this label map replaces it.', [
+      this.say('error', 'Your unsaved work cannot be loaded. ' + about.draft.problem + ' The next change of this label map replaces it.', [
         { title: 'Discard it', run: () => this.discardDraft() },
       ]);
     }
