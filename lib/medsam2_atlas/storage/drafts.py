@@ -164,8 +164,9 @@ class Drafts:
             StorageError: the image cannot be read.
         """
         if drawn_on and not self._has_image(study, drawn_on):
-            remedy = "Nothing was saved. Load the case again, and draw on the new image."
-            raise ConflictError(study, "has another image now.", remedy)
+            raise ConflictError(
+                study, "has another image now.", "Nothing was saved. Load the case again, and draw on the new image."
+            )
 
     def current(self, study: str, person: str) -> Draft:
         """Returns a person's draft of a study, to continue with.
