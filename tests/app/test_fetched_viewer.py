@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,15 @@ def test_links_to_the_mode_of_the_other_viewer_lead_to_this_one(client: TestClie
     assert answer.status_code == 307
     assert answer.headers["location"] == "annotate?StudyInstanceUIDs=1.2&x=%2F"
     assert set(MODES) == {"monai-label", "annotate"}
+
+
+def test_only_the_fetched_viewer_gets_the_name_of_a_series(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONAI Label's viewer would leave out the series of label maps."""
+    path = "/ohif/{}?StudyInstanceUIDs=1.2&SeriesInstanceUIDs=1.2.3"
+    assert client.get(path.format("annotate")).status_code == 200
+    monkeypatch.setenv("MEDSAM2_ATLAS_VIEWER", os.devnull + "-none")
+    answer = client.get(path.format("monai-label"))
+    assert (answer.status_code, answer.headers["location"]) == (307, "monai-label?StudyInstanceUIDs=1.2")
 
 
 def test_a_path_cannot_leave_the_folders_of_the_viewer(client: TestClient) -> None:

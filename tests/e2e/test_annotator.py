@@ -243,7 +243,10 @@ def test_marks_that_were_not_applied_are_not_forgotten_at_signing_off(viewer: An
     viewer.press("tool-outside")
     viewer.part("live").uncheck()
     z = viewer.shown_slice()
-    viewer.click((*middle_of(before, LIVER, z)[:2], z) if (before[z] == LIVER).any() else (60, 60, z))
+    viewer.page.mouse.move(*viewer.place((60, 60, z)))  # makes the pane the active one
+    viewer.settle()
+    viewer.click((60, 60, z))
+    viewer.part("draft").filter(has_text="Marks that are not applied: 1.").wait_for()
     viewer.press("submit")
     viewer.message("marks that were not applied")
     viewer.press("clear-marks")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
@@ -19,7 +20,7 @@ from starlette.responses import Response
 
 from server.headers import CACHED, script_hashes
 from server.root_path import relative_root_of
-from server.viewer_files import MODES, ViewerFiles, served_viewer
+from server.viewer_files import MODES, MONAI_LABEL, ViewerFiles, served_viewer
 
 router = APIRouter(prefix="/ohif", tags=["OHIF"])
 
@@ -44,14 +45,23 @@ _SCRIPTS_FOLDER = b'new URL(".", self.document ? document.currentScript.src : se
 def ohif_file(request: Request, path: str) -> Response:
     """Returns a file of the viewer, or its page for any other path, because the viewer handles its routes itself."""
     viewer = served_viewer()
-    if path in MODES and path != viewer.mode:
-        return RedirectResponse(f"{viewer.mode}?{request.url.query}")  # relative: a proxy may serve the app below a path
+    if path in MODES:
+        query = _query(request, viewer)
+        if path != viewer.mode or query != request.url.query:
+            return RedirectResponse(f"{viewer.mode}?{query}")  # relative: a proxy may serve the app below a path
     for folder in (viewer.own, viewer.built):
         file = _file_in(folder, path)
         if file is not None and file != viewer.built / "index.html":
             return _file(viewer, file, folder == viewer.built)
     page = _page(viewer, relative_root_of(request.scope))  # browsers must not store it: its address contains a study's UID
     return Response(page, media_type="text/html", headers={"Content-Security-Policy": _policy(page)})
+
+
+def _query(request: Request, viewer: ViewerFiles) -> str:
+    """Returns the query for a viewer. MONAI Label's gets no name of a series: it would leave out the series of label maps."""
+    given = request.query_params.multi_items()
+    kept = [(name, value) for name, value in given if viewer.mode != MONAI_LABEL or name != "SeriesInstanceUIDs"]
+    return request.url.query if len(kept) == len(given) else urlencode(kept)
 
 
 def _file(viewer: ViewerFiles, file: Path, built: bool) -> Response:

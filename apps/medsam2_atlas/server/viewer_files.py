@@ -17,7 +17,7 @@ from medsam2_atlas.base.viewer_package import installed_viewer
 
 _HERE = Path(__file__).parent
 
-MODES = ("annotate", "monai-label")
+MODES = ANNOTATE, MONAI_LABEL = "annotate", "monai-label"
 """The modes of both viewers. Links to one of them lead to the mode of the viewer that is served."""
 
 
@@ -59,7 +59,7 @@ def served_viewer() -> ViewerFiles:
 def _fetched(folder: Path) -> ViewerFiles:
     """Returns npm's `@ohif/app`, which was built for the path `/`."""
     return ViewerFiles(
-        mode="annotate",
+        mode=ANNOTATE,
         built=folder,
         own=(_HERE / "annotator").resolve(),
         built_for=b'__webpack_require__.p = "/";',
@@ -73,7 +73,7 @@ def _fetched(folder: Path) -> ViewerFiles:
 def _of_monai_label() -> ViewerFiles:
     """Returns MONAI Label's OHIF, which was built for the path `/ohif/`."""
     return ViewerFiles(
-        mode="monai-label",
+        mode=MONAI_LABEL,
         built=(Path(monailabel.endpoints.__file__).parent / "static" / "ohif").resolve(),
         own=(_HERE / "ohif").resolve(),
         built_for=b'"/ohif/"',

@@ -116,7 +116,7 @@ function followHistory(session) {
 function warnBeforeLeaving(session) {
   const leaving = event => {
     const { drafted, unsaved } = session.state;
-    if (unsaved && (session.waiting || drafted === 'pending' || drafted === 'failed')) {
+    if (unsaved && (session.drafting.waiting || drafted === 'pending' || drafted === 'failed')) {
       event.preventDefault();
     }
   };

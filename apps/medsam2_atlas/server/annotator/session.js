@@ -2,17 +2,16 @@
 
    The session keeps the label map that the work began from (`base`). The panel shows at each moment what would be saved. */
 
+import { Drafting } from './drafting.js';
 import { Layer } from './layer.js';
 import { allMarks, removeMarks } from './marks.js';
 import { changes, counts, sameVoxels } from './runs.js';
-import { ask, askJson, sendVoxels, unpacked } from './server.js';
+import { ask, askJson, unpacked } from './server.js';
 import { storeOf } from './store.js';
 import { activate, setRadius } from './tools.js';
 import { volumeOf } from './volume.js';
 
 export const WORK = 'medsam2_atlas';
-const DRAFT_MS = 1500;
-const RETRY_MS = 10000;
 const COUNT_MS = 200;
 
 /** Returns the parameters that name a version in a request; empty for no version. */
@@ -27,7 +26,7 @@ export class Session {
     this.known = 0; // number of the newest final version that this person has seen; 0 for none
     this.mark = ''; // identifies the image: what was drawn on another one is refused
     this.baseVoxels = new Uint8Array(this.volume.count);
-    this._kept = this.baseVoxels; // the label map that the server has, as a version or as a draft
+    this.drafting = new Drafting(this, this.baseVoxels);
     this._own = 0; // number of the version that this person has signed off here
     this._tasks = [];
     this.closeQuestion = null; // answers an open question when the case is closed
@@ -152,7 +151,7 @@ export class Session {
     const baseVoxels = !isDraft ? voxels : base ? await this.voxelsOf(base.tag, base.version) : new Uint8Array(this.volume.count);
     const after = { base, baseVoxels, known: tag === 'final' ? Math.max(this.known, version) : this.known };
     if (!this.state.unsaved) {
-      this._kept = voxels; // a stored version is no work that must be kept, unless undoing it brings such work back
+      this.drafting.kept = voxels; // a stored version is no work that must be kept, unless undoing it brings such work back
     }
     this._setOrigin(after);
     this.layer.write(voxels, undoable, undo => this._setOrigin(undo ? before : after));
@@ -177,14 +176,14 @@ export class Session {
 
   /** Removes the draft and loads the version that it began from. */
   async discardDraft() {
-    await this.settled();
+    await this.drafting.settled();
     await ask('annotation/draft', { image: this.image }, { method: 'DELETE' });
     if (this.base) {
       await this.load(this.base.tag, this.base.version, { undoable: true });
     } else {
       this.layer.write(new Uint8Array(this.volume.count));
     }
-    this._kept = this.layer.read();
+    this.drafting.kept = this.layer.read();
     this.store.set({ drafted: '', message: null });
   }
 
@@ -195,16 +194,18 @@ export class Session {
   async submitted(base, voxels) {
     this._own = base.version;
     this._setOrigin({ base: { tag: base.tag, version: base.version }, baseVoxels: voxels, known: base.version });
-    this._kept = voxels;
+    this.drafting.kept = voxels;
     this.store.set({ drafted: '' });
     this._counted();
-    await this.settled();
+    await this.drafting.settled();
     return sameVoxels(this.layer.read(), voxels);
   }
 
   /** Reads the case again, after the server has stored something. */
   async refresh() {
-    this.store.set({ about: await askJson('annotation/case', { image: this.image }) });
+    const about = await askJson('annotation/case', { image: this.image });
+    this.mark ||= about.image_mark; // the server may have fetched a series of a PACS only now
+    this.store.set({ about });
   }
 
   /** Chooses the organ that tools edit. It is unlocked while it is chosen. */
@@ -294,9 +295,7 @@ export class Session {
   _changed() {
     clearTimeout(this._counting);
     this._counting = setTimeout(() => this._counted(), COUNT_MS);
-    clearTimeout(this._drafting);
-    this._drafting = setTimeout(() => this._draft(), DRAFT_MS);
-    this.waiting = true;
+    this.drafting.changed();
   }
 
   /** Counts the voxels of each organ, and its changes against the version that the work began from. */
@@ -314,54 +313,18 @@ export class Session {
     this.store.set({ organs, unsaved });
   }
 
-  /** Waits until the work that was to be kept is on the server, so that it does not arrive there after a submission. */
-  async settled() {
-    clearTimeout(this._drafting);
-    this._draft();
-    await this._keeping;
-  }
-
-  /**
-   * Keeps the label map on the server, after an earlier request to do so has ended. Does nothing if it has not changed: Cornerstone
-   * reports a change also when it draws a label map in another pane.
-   */
-  _draft() {
-    this.waiting = false;
-    const voxels = this.layer.read();
-    if (sameVoxels(this._kept, voxels)) {
-      return;
-    }
-    this._kept = voxels;
-    this.store.set({ drafted: 'pending' });
-    this._keeping = (this._keeping || Promise.resolve()).then(() => this._keep(voxels));
-  }
-
-  async _keep(voxels) {
-    try {
-      await sendVoxels('annotation/draft', this.query, voxels, 'PUT');
-      this.store.set({ drafted: 'kept' });
-    } catch (error) {
-      this._kept = new Uint8Array(0);
-      this.store.set({ drafted: 'failed' });
-      clearTimeout(this._drafting);
-      this._drafting = setTimeout(() => this._draft(), RETRY_MS);
-      this.say('error', 'Your unsaved work could not be kept on the server. ' + error.message);
-    }
-  }
-
   /** Ends the session; work that waits to be kept is sent, and marks are removed. Its history is forgotten: undoing must not reach another case. */
   close() {
     this.closeQuestion?.();
     this.freeze(false);
     this.refining?.abort();
     removeMarks(this.services, allMarks());
-    if ((this.waiting || this.state.drafted === 'failed') && this.state.about) {
-      this._draft();
+    if (this.state.about) {
+      this.drafting.close();
     }
     const { DefaultHistoryMemo } = window.cornerstone.utilities.HistoryMemo;
     DefaultHistoryMemo.size = DefaultHistoryMemo.size; // empties it
     this.layer?.stop();
-    clearTimeout(this._drafting);
     clearTimeout(this._counting);
   }
 }

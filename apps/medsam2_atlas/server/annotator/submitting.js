@@ -27,7 +27,7 @@ export async function submit(session, ask) {
 }
 
 async function signOff(session, ask) {
-  await session.settled();
+  await session.drafting.settled();
   const voxels = session.layer.read();
   const checked = session.state.organs.filter(organ => organ.checked).map(organ => organ.label).join(',');
   const saved = await send(session, { checked, ...session.query }, voxels, ask);
