@@ -40,11 +40,12 @@ async def lifespan(app):
     bounded(lambda: queue.stop(3), 3)
 
 app = FastAPI(lifespan=lifespan, middleware=[Middleware(RequestMiddleware, served=lambda *_: None, stopping=stopping)])
+app.state.queue = queue
 errors.install(app)
 
 @app.get("/job")
 async def job(request: Request):
-    return await infer._outcome(request, queue, queue.submit("stuck", "study", lambda: time.sleep(600)))
+    return await infer.outcome(request, queue.submit("stuck", "study", lambda: time.sleep(600)))
 
 @app.get("/stuck")
 def stuck():
