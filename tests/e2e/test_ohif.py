@@ -350,7 +350,7 @@ def test_the_viewer_works_below_a_path_of_a_host(room: Room, tmp_path: Path) -> 
     requests.post(f"{room.url}/infer/unet_3d", params={"image": room.series, "output": "json"})  # for a picture
     room.page.goto("about:blank")  # the viewer of the previous test may still be loading
     room.page.on("request", lambda request: asked.append(request.url))
-    room.page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+    room.page.on("response", lambda answer: failed.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
     with path_proxies(tmp_path / "paths", urlsplit(room.url).netloc) as urls:
         for number, url in enumerate(urls):
             below = replace(room, url=url)
