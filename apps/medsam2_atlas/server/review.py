@@ -15,26 +15,20 @@ from medsam2_atlas.base.urls import is_url
 from server.access import role_for, user_of
 from server.headers import html_page
 from server.in_turn import in_turn
-from tasks.annotated_case import has_demo_weights
 
 router = APIRouter(prefix="/review", tags=["Review"])
 
 _PAGE = Path(__file__).parent / "review.html"
-_UPLOAD, _DEMO = '<section id="upload" hidden>', '<p class="mark" id="demo" hidden>'
-"""Parts of the page that it shows only to some people, or only with demo weights."""
+_UPLOAD = '<section id="upload" hidden>'
+"""Part of the page that it shows only to people who may add CTs."""
 
 
 @router.get("", include_in_schema=False)
 def page(request: Request) -> Response:
-    """Returns the page. Its script loads the cases. Whoever may add CTs to a studies folder sees an area to drop them on.
-
-    With demo weights, a banner says so.
-    """
+    """Returns the page. Its script loads the cases. Whoever may add CTs to a studies folder sees an area to drop them on."""
     text = _PAGE.read_text(encoding="utf-8")
     if not is_url(settings.MONAI_LABEL_STUDIES) and user_of(request).may(role_for("PUT", "/datastore/upload")):
-        text = _shown(text, _UPLOAD)
-    if has_demo_weights(app_instance()._all["medsam2"]):
-        text = _shown(text, _DEMO)
+        text = text.replace(_UPLOAD, _UPLOAD.replace(" hidden", ""))
     return html_page(text)
 
 
@@ -50,7 +44,3 @@ async def picture(study: str) -> Response:
     """Returns a PNG file."""
     file = await in_turn(lambda: app_instance().picture(study))
     return FileResponse(file, media_type="image/png")
-
-
-def _shown(text: str, part: str) -> str:
-    return text.replace(part, part.replace(" hidden", ""))
