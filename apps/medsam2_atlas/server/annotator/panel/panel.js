@@ -5,6 +5,7 @@ import { editSection } from './edit.js';
 import { keysSection } from './keys.js';
 import { organsSection } from './organs.js';
 import { runSection } from './run.js';
+import { seriesSection } from './series.js';
 import { submitSection } from './submit.js';
 import { versionsSection } from './versions.js';
 import { element, fill } from './view.js';
@@ -19,7 +20,8 @@ export function loadStyle() {
 
 /** Fills an element with the panel of a session; returns a function that ends its updates. */
 export function showPanel(node, session) {
-  const sections = [caseSection, runSection, organsSection, editSection, submitSection, versionsSection, keysSection].map(make => make(session));
+  const parts = [caseSection, seriesSection, runSection, organsSection, editSection, submitSection, versionsSection, keysSection];
+  const sections = parts.map(make => make(session));
   fill(node, ...sections.map(section => section.node));
   const update = state => sections.forEach(section => section.update(state));
   update(session.state);
