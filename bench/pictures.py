@@ -38,7 +38,7 @@ def write_picture(picture: Image.Image, file: Path, few: bool = False) -> None:
 
 
 def _with_few(picture: Image.Image, colours: int) -> Image.Image:
-    """Returns a picture with a palette of which half are greys, as in a CT, and half the other colours, however rare they are."""
+    """Returns a picture with a palette of which half are greys, as in a CT, and half the other colours, however rare."""
     pixels = np.asarray(picture)
     vivid = np.unique(pixels[np.ptp(pixels, axis=2) > 16], axis=0)
     others = Image.fromarray(vivid[None]).quantize(colours // 2).getpalette()
