@@ -120,9 +120,7 @@ def test_pauses_do_not_count_as_active_time(claims: CaseClaims, clock: Clock) ->
 
 
 @pytest.mark.parametrize("loss", ["removed", "damaged"])
-def test_a_lost_file_costs_claims_only(
-    claims: CaseClaims, tmp_path: Path, loss: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lost_file_costs_claims_only(claims: CaseClaims, tmp_path: Path, loss: str, caplog: pytest.LogCaptureFixture) -> None:
     claims.touch("a", *KIM)
     file = tmp_path / "claims.sqlite"
     file.unlink()
