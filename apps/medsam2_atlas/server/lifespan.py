@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -51,8 +52,10 @@ def lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[No
         await run_in_threadpool(instance.on_init_complete)
         await run_in_threadpool(format_lines)  # also for handlers that libraries have added meanwhile
         stop_watching = watch_erasures(queue, instance.datastore().store.erased, instance.forget_cases)
+        watching = asyncio.create_task(parts.attendance.watch(audit.job_abandoned))
         async with dicomweb.client() as app.state.dicomweb:
             yield
+        watching.cancel()
         for end in (stop_watching, lambda: queue.stop(STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
             await run_in_threadpool(bounded, end, STOP_SECONDS)
         await run_in_threadpool(bounded, audit.close, STOP_SECONDS)
