@@ -13,7 +13,7 @@ from medsam2_atlas.audit.log import record_command
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.cli.options import StudiesArgument
-from medsam2_atlas.cli.outputs import JSON, check_files
+from medsam2_atlas.cli.outputs import JSON, check_files, check_folder
 
 if TYPE_CHECKING:
     from medsam2_atlas.archive import Backup, Verification
@@ -67,6 +67,7 @@ def backup_command(
 
     The exit status is 1 if files are damaged or could not be copied; the snapshot contains all other files.
     """
+    check_folder(dest)
     from medsam2_atlas.archive import Place, back_up
     from medsam2_atlas.storage import WorkFolder
 
@@ -94,6 +95,7 @@ def restore_command(
     from medsam2_atlas.storage import WorkFolder
 
     place = Place.of(studies)
+    check_folder(place.root)
     with bars(time_left=True) as progress:
         made = restore(dest, place, when=snapshot, progress=progress)
         details = {"from": str(dest.absolute()), "snapshot": made.snapshot.name, "damaged": len(made.damaged)}
