@@ -42,7 +42,7 @@ def verify_command(
     from medsam2_atlas.base.files import write_json
 
     backup = (Path(studies) / IDENTITY).is_file()
-    with bars(time_left=True) as progress:
+    with bars() as progress:
         if backup:
             found = verify_backup(Path(studies), again=again, progress=progress)
         else:
@@ -74,7 +74,7 @@ def backup_command(
     place, done = Place.existing(studies), False
     details: dict[str, object] = {"to": str(dest.absolute()), "images": images}
     try:
-        with bars(time_left=True) as progress:
+        with bars() as progress:
             made = back_up(place, dest, images=images, keep=keep, moved=moved, progress=progress)
         details |= {"snapshot": made.snapshot.name, "problems": len(made.snapshot.problems), "removed": len(made.removed)}
         done = True
@@ -96,7 +96,7 @@ def restore_command(
 
     place = Place.of(studies)
     check_folder(place.root)
-    with bars(time_left=True) as progress:
+    with bars() as progress:
         made = restore(dest, place, when=snapshot, progress=progress)
         details = {"from": str(dest.absolute()), "snapshot": made.snapshot.name, "damaged": len(made.damaged)}
         record_command(WorkFolder(place.work), "studies.restore", details=details)
