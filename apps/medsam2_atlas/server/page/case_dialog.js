@@ -73,8 +73,8 @@ export async function acceptCase(row) {
 
 /** Asks for a comment and returns the case to its author; returns what was done, or null. */
 export async function returnCase(row) {
-  const field = element('textarea', { name: 'comment', id: 'comment', rows: 5, maxLength: MAX_COMMENT, required: true, autofocus: true });
-  const label = element('label', { for: 'comment', textContent: 'What should ' + (row.author || 'the author') + ' change?' });
+  const field = element('textarea', { name: 'comment', id: 'dialog-comment', rows: 5, maxLength: MAX_COMMENT, required: true, autofocus: true });
+  const label = element('label', { for: 'dialog-comment', textContent: 'What should ' + (row.author || 'the author') + ' change?' });
   const answer = await openDialog('Return ' + nameOf(row), [label, field], [{ value: 'return', title: 'Return the case' }]);
   const comment = answer?.comment.trim();
   if (!comment) {
@@ -86,10 +86,10 @@ export async function returnCase(row) {
 
 /** Asks for a person and assigns the case; returns what was done, or null. */
 async function assignCase(row, people) {
-  const names = element('datalist', { id: 'people' }, ...people.map(name => element('option', { value: name })));
-  const field = element('input', { name: 'person', id: 'person', value: row.assigned, maxLength: 200, autofocus: true, autocomplete: 'off' });
-  field.setAttribute('list', 'people');
-  const label = element('label', { for: 'person', textContent: 'Person (empty: nobody)' });
+  const names = element('datalist', { id: 'dialog-people' }, ...people.map(name => element('option', { value: name })));
+  const field = element('input', { name: 'person', id: 'dialog-person', value: row.assigned, maxLength: 200, autofocus: true, autocomplete: 'off' });
+  field.setAttribute('list', 'dialog-people');
+  const label = element('label', { for: 'dialog-person', textContent: 'Person (empty: nobody)' });
   const answer = await openDialog('Assign ' + nameOf(row), [label, field, names], [{ value: 'assign', title: 'Assign' }]);
   if (!answer) {
     return null;
