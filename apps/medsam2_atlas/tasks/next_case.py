@@ -59,7 +59,7 @@ class NextCase(Strategy):
             own = person in people or any(client and entry.get("client_id") == client for entry in recent)
             return bool(recent or people) and not own
 
-        rows = self._table.rows()
+        rows = dict(self._table.rows())
         if isinstance(datastore, StudyDatastore):
             for study in [study for study, labels in datastore.store.labels().items() if predictions_outdated(labels)]:
                 rows.pop(study, None)
