@@ -41,6 +41,7 @@ from server import (
     submission,
     viewer,
     work,
+    worklist,
 )
 from server import audit as audits
 from server.access import AccessMiddleware
@@ -78,7 +79,7 @@ _REPLACED = frozenset(
 """Routes of MONAI Label that this server replaces, or omits because MONAI Label has deprecated them."""
 _OWN_ROUTES = (
     *(infer, jobs, studies, sessions, work, next_case, annotation, submission, refinement, dicomweb, stow),
-    *(sent_images, viewer, review, login, logs, docs_page, audits, readiness),
+    *(sent_images, viewer, review, worklist, login, logs, docs_page, audits, readiness),
 )
 """Modules with the server's own routes."""
 

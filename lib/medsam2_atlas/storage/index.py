@@ -112,7 +112,7 @@ class Index:
         return self._ask(lambda database: read_image(database, study))
 
     def labels(self) -> Mapping[tuple[str, str], LabelRow]:
-        """Returns all label maps by study and tag; the same object until the index changes. Unchanged rows stay the same, too."""
+        """Returns all label maps by study and tag; the same object until the index changes. Unchanged rows stay the same."""
         return self._keep("labels", self._parsed_labels.read)
 
     def label(self, study: str, tag: str) -> LabelRow | None:
