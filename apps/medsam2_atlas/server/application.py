@@ -23,6 +23,7 @@ from medsam2_atlas.base.version import package_version
 from medsam2_atlas.cli.endings import plain_endings
 from server import (
     annotation,
+    assignments,
     dicomweb,
     docs_page,
     errors,
@@ -78,7 +79,7 @@ _REPLACED = frozenset(
 )
 """Routes of MONAI Label that this server replaces, or omits because MONAI Label has deprecated them."""
 _OWN_ROUTES = (
-    *(infer, jobs, studies, sessions, work, next_case, annotation, submission, refinement, dicomweb, stow),
+    *(infer, jobs, studies, sessions, work, next_case, assignments, annotation, submission, refinement, dicomweb, stow),
     *(sent_images, viewer, review, worklist, login, logs, docs_page, audits, readiness),
 )
 """Modules with the server's own routes."""

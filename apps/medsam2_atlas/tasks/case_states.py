@@ -213,7 +213,7 @@ def _state(facts: _Facts, models: tuple[str, ...], reports: PredictionStore) -> 
         wrong["measuring"] = row.problem
     values = row.values if row else {}
     waits = final is not None and signed and not final.version.accepted and facts.reviewed
-    returned: Mapping[str, str] = getattr(final.version, "returned", {}) if final is not None and waits else {}
+    returned: Mapping[str, str] = final.version.returned if final is not None and signed else {}
     done = RETURNED if returned else WAITS if waits else SIGNED_OFF
     confidences = _confidences(reports, facts.study, predicted)
     sure = () if signed else tuple(sorted(confidences.items(), key=lambda entry: entry[1]))

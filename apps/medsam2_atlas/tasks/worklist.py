@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from datastores.case_claims import Claim
 from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
 from tasks.case_states import DONE, NEW, PREDICTED, PROBLEM, RETURNED, SIGNED_OFF, WAITS, CaseState, viewer_path
@@ -45,12 +46,12 @@ class Work:
     """What people do at the moment.
 
     Attributes:
-        opened: people who have a case open, by study, each with name, unique id, time (ISO 8601) and whether they claim it.
+        opened: people who have a case open, by study.
         assigned: names of the people that cases are assigned to, by study.
         drafts: studies of which somebody has a draft.
     """
 
-    opened: Mapping[str, Sequence[tuple[str, str, str, bool]]] = field(default_factory=dict)
+    opened: Mapping[str, Sequence[Claim]] = field(default_factory=dict)
     assigned: Mapping[str, str] = field(default_factory=dict)
     drafts: frozenset[str] = frozenset()
 
@@ -62,18 +63,14 @@ class Work:
             datastore: the studies.
             drafts: studies of which somebody has a draft.
         """
-        claims, assignments = getattr(datastore, "claims", None), getattr(datastore.store, "assignments", None)
-        opened = {}
-        if claims is not None:
-            now = claims.all()
-            for study in now.studies():
-                opened[study] = [(one.person, one.id, one.as_dict()["since"], one.claims) for one in now.opened(study)]
-        assigned = {} if assignments is None else {study: one.person for study, one in assignments.all().items()}
+        claims = datastore.claims.all()
+        opened = {study: claims.opened(study) for study in claims.studies()}
+        assigned = {study: one.person for study, one in datastore.store.assignments.all().items()}
         return cls(opened, assigned, drafts)
 
-    def claim(self, study: str) -> tuple[str, str, str] | None:
-        """Returns name, id and time of the person who works on a case; None if nobody does."""
-        return next((one[:3] for one in self.opened.get(study, ()) if one[3]), None)
+    def claim(self, study: str) -> Claim | None:
+        """Returns the claim of the person who works on a case; None if nobody does."""
+        return next((one for one in self.opened.get(study, ()) if one.claims), None)
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class Case:
 
     about: CaseState
     state: str
-    claim: tuple[str, str, str] | None
+    claim: Claim | None
     assigned: str
     mine: bool
     returned_to_me: bool
@@ -117,7 +114,7 @@ class Case:
     @property
     def people(self) -> set[str]:
         """The names of its author, assignee and claimer."""
-        return {self.about.by, self.assigned, self.claim[0] if self.claim else ""} - {""}
+        return {self.about.by, self.assigned, self.claim.person if self.claim else ""} - {""}
 
     def matches(self, query: Query) -> bool:
         """Returns whether a query asks for the case."""
@@ -207,7 +204,7 @@ class Worklist:
         claim, assigned = work.claim(study), work.assigned.get(study, "")
         own = about.by_id == person.id if about.by_id and person.id else bool(about.by) and about.by == person.name
         returned = about.state == RETURNED
-        mine = (claim is not None and claim[1] == person.id) or (bool(assigned) and assigned == person.name)
+        mine = (claim is not None and claim.id == person.id) or (bool(assigned) and assigned == person.name)
         busy = about.state in (NEW, PREDICTED) and (study in work.opened or study in work.drafts)
         return Case(about, IN_WORK if busy else about.state, claim, assigned, mine, returned and own)
 
@@ -235,9 +232,9 @@ class Worklist:
             "problem": about.problem,
             "why": about.why,
             "assigned": case.assigned,
-            "claimed": {"person": case.claim[0], "since": case.claim[2]} if case.claim else None,
+            "claimed": case.claim.as_dict() if case.claim else None,
             "mine": case.mine,
-            "opened": [name for name, *_ in work.opened.get(about.study, ()) if name],
+            "opened": [one.person for one in work.opened.get(about.study, ()) if one.person],
             "comment": {"by": returned.get("by", ""), "time": returned.get("at", ""), "text": returned.get("comment", "")}
             if returned
             else None,

@@ -16,6 +16,7 @@ from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageE
 from medsam2_atlas.base.kept import Kept
 from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.storage.acceptance import ReviewStage, held_back
+from medsam2_atlas.storage.assignments import Assignments
 from medsam2_atlas.storage.audit import Auditor
 from medsam2_atlas.storage.current import CurrentLabels
 from medsam2_atlas.storage.entries import Image, Label
@@ -58,7 +59,7 @@ class StudyContents:
         # Stores with different roots see different studies. Each set of roots has its own index, so that one store does not
         # undo the entries of another.
         name = f"studies-{self._roots.key}.sqlite" if self._roots.key else "studies.sqlite"
-        self.review, self.erased = ReviewStage(self.work), Erased(self.work)
+        self.review, self.erased, self.assignments = ReviewStage(self.work), Erased(self.work), Assignments(self.work)
         self._index = Index(self.work.folder(".") / name)
         self._reconciler = Reconciler(self.path, self.work, self._index, self._roots)
         self._index.fill = lambda: self._reconciler.run(thorough=True)
