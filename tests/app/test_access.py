@@ -26,19 +26,21 @@ from token_files import bearer, token_of, tokens_for, write_tokens
 
 PEOPLE = {"kim": "annotator", "lee": "reviewer", "max": "admin"}
 FOR_ANNOTATORS = {
-    "GET": "/ /figures /compare /compare/case /compare/picture /page/{file} /docs /openapi.json /info/ /auth/token/valid /ohif/{path:path} /proxy/dicom/{path:path} /review /review/cases"
-    " /review/picture /jobs /jobs/{name} /jobs/{name}/events /jobs/{name}/result /session/{session_id} /train/ /scoring/"
+    "GET": "/ /figures /compare /compare/case /compare/picture /page/{file} /docs /openapi.json /info/ /auth/token/valid"
+    " /ohif/{path:path} /proxy/dicom/{path:path} /review /worklist/cases /worklist/summary /worklist/picture"
+    " /jobs /jobs/{name} /jobs/{name}/events /jobs/{name}/result /session/{session_id} /train/ /scoring/"
     " /batch/infer /datastore/ /datastore/image /datastore/image/info /datastore/label /datastore/label/info"
     " /datastore/label/rtstruct /datastore/label/version /datastore/label/versions"
     " /annotation/case /annotation/label /annotation/compare /annotation/compare/label",
     "POST": "/activelearning/{strategy} /infer/{model} /proxy/dicom/{path:path}"
-    " /annotation/changes /annotation/submit /annotation/refine",
+    " /annotation/changes /annotation/submit /annotation/refine /worklist/claim /worklist/next",
     "PUT": "/annotation/draft /datastore/image/info /datastore/label /datastore/label/info /session/",
-    "DELETE": "/annotation/draft /jobs/{name} /session/{session_id}",
+    "DELETE": "/annotation/draft /jobs/{name} /session/{session_id} /worklist/claim",
 }
 FOR_REVIEWERS = {
     "GET": "/datastore/dataset /metrics",
-    "POST": "/datastore/label/accept /datastore/label/confirm /datastore/label/restore /scoring/{method}",
+    "POST": "/datastore/label/accept /datastore/label/confirm /datastore/label/restore /datastore/label/return"
+    " /scoring/{method} /worklist/assign",
     "DELETE": "/datastore/label",
 }
 """All other routes are for admins."""
@@ -134,6 +136,9 @@ def test_each_route_has_the_role_that_is_listed_here(client: TestClient) -> None
         ("POST", "/datastore/label/restore", "reviewer"),
         ("POST", "/datastore/label/confirm", "reviewer"),
         ("POST", "/datastore/label/accept", "reviewer"),
+        ("POST", "/datastore/label/return", "reviewer"),
+        ("POST", "/worklist/assign", "reviewer"),
+        ("DELETE", "/worklist/claim", "annotator"),
         ("DELETE", "/datastore/label", "reviewer"),
         ("PUT", "/datastore/image", "admin"),
         ("PUT", "/datastore/", "admin"),

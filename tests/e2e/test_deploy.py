@@ -13,6 +13,7 @@ import requests
 import SimpleITK as sitk
 from monailabel.client import MONAILabelClient
 
+from app.cases import listed
 from app.running import server
 from e2e.orthanc import orthanc, orthanc_program, send
 from e2e.proxies import ROOT_PATH, nginx_proxy, path_proxies, tls_proxy
@@ -111,10 +112,10 @@ def annotate_below_a_path(url: str, study: str, series: str, client: MONAILabelC
     (cookie,) = browser.cookies
     assert cookie.path == ROOT_PATH
     assert browser.get(f"{url}/info").url == f"{url}/info/"
-    (viewer,) = (case["viewer"] for case in browser.get(f"{url}/review/cases").json())
+    (viewer,) = (case["viewer"] for case in listed(url, browser).values())
     assert browser.get(f"{url}{viewer}").status_code == 200
-    listed = browser.get(f"{url}/proxy/dicom/qido/studies/{study}/series").json()
-    through = urljoin(url, listed[0]["00081190"]["Value"][0])
+    found = browser.get(f"{url}/proxy/dicom/qido/studies/{study}/series").json()
+    through = urljoin(url, found[0]["00081190"]["Value"][0])
     assert through == f"{url}/proxy/dicom/wado/studies/{study}/series/{series}"
     assert browser.get(f"{through}/metadata").json()[0]["0020000E"]["Value"] == [series]
     page = {"Origin": url.removesuffix(ROOT_PATH), "Referer": f"{url}/review"}

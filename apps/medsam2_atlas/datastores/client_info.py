@@ -19,6 +19,7 @@ SERVER_KEYS = frozenset(
         *(
             "accepted",
             "accepted_by",
+            "assigned",
             "author",
             "author_id",
             "confirm",
@@ -28,6 +29,7 @@ SERVER_KEYS = frozenset(
             "file",
             "how",
         ),
+        *("returned", "returns", "work"),
         *("image", "image_sha256", "made", "model", "name", "number", "organs", "origin", "owner", "pacs", "problem"),
         *("provenance", "remarks", "removed", "replaced", "restored_from", "sha256", "tag", "user", "user_id", "version"),
     )

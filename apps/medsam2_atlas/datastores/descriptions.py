@@ -30,6 +30,7 @@ def label_info(label: Label) -> dict[str, Any]:
         "made": version.made,
         "sha256": version.sha256,
         "accepted": dict(version.accepted) or None,
+        "returned": dict(version.returned) or None,
         **({"problem": label.problem} if label.problem else {}),
     }
 

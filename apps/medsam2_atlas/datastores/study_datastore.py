@@ -19,14 +19,14 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from datastores.archive import dataset_archive
+from datastores.case_claims import CaseClaims
 from datastores.confirmations import Confirmations, Refusal
 from datastores.descriptions import assignments, described_studies, image_info, label_info
-from datastores.opened_cases import OpenedCases
 from datastores.save_options import save_options
 from medsam2_atlas.base.errors import ConfirmError, InputError, NotFoundError
 from medsam2_atlas.base.files import write_json
 from medsam2_atlas.imaging.decoding import unreadable
-from medsam2_atlas.storage import FINAL, Label, Saved, StudyStore, Version, suffix_of
+from medsam2_atlas.storage import CLAIMS, FINAL, Label, Saved, StudyStore, Version, suffix_of
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,9 @@ class StudyDatastore(Datastore):
             StorageError: the folder cannot be used.
         """
         self._models = frozenset(models)
-        self._confirmations, self.opened = Confirmations(clock), OpenedCases(clock)
+        self._confirmations = Confirmations(clock)
         self.store = StudyStore(path, roots=tuple(Path(root) for root in roots))
+        self.claims = CaseClaims(self.store.work.folder(".") / CLAIMS)
         self._about_file = self.store.work.path / "about.json"
 
     def name(self) -> str:
@@ -207,16 +208,12 @@ class StudyDatastore(Datastore):
         options, kept = save_options(info)
 
         def save(confirmed: bool) -> Saved:
-            return self.store.save_label(
-                study,
-                tag,
-                file,
-                author=options.author,
-                author_id=author_id,
-                info=kept,
-                expected_version=options.expected_version,
-                confirmed=confirmed,
-            )
+            about = {"author": options.author, "author_id": author_id}
+            expected = options.expected_version
+            saved = self.store.save_label(study, tag, file, **about, info=kept, expected_version=expected, confirmed=confirmed)
+            if tag == FINAL:
+                self.claims.finish(study, author_id)
+            return saved
 
         try:
             return save(options.confirmed)

@@ -22,6 +22,7 @@ from medsam2_atlas.evaluation.agreement import difference_map
 from medsam2_atlas.evaluation.label_overlap import Overlap
 from medsam2_atlas.storage import tag_name
 from server.access import user_of
+from server.assignments import comment_of, may_accept, opened_by
 from server.audit import note
 from server.context import mention
 from server.forms import LimitedRoute
@@ -72,19 +73,23 @@ def show_case(request: Request, image: str = "", study: str = "", series: str = 
     for a series that has not been fetched. `draft`: the person's own unsaved label map, with a `problem` if it cannot be
     loaded. `offered_model`: the model to offer first. `phantom`: true for the sample CTs, null if it is unknown.
 
-    The case counts as in work: for half an hour, it is not the `next` one of other people unless no other is left.
+    `claimed`: who works on the case, and since when. Opening a case that is not signed off, or that was returned to the
+    person, claims it if nobody else does (`datastores.case_claims`). `comment`: with what a reviewer returned the newest final
+    version; null if it was not returned. `review`: whether the review stage is on, and whether the person may accept or return
+    the newest final version.
     """
     instance = app_instance()
     name = image or _study_of(study, series)
     note(request.scope, study=name)
+    store = instance.datastore().store
     case, models, missing, user = case_of(name), instance._tasks, instance._missing(), user_of(request)
-    instance.datastore().opened.add(name, user.id)
     demo = has_demo_weights(instance._all["medsam2"])
     fetched = case.fetched  # a series of a PACS that nobody has used yet has no label maps here, and is not fetched now
     phantom = case.phantom if fetched else None
     offered = offered_model(models, missing, atlas_first=demo and not phantom)
     versions = case.versions() if fetched else []
     final = case.newest_final() if fetched else None
+    claimed = opened_by(instance.datastore(), name, user, final)
     return {
         "image": name,
         "title": case.title,
@@ -98,6 +103,9 @@ def show_case(request: Request, image: str = "", study: str = "", series: str = 
         "final": 0 if final is None else final.number,
         "image_mark": case.image_mark if fetched else "",
         "draft": case.draft(user.id) if fetched else None,
+        "comment": comment_of(final),
+        "claimed": None if claimed is None else claimed.as_dict(),
+        "review": {"on": store.review.on, "may_accept": may_accept(store, name, user)},
         "next": _next(instance, name, user),
     }
 
@@ -137,7 +145,7 @@ async def keep_draft(
 
     409 if the case has another image than the one with the `image_mark`; the earlier draft stays.
     """
-    person, base = user_of(request).id, base_of(base_tag, base_version)
+    user, base = user_of(request), base_of(base_tag, base_version)
     kept = None if base is None else (tag_name(base.tag), base.version or 0)
     case = await opened(image)
     await run_in_threadpool(case.check_image, image_mark)
@@ -146,7 +154,9 @@ async def keep_draft(
 
         def keep() -> None:
             unpacked(body, shape)
-            app_instance().drafts.save(image, person, body, shape, kept, known=known, drawn_on=image_mark)
+            datastore = app_instance().datastore()
+            datastore.claims.touch(image, user.id, user.name)
+            app_instance().drafts.save(image, user.id, body, shape, kept, known=known, drawn_on=image_mark)
 
         await in_turn(keep)
     return Response(status_code=204)
@@ -254,7 +264,7 @@ def _study_of(study: str, series: str) -> str:
 def _next(instance: Any, study: str, user: User) -> dict[str, Any] | None:
     """Returns the next case and the reason for it; None if there is none. The case is not assigned to the person yet."""
     datastore = instance.datastore()
-    request = {"strategy": _NEXT, "except": study, "client_id": user.name, "person": user.id}
+    request = {"strategy": _NEXT, "except": study, "client_id": user.name, "person": user.id, "person_name": user.name}
     try:
         chosen = instance._strategies[_NEXT](request, datastore)
     except MedSAM2AtlasError as error:  # the PACS does not answer; the case itself can be shown

@@ -23,6 +23,7 @@ from medsam2_atlas.base.version import package_version
 from medsam2_atlas.cli.endings import plain_endings
 from server import (
     annotation,
+    assignments,
     comparison,
     dicomweb,
     docs_page,
@@ -35,7 +36,6 @@ from server import (
     pages,
     readiness,
     refinement,
-    review,
     sent_images,
     sessions,
     stow,
@@ -43,6 +43,7 @@ from server import (
     submission,
     viewer,
     work,
+    worklist,
 )
 from server import audit as audits
 from server.access import AccessMiddleware
@@ -79,8 +80,8 @@ _REPLACED = frozenset(
 )
 """Routes of MONAI Label that this server replaces, or omits because MONAI Label has deprecated them."""
 _OWN_ROUTES = (
-    *(infer, jobs, studies, sessions, work, next_case, annotation, submission, refinement, dicomweb, stow),
-    *(sent_images, viewer, pages, comparison, review, login, logs, docs_page, audits, readiness),
+    *(infer, jobs, studies, sessions, work, next_case, assignments, annotation, submission, refinement, dicomweb, stow),
+    *(sent_images, viewer, pages, comparison, worklist, login, logs, docs_page, audits, readiness),
 )
 """Modules with the server's own routes."""
 

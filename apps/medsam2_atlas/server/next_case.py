@@ -25,5 +25,7 @@ def next_case(request: Request, strategy: str, params: Annotated[dict[str, Any] 
     instance = app_instance()
     check_strategy(strategy, instance._strategies)
     options = sample_parameters(instance, strategy, params or {})
-    sample: dict[str, Any] = activelearning.sample(strategy, options, user_of(request).name)
+    user = user_of(request)
+    options |= {"person": user.id, "person_name": user.name}
+    sample: dict[str, Any] = activelearning.sample(strategy, options, user.name)
     return {**sample, "path": ""} if sample else {}

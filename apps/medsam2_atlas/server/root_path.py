@@ -54,7 +54,7 @@ FIRST_SEGMENTS = frozenset(
             "scoring",
             "session",
         ),
-        *("static", "train"),
+        *("static", "train", "worklist"),
     }
 )
 """First segments of the server's own paths. No root path may begin with one, because the two would be indistinguishable."""

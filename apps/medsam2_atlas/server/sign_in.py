@@ -58,6 +58,10 @@ class Access:
         """Returns whether the token file contains a user of this name."""
         return self._tokens is not None and name in {person.name for person in self._tokens.people}
 
+    def may_be_user(self, name: str) -> bool:
+        """Returns whether a user of this name may exist: always if an issuer vouches for users, or without logins."""
+        return self._issuer is not None or self._tokens is None or self.has_user(name)
+
     def on_tokens_changed(self, notify: Callable[[frozenset[User], frozenset[User], str], None]) -> None:
         """Registers a function that is called whenever the token file has changed.
 

@@ -1,4 +1,4 @@
-"""`/datastore`: saves checked images and label maps with their author; lists, restores, confirms and accepts versions."""
+"""`/datastore`: saves checked images and label maps with their author; lists, restores, confirms and reviews versions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, Body, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 from starlette.background import BackgroundTask
@@ -22,7 +22,7 @@ from medsam2_atlas.base.json_text import plain
 from medsam2_atlas.imaging.decoding import check_same_size
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.sent_labels import renumber, volume_to_file
-from medsam2_atlas.storage import FINAL, Person, Version, suffix_of
+from medsam2_atlas.storage import FINAL, MAX_COMMENT, Person, Version, suffix_of
 from server.access import user_of
 from server.audit import note
 from server.forms import LimitedRoute
@@ -184,6 +184,24 @@ def accept_label(request: Request, label: str, version: int, tag: str = FINAL) -
     return _about(made.version)
 
 
+@router.post("/label/return", summary="Return a signed-off label map to its author, with a comment")
+def return_label(
+    request: Request,
+    label: str,
+    version: int,
+    comment: Annotated[str, Body(embed=True, max_length=MAX_COMMENT, description="what the author should change")],
+    tag: str = FINAL,
+) -> dict[str, Any]:
+    """Returns the returned version. It must be the current one (otherwise 409) and drawn by another person.
+
+    Models do not learn from it. It is the author's next case. 409 while the review stage is off.
+    """
+    user = user_of(request)
+    made = _datastore().store.return_label(label, tag, version, Person(user.name, user.id), comment)
+    app_instance().on_save_label(label, label)
+    return _about(made.version)
+
+
 @router.get("/dataset", summary="All images and their signed-off label maps, as a ZIP file")
 def download_dataset(limit_cases: int | None = None) -> Response:
     """Returns the ZIP file."""
@@ -237,5 +255,6 @@ def _about(version: Version) -> dict[str, Any]:
         "sha256": version.sha256,
         "info": plain(version.info),
         "accepted": dict(version.accepted) or None,
+        "returns": [dict(entry) for entry in version.returns],
     }
     return about | ({"pacs": version.info["pacs"]} if "pacs" in version.info else {})

@@ -9,6 +9,7 @@ its lock, so two people who submit at the same time cannot replace each other's 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -41,6 +42,10 @@ from tasks.annotated_case import AnnotatedCase, Chosen
 router = APIRouter(prefix="/annotation", tags=["Annotation"], route_class=LimitedRoute)
 
 log = logging.getLogger(__name__)
+
+
+MAX_ACTIVE = 7 * 86400
+"""Max seconds of activity that a client may send with a label map."""
 
 
 class Confirm(str, Enum):
@@ -88,6 +93,10 @@ async def submit(
     over: Annotated[int | None, Query(ge=1, le=10**9, description="newer version that the person wants to replace")] = None,
     known: Known = None,
     image_mark: ImageMark = "",
+    active_seconds: Annotated[
+        float | None, Query(ge=0, le=MAX_ACTIVE, description="time for which the person was active")
+    ] = None,
+    organ_seconds: Annotated[str, Query(description="the same by organ, such as 6:120,11:35.5")] = "",
 ) -> Response:
     """Saves a label map as the next final version and discards the person's draft.
 
@@ -95,7 +104,8 @@ async def submit(
     `over`, both are kept, the sent one as the newest. 409 with `confirm` (`empty` or `vanished`) and `organs` if the person has
     to confirm. 409 without both if the case has another image than the one with the `image_mark`.
     """
-    sent = _Sent(base_of(base_tag, base_version), tuple(_numbers(checked)), confirm, over, known, image_mark)
+    base, by_organ = base_of(base_tag, base_version), _seconds(organ_seconds)
+    sent = _Sent(base, tuple(_numbers(checked)), confirm, over, known, image_mark, active_seconds, by_organ)
     case = await opened(image)
     await run_in_threadpool(case.check_image, image_mark)
     file = await run_in_threadpool(scratch_file, ".nii.gz")
@@ -117,6 +127,8 @@ class _Sent:
     over: int | None
     known: int | None
     image_mark: str
+    active_seconds: float | None
+    organ_seconds: dict[int, float]
 
 
 def _written(case: AnnotatedCase, body: Path, file: Path) -> bool:
@@ -144,6 +156,7 @@ def _submit(request: Request, case: AnnotatedCase, file: Path, empty: bool, sent
         "from": "viewer",
         "base": None if base is None else {"tag": base.tag, "version": base.version},
         "checked": list(sent.checked),
+        "work": _work(image, user, sent),
         "expected_version": 0 if newest is None or newest.removed else newest.number,
         "confirm": agreed,
     }
@@ -163,6 +176,19 @@ def _submit(request: Request, case: AnnotatedCase, file: Path, empty: bool, sent
     app_instance().on_save_label(image, image)
     pacs = {"pacs": plain(version.info["pacs"])} if "pacs" in version.info else {}
     return JsonAnswer({"tag": FINAL, "version": version.number, **pacs}, 201)
+
+
+def _work(image: str, user: User, sent: _Sent) -> dict[str, Any]:
+    """Returns the seconds for which the person was active on the case: as the viewer sent them, or else as the server counted.
+
+    `organs` contains the viewer's seconds by organ number, if it sent them.
+    """
+    if sent.active_seconds is not None:
+        seconds, how = sent.active_seconds, "viewer"
+    else:
+        seconds, how = app_instance().datastore().claims.active_seconds(image, user.id), "server"
+    organs = {"organs": {str(organ): value for organ, value in sent.organ_seconds.items()}} if sent.organ_seconds else {}
+    return {"seconds": round(seconds, 1), "counted_by": how, **organs}
 
 
 def _known(sent: _Sent, newest: Version) -> int:
@@ -223,3 +249,18 @@ def _numbers(text: str) -> list[int]:
     if len(text) > 1000 or not {*parts} <= {str(number) for number in organ_table().indices}:
         raise InputError("checked", "is not a list of organ numbers.", "Send numbers of organs, separated by commas.")
     return sorted({int(part) for part in parts})
+
+
+def _seconds(text: str) -> dict[int, float]:
+    """Returns seconds by organ number.
+
+    Raises:
+        InputError: the text is no list of organ numbers with seconds.
+    """
+    found: dict[int, float] = {}
+    for part in filter(None, (part.strip() for part in text[:1000].split(","))):
+        match = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,6}(?:\.[0-9]{1,3})?)", part)
+        if match is None or int(match[1]) not in organ_table().indices or float(match[2]) > MAX_ACTIVE:
+            raise InputError("organ_seconds", "is not a list of organ numbers with seconds.", "Send them as 6:120,11:35.5.")
+        found[int(match[1])] = float(match[2])
+    return found

@@ -1,19 +1,26 @@
-"""The strategies for the next case, behind MONAI Label's interface. They use the measures that the background has stored."""
+"""The strategies for the next case, behind MONAI Label's interface. They use the measures that the background has stored.
+
+Cases that a reviewer returned to the person come first, then those assigned to the person, then the strategy's. Cases that are
+assigned to other people, or that others work on, come last.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from datastores.case_claims import CLAIM_SECONDS, Claims
 from datastores.descriptions import assignments, predictions_outdated
-from datastores.opened_cases import IN_WORK_SECONDS
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.active_learning import ScoreTable, choose
+from medsam2_atlas.active_learning import Choice, ScoreTable, choose
 from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.storage import FINAL, Assignment, Label, Version
 
 _DESCRIPTIONS = {
     "random": "Any case without a final label map",
@@ -22,6 +29,7 @@ _DESCRIPTIONS = {
     "uncertainty": "The case with the least certain score maps and prompts",
     "novelty": "The case with the worst registration and the lowest similarity to the references",
 }
+OTHERS = "; all other cases are being edited by other people, or assigned to them"
 
 
 class NextCase(Strategy):
@@ -39,31 +47,111 @@ class NextCase(Strategy):
         self._name, self._table, self._versions = name, table, versions
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Returns the `id` of the case, its `weight`, and the reason `why`; None if all cases have a final label map.
+        """Returns the `id` of the case, its `weight`, and the reason `why`; None if all cases are done.
 
-        A case that was assigned to another client in the last half hour, or that another person has opened in a viewer, is
-        chosen only if no other is left. `except` in the request names a case that is not chosen, because the person works on
-        it; `person` is the unique id of the person.
+        A case is done if it has a final label map that no reviewer has returned. In the request, `except` names a case that is
+        not chosen, because the person works on it; `person` is the unique id of the person, and `person_name` the name.
         """
         candidates = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        assert isinstance(datastore, StudyDatastore)
+        team = _Team(datastore, request)
         candidates = [study for study in candidates if study != request.get("except")]
-        now, client, person = time.time(), request.get("client_id"), request.get("person")
+        rows = dict(self._table.rows())
+        for study in [study for study, labels in team.labels.items() if predictions_outdated(labels)]:
+            rows.pop(study, None)
 
-        def in_work(study: str) -> bool:
-            try:
-                info = datastore.get_image_info(study)
-            except MedSAM2AtlasError:  # the study was just removed, or the PACS does not answer
-                return True
-            recent = [entry for entry in assignments(info).values() if now - entry["ts"] < IN_WORK_SECONDS]
-            people = datastore.opened.people(study) if isinstance(datastore, StudyDatastore) else set[str]()
-            own = person in people or any(client and entry.get("client_id") == client for entry in recent)
-            return bool(recent or people) and not own
+        def ranked(studies: list[str]) -> Choice | None:
+            return choose(self._name, studies, rows, versions=self._versions(), assigned=team.taken)
 
-        rows = self._table.rows()
-        if isinstance(datastore, StudyDatastore):
-            for study in [study for study, labels in datastore.store.labels().items() if predictions_outdated(labels)]:
-                rows.pop(study, None)
-        choice = choose(self._name, candidates, rows, versions=self._versions(), assigned=in_work)
-        if choice is None:
-            return None
-        return {"id": choice.study, "weight": choice.weight, "why": choice.why}
+        choice = self._first(candidates, team, ranked)
+        return None if choice is None else {"id": choice.study, "weight": choice.weight, "why": choice.why}
+
+    def _first(self, candidates: list[str], team: _Team, ranked: Callable[[list[str]], Choice | None]) -> Choice | None:
+        """Returns the first case in the order that the module describes; `ranked` chooses by the strategy."""
+        returned = team.returned
+        for study in returned:
+            if team.is_own(study) and not team.taken(study):
+                return Choice(study, 1.0, f"returned to you by {_return_of(returned[study])}")
+        own = [study for study in candidates if team.is_own(study) and not team.taken(study)]
+        if own and (choice := ranked(own)) is not None:
+            return Choice(choice.study, choice.weight, f"assigned to you by {team.assigner(choice.study)}; {choice.why}")
+        choice = ranked(candidates)
+        if choice is not None and not team.taken(choice.study):
+            return choice
+        left = sorted(returned, key=team.taken)
+        if left and (choice is None or not team.taken(left[0])):
+            version = returned[left[0]]
+            whose = version.author or "another person"
+            return Choice(left[0], 1.0, f"returned to {whose} by {_return_of(version)}; no other case is free")
+        return None if choice is None else Choice(choice.study, choice.weight, choice.why + OTHERS)
+
+
+@dataclass(frozen=True)
+class _Team:
+    """The claims, assignments and returned cases as one person sees them. Each is read once."""
+
+    datastore: StudyDatastore
+    request: Mapping[str, Any]
+
+    @cached_property
+    def labels(self) -> Mapping[str, Mapping[str, Label]]:
+        return self.datastore.store.labels()
+
+    @cached_property
+    def assigned(self) -> dict[str, Assignment]:
+        return self.datastore.store.assignments.all()
+
+    @cached_property
+    def claims(self) -> Claims:
+        return self.datastore.claims.all()
+
+    @cached_property
+    def returned(self) -> dict[str, Version]:
+        """The returned final versions by study, the oldest return first."""
+        broken, found = self.datastore.problems(), {}
+        for study, tags in self.labels.items():
+            final = tags.get(FINAL)
+            usable = final is not None and not final.problem and "image" not in broken.get(study, {})
+            if final is not None and usable and final.version.returned and study != self.request.get("except"):
+                found[study] = final.version
+        return dict(sorted(found.items(), key=lambda item: (item[1].returned.get("at", ""), item[0])))
+
+    def is_own(self, study: str) -> bool:
+        """Returns whether a case is the person's: by an assignment, or else because it was returned to the person."""
+        assignment = self.assigned.get(study)
+        if assignment is not None:
+            return bool(assignment.person) and assignment.person == self.request.get("person_name")
+        version = self.returned.get(study)
+        if version is None:
+            return False
+        if version.author_id:
+            return version.author_id == self.request.get("person")
+        return bool(version.author) and version.author == self.request.get("person_name")
+
+    def assigner(self, study: str) -> str:
+        """Returns the name of the reviewer who assigned a case."""
+        assignment = self.assigned.get(study)
+        return (assignment.by if assignment else "") or "a reviewer"
+
+    def taken(self, study: str) -> bool:
+        """Returns whether a case is another person's now: it is assigned to another person, or only others work on it."""
+        person, client = self.request.get("person"), self.request.get("client_id")
+        if study in self.assigned and not self.is_own(study):
+            return True
+        opened = [one for one in self.claims.opened(study) if one.claims]
+        if any(one.id == person for one in opened):
+            return False
+        if opened:
+            return True
+        try:
+            info = self.datastore.get_image_info(study)
+        except MedSAM2AtlasError:  # the study was just removed, or the PACS does not answer
+            return True
+        now = time.time()
+        recent = [entry for entry in assignments(info).values() if now - entry["ts"] < CLAIM_SECONDS]
+        return bool(recent) and not any(client and entry.get("client_id") == client for entry in recent)
+
+
+def _return_of(version: Version) -> str:
+    """Returns who returned a version, and the comment, as text."""
+    return f"{version.returned.get('by') or 'a reviewer'}: {version.returned.get('comment', '')}"

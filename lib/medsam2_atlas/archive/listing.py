@@ -23,7 +23,7 @@ Kind = Literal["version", "label", "image", "database", "other"]
 
 _UNFINISHED = re.compile(r"\.(part|old)-.*")
 _MADE_AGAIN = re.compile(
-    r"studies[^/]*\.sqlite|unreadable\.json|claims|pictures|verified\.jsonl|verifying\.jsonl|.*\.sqlite-(journal|wal|shm)"
+    r"studies[^/]*\.sqlite|claims\.sqlite|unreadable\.json|claims|pictures|verified\.jsonl|verifying\.jsonl|.*\.sqlite-(journal|wal|shm)"
     r"|.*\.damaged"
 )
 """Names in a work folder that are left out, since the program recreates the files."""

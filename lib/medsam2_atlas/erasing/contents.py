@@ -14,7 +14,8 @@ from medsam2_atlas.archive import Place
 from medsam2_atlas.base.files import text_of, write_json
 from medsam2_atlas.dicom.uids import uid_folder_name
 from medsam2_atlas.imaging.kinds import suffix_in
-from medsam2_atlas.storage import WORK_FOLDER
+from medsam2_atlas.storage import CLAIMS, WORK_FOLDER
+from medsam2_atlas.storage.assignments import ASSIGNMENTS
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,10 @@ def erase_rows(place: Place, study: str, checksums: Iterable[str]) -> None:
     alike: list[_Statement] = [
         ("DELETE FROM alike WHERE former = ? OR now = ?", (checksum, checksum)) for checksum in sorted(set(checksums))
     ]
-    for file in (place.studies / WORK_FOLDER).glob("studies*.sqlite"):
+    store = place.studies / WORK_FOLDER
+    for file in store.glob("studies*.sqlite"):
         _erase(file, of_study + alike)
+    _erase(store / CLAIMS, [(f"DELETE FROM {table} WHERE study = ?", (study,)) for table in ("opened", "work")])
     _erase(place.work / "learning.sqlite", [("DELETE FROM measures WHERE study = ?", (study,))])
 
 
@@ -63,6 +66,7 @@ def erase_from_reports(place: Place, study: str) -> None:
     _edit(work / "atlas" / "excluded.json", lambda content: [name for name in content if name != study])
     for file in {work / "unreadable.json", store / "unreadable.json"}:
         _edit(file, lambda content: {path: entry for path, entry in content.items() if not _of_study(Path(path), study)})
+    _edit(store / ASSIGNMENTS, lambda content: {name: one for name, one in content.items() if name != study})
     _edit(work / "series.json", lambda content: [entry for entry in content if study not in entry.values()])
     _edit(place.studies / "datastore_v2.json", lambda content: _unlisted(content, study), needed=True)
 

@@ -1,13 +1,14 @@
 """A studies folder: its layout, and a store that keeps every version of every label map."""
 
 from medsam2_atlas.base.choices import FINAL
-from medsam2_atlas.storage.acceptance import Person, ReviewStage
+from medsam2_atlas.storage.acceptance import MAX_COMMENT, Person, ReviewStage, may_judge
+from medsam2_atlas.storage.assignments import Assignment, Assignments
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.drafts import Draft, Drafts
 from medsam2_atlas.storage.entries import Image, Label, Saved
 from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import Fingerprints, same_image_as
-from medsam2_atlas.storage.folder import WORK_FOLDER, Study, StudyFolder, WorkFolder, stamp
+from medsam2_atlas.storage.folder import CLAIMS, WORK_FOLDER, Study, StudyFolder, WorkFolder, stamp
 from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
 from medsam2_atlas.storage.lock import FolderLock
@@ -18,10 +19,14 @@ from medsam2_atlas.storage.store import StudyStore
 from medsam2_atlas.storage.unopened import unopened_studies
 
 __all__ = [
+    "CLAIMS",
     "FINAL",
     "LINK_PROBLEM",
     "LINK_REMEDY",
+    "MAX_COMMENT",
     "WORK_FOLDER",
+    "Assignment",
+    "Assignments",
     "Draft",
     "Drafts",
     "Erased",
@@ -43,6 +48,7 @@ __all__ = [
     "copy_safely",
     "flush",
     "label_files",
+    "may_judge",
     "same_image_as",
     "stamp",
     "study_name",

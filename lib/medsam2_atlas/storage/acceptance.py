@@ -1,8 +1,12 @@
 """The review stage: models learn from a version of a `final` label map only after a reviewer has accepted it.
 
-`review.json` in the work folder records whether the stage is on, so that commands follow it as the server does. The acceptance
-is stored in the version's record. Clients cannot change it with the information that they send with a label map. A new version
-has no acceptance. Reviewers cannot accept their own label maps, so two people have seen each label map that models learn from.
+`review.json` in the work folder records whether the stage is on, so that commands follow it as the server does. A reviewer
+accepts a version, or returns it to its author with a comment. Both are stored in the version's record. Clients cannot change
+them with the information that they send with a label map. A new version has neither. Reviewers cannot accept or return their
+own label maps, so two people have seen each label map that models learn from.
+
+A return ends an acceptance, and an acceptance ends a return; the comment stays in the record. Models never learn from a
+returned version, even if the stage is turned off later.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from medsam2_atlas.storage.rows import LabelRow
 log = logging.getLogger(__name__)
 
 _FILE = "review.json"
+MAX_COMMENT = 2000
+"""Max number of characters of a reviewer's comment."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ def held_back(label: Label, review: ReviewStage) -> str:
         return f"is not a {FINAL} label map."
     if label.problem:
         return label.problem
+    if label.version.returned:
+        return f"is signed off as version {label.version.number}, but {returner(label.version)} has returned that version."
     if review.on and not label.version.accepted:
         return f"is signed off as version {label.version.number}, but no reviewer has accepted that version yet."
     return ""
@@ -96,24 +104,94 @@ def accepted(row: LabelRow, versions: Sequence[Version], number: int, person: Pe
         InputError: the label map is not `final`, or the reviewer has drawn it.
         ConflictError: another version is current, or the label map has a problem.
     """
-    version = row.version
-    if row.tag != FINAL:
-        raise InputError(
-            row.study, f"has a label map under {row.tag}: only {FINAL} label maps can be accepted.", "Leave out the tag."
-        )
-    if version.number != number:
-        raise ConflictError(
-            row.study, f"now has version {version.number} under {FINAL}, not {number}.", "Check and accept the current version."
-        )
+    version = _current(row, number, "accept")
     if row.problem:
         raise ConflictError(row.study, f"has a label map with a problem: {row.problem}", "Solve the problem first.")
-    if _drew(person, next((old for old in versions if old.sha256 == version.sha256), version)):
-        raise InputError(
-            row.study, f"has a label map that {person.name} drew: reviewers cannot accept their own.", "Ask another reviewer."
-        )
+    _check_other(row.study, versions, version, person, "accept")
     if version.accepted:
         return version
     return replace(version, accepted={"by": person.name, "by_id": person.id, "at": now()})
+
+
+def returned(row: LabelRow, versions: Sequence[Version], number: int, person: Person, comment: str) -> Version:
+    """Returns the record of the current version with a reviewer's comment. It replaces an earlier one of the same reviewer.
+
+    Args:
+        row: the current label map.
+        versions: all its versions in ascending order.
+        number: the number of the version that the reviewer has seen.
+        person: the reviewer.
+        comment: what the author should change; see `comment_of`.
+
+    Raises:
+        InputError: the label map is not `final`, the reviewer has drawn it, or the comment is empty or too long.
+        ConflictError: another version is current.
+    """
+    version, text = _current(row, number, "return"), comment_of(comment)
+    _check_other(row.study, versions, version, person, "return")
+    whose = (person.id, "" if person.id else person.name)
+    others = [old for old in version.returns if (old.get("by_id"), "" if old.get("by_id") else old.get("by")) != whose]
+    new = {"by": person.name, "by_id": person.id, "at": now(), "comment": text}
+    return replace(version, accepted={}, returns=(*others, new))
+
+
+def comment_of(text: str) -> str:
+    r"""Returns a comment without invisible characters, and without blanks at its ends.
+
+    Raises:
+        InputError: the comment is empty or too long.
+
+    >>> comment_of("  spleen:\tcut off ")
+    'spleen: cut off'
+    """
+    if len(text) > MAX_COMMENT:
+        raise InputError("comment", f"has {len(text)} characters; max {MAX_COMMENT}.", "Shorten it.")
+    shown = "".join(c if c == "\n" or c.isprintable() else " " if c.isspace() else "" for c in text).strip()
+    if not shown:
+        raise InputError("comment", "is empty.", "Write what the author should change.")
+    return shown
+
+
+def returner(version: Version) -> str:
+    """Returns the name of the reviewer who returned a version, or "a reviewer" if it is unknown."""
+    return version.returned.get("by") or "a reviewer"
+
+
+def may_judge(versions: Sequence[Version], person: Person) -> bool:
+    """Returns whether a reviewer may accept or return the newest of these versions: it is no removal, and not their own.
+
+    Args:
+        versions: all versions of a `final` label map in ascending order.
+        person: the reviewer.
+    """
+    return bool(versions) and not versions[-1].removed and not _drew(person, _first_saved(versions, versions[-1]))
+
+
+def _current(row: LabelRow, number: int, action: str) -> Version:
+    """Returns the current version of a `final` label map if it is the one that the reviewer has seen."""
+    if row.tag != FINAL:
+        raise InputError(
+            row.study, f"has a label map under {row.tag}: reviewers {action} only {FINAL} label maps.", "Leave out the tag."
+        )
+    if row.version.number != number:
+        raise ConflictError(
+            row.study,
+            f"now has version {row.version.number} under {FINAL}, not {number}.",
+            "Check the current version, and accept or return that one.",
+        )
+    return row.version
+
+
+def _check_other(study: str, versions: Sequence[Version], version: Version, person: Person, action: str) -> None:
+    if _drew(person, _first_saved(versions, version)):
+        raise InputError(
+            study, f"has a label map that {person.name} drew: reviewers cannot {action} their own.", "Ask another reviewer."
+        )
+
+
+def _first_saved(versions: Sequence[Version], version: Version) -> Version:
+    """Returns the first version with the same content: its author drew it, later ones only restored or confirmed it."""
+    return next((old for old in versions if old.sha256 == version.sha256), version)
 
 
 def _drew(person: Person, version: Version) -> bool:

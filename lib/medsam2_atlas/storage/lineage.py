@@ -49,6 +49,8 @@ class Version:
             empty if there were none, or if all contain the same voxels.
         author_id: the unique id of the author, such as `token:kim`; empty if unknown, as in records of earlier releases.
         accepted: the reviewer's acceptance (`by`, `by_id` and `at`); empty if there is none. Only the review stage sets it.
+        returns: the comments with which reviewers returned it (`by`, `by_id`, `at` and `comment`), the oldest first. They stay
+            if the version is accepted later. Only the review stage sets them.
     """
 
     number: int
@@ -63,6 +65,7 @@ class Version:
     doubled: tuple[str, ...] = ()
     author_id: str = ""
     accepted: Mapping[str, str] = field(default_factory=dict)
+    returns: tuple[Mapping[str, str], ...] = ()
 
     @classmethod
     def from_json(cls, text: str) -> Version:
@@ -78,16 +81,23 @@ class Version:
         if known.get("organs") is not None:
             known["organs"] = tuple(int(organ) for organ in known["organs"])
         known["doubled"] = tuple(str(name) for name in known.get("doubled") or ())
-        accepted = known.get("accepted")
-        known["accepted"] = {str(k): str(v) for k, v in accepted.items()} if isinstance(accepted, dict) else {}
+        known["accepted"] = _texts(known.get("accepted"))
+        returns = known.get("returns")
+        known["returns"] = tuple(filter(None, map(_texts, returns))) if isinstance(returns, list) else ()
         return cls(**known)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the content of the record. Without an acceptance, it is the record that earlier releases write."""
+        """Returns the content of the record. Without a reviewer's entries, it is the record that earlier releases write."""
         content = asdict(self)
-        if not self.accepted:
-            del content["accepted"]
+        for name in ("accepted", "returns"):
+            if not content[name]:
+                del content[name]
         return content
+
+    @property
+    def returned(self) -> Mapping[str, str]:
+        """The newest entry of `returns` if the version is not accepted; empty if it is, or if nobody returned it."""
+        return self.returns[-1] if self.returns and not self.accepted else {}
 
     @property
     def removed(self) -> bool:
@@ -240,6 +250,11 @@ class Lineage:
 
     def _record(self, number: int) -> Path:
         return self.folder / f"{number:05d}.json"
+
+
+def _texts(content: object) -> dict[str, str]:
+    """Returns the entries of a JSON object as texts; empty if it is not an object."""
+    return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def _as_text(version: Version) -> str:

@@ -23,7 +23,7 @@ from medsam2_atlas.base.errors import ConflictError, InputError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.imaging.labels import OrganTable
 from medsam2_atlas.imaging.volume import read_volume
-from medsam2_atlas.storage.acceptance import Person, accepted
+from medsam2_atlas.storage.acceptance import Person, accepted, returned
 from medsam2_atlas.storage.changes import LabelChanges
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.contents import StudyContents
@@ -120,7 +120,8 @@ class StudyStore(StudyContents):
         """
         file, old = self._intact(study, tag, number)
         info = {**old.info, "restored_from": number}
-        new = replace(old, origin="restored", author=author, author_id=author_id, made="", info=info, doubled=(), accepted={})
+        new = replace(old, origin="restored", author=author, author_id=author_id, made="", info=info)
+        new = replace(new, doubled=(), accepted={}, returns=())
         with self._errors("be saved", f"the label of {study} under {tag}"):
             made = self._changes.save(study, tag, file, new, None, lambda *_: None)
         return Saved(self._label(made.row), made.before)
@@ -173,6 +174,29 @@ class StudyStore(StudyContents):
         with self._errors("be accepted", f"the label of {study} under {tag}"):
             label = self.label(study, tag)
             made = self._changes.rewrite(study, tag, lambda row, all_: accepted(row, all_, number, person))
+        return replace(label, version=made.row.version)
+
+    def return_label(self, study: str, tag: str, number: int, person: Person, comment: str) -> Label:
+        """Records that a reviewer returns the current version of a `final` label map to its author; see `acceptance`.
+
+        Args:
+            study: the name of the study.
+            tag: the tag, which must be `final`.
+            number: the number of the version that the reviewer has seen.
+            person: the reviewer.
+            comment: what the author should change.
+
+        Raises:
+            NotFoundError: there is no label map.
+            InputError: the tag is not `final`, the reviewer has drawn the label map, or the comment is empty or too long.
+            ConflictError: another version is current, or the review stage is off.
+            StorageError: the comment cannot be written.
+        """
+        if not self.review.on:
+            raise ConflictError(study, "cannot be returned: the review stage is off.", "Turn it on: --conf server_review=true.")
+        with self._errors("be returned", f"the label of {study} under {tag}"):
+            label = self.label(study, tag)
+            made = self._changes.rewrite(study, tag, lambda row, all_: returned(row, all_, number, person, comment))
         return replace(label, version=made.row.version)
 
     def remove_label(self, study: str, tag: str, *, author: str = "", author_id: str = "") -> None:
