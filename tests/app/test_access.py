@@ -27,7 +27,7 @@ from token_files import bearer, token_of, tokens_for, write_tokens
 PEOPLE = {"kim": "annotator", "lee": "reviewer", "max": "admin"}
 FOR_ANNOTATORS = {
     "GET": "/ /figures /compare /compare/case /compare/picture /page/{file} /docs /openapi.json /info/ /auth/token/valid"
-    " /ohif/{path:path} /proxy/dicom/{path:path} /review /worklist/cases /worklist/summary /worklist/picture"
+    " /ohif/{path:path} /proxy/dicom/{path:path} /review /worklist/cases /worklist/summary /worklist/picture /worklist/next"
     " /jobs /jobs/{name} /jobs/{name}/events /jobs/{name}/result /session/{session_id} /train/ /scoring/"
     " /batch/infer /datastore/ /datastore/image /datastore/image/info /datastore/label /datastore/label/info"
     " /datastore/label/rtstruct /datastore/label/version /datastore/label/versions"

@@ -219,7 +219,13 @@ def test_a_login_never_redirects_to_another_site(client: TestClient, text: str) 
 
 @pytest.mark.parametrize(
     "page",
-    ["/figures", "/?state=in+work&page=2", "/review?q=a", "/ohif/viewer?StudyInstanceUIDs=1.2&x=%2F", "/worklist/picture?study=a%20b"],
+    [
+        "/figures",
+        "/?state=in+work&page=2",
+        "/review?q=a",
+        "/ohif/viewer?StudyInstanceUIDs=1.2&x=%2F",
+        "/worklist/picture?study=a%20b",
+    ],
 )
 def test_a_login_returns_to_the_requested_page(client: TestClient, page: str) -> None:
     asked = client.get(page, headers={"Accept": "text/html"})

@@ -150,7 +150,10 @@ def test_paths_without_a_trailing_slash_are_redirected(client: TestClient) -> No
         assert "://" not in answer.headers["location"]  # TLS ends at the proxy
         assert urljoin(f"https://host{ROOT}{path}", answer.headers["location"]) == f"https://host{ROOT}{target}"
     moved = client.get("/review?q=a", headers=kim())
-    assert (moved.status_code, urljoin(f"https://host{ROOT}/review", moved.headers["location"])) == (308, f"https://host{ROOT}/?q=a")
+    assert (moved.status_code, urljoin(f"https://host{ROOT}/review", moved.headers["location"])) == (
+        308,
+        f"https://host{ROOT}/?q=a",
+    )
 
 
 def test_the_documentation_contains_the_root_path(client: TestClient) -> None:

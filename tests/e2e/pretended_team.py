@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import uvicorn
@@ -47,7 +47,9 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "disagreement": None if state == "new" else round((number * 53 % 70) / 100, 2),
         "uncertainty": 0.2,
         "novelty": 0.3,
-        "check": [] if state in ("new", "signed off") else [[ORGANS[(number + k) % 6], 0.21 + 0.13 * k] for k in range(number % 4)],
+        "check": []
+        if state in ("new", "signed off")
+        else [[ORGANS[(number + k) % 6], 0.21 + 0.13 * k] for k in range(number % 4)],
         "checks": 0 if state in ("new", "signed off") else number % 4,
         "problem": "the image cannot be read: the file ends early." if state == "problem" else "",
         "why": "" if state in ("new", "problem") else "pancreas and duodenum differ most between medsam2_atlas and unet_3d",
@@ -129,7 +131,7 @@ def pretended_app(team: Team) -> FastAPI:
 
     @app.get("/worklist/cases")
     def cases(
-        state: list[str] = Query([]),
+        state: Annotated[list[str] | None, Query()] = None,
         person: str = "",
         organ: str = "",
         model: str = "",
@@ -145,7 +147,9 @@ def pretended_app(team: Team) -> FastAPI:
         found = [one for one in found if not model or model in one["models"]]
         found = [one for one in found if q.lower() in f"{one['patient']} {one['description']} {one['date']}".lower()]
         if sort != "priority":
-            found.sort(key=lambda one: (one[sort] is None, one[sort] or 0 if sort in ("confidence", "disagreement") else one[sort]))
+            found.sort(
+                key=lambda one: (one[sort] is None, one[sort] or 0 if sort in ("confidence", "disagreement") else one[sort])
+            )
             found = found[::-1] if down else found
         people = sorted({one["author"] for one in team.rows} - {""})
         return {
@@ -156,6 +160,7 @@ def pretended_app(team: Team) -> FastAPI:
             "counts": team.summarised()["counts"],
             "people": people,
             "models": ["medsam2_atlas", "unet_3d"],
+            "organs": sorted(ORGANS),
             "rows": found[(page - 1) * size : page * size],
         }
 
@@ -177,7 +182,7 @@ def pretended_app(team: Team) -> FastAPI:
         return Response(stream.getvalue(), media_type="image/png")
 
     @app.post("/worklist/claim")
-    def claim(body: dict[str, Any] = Body()) -> Any:
+    def claim(body: Annotated[dict[str, Any], Body()]) -> Any:
         other = team.held.get(body["study"])
         if other:
             return errors.respond(409, f"{other} has had this case open since 10:12.", "Take another case.")
@@ -186,7 +191,13 @@ def pretended_app(team: Team) -> FastAPI:
     @app.post("/worklist/next")
     def next_case() -> dict[str, Any]:
         left = [one for one in team.rows if one["action"] in ("segment", "correct")]
-        return {"study": left[0]["study"], "why": left[0]["why"] or "first by name", "viewer": left[0]["viewer"]} if left else {}
+        return (
+            {"study": left[0]["study"], "why": left[0]["why"] or "first by name", "viewer": left[0]["viewer"]} if left else {}
+        )
+
+    @app.get("/worklist/next")
+    def next_reason() -> dict[str, Any]:
+        return {key: value for key, value in next_case().items() if key in ("study", "why")}
 
     @app.get("/worklist/figures")
     def figures(days: int = 30) -> dict[str, Any]:
@@ -195,12 +206,19 @@ def pretended_app(team: Team) -> FastAPI:
     @app.get("/compare/case")
     def compared(study: str) -> dict[str, Any]:
         organs = [{"label": k + 1, "name": name, "title": name.replace("_", " ").capitalize()} for k, name in enumerate(ORGANS)]
-        return {"study": study, "title": "P-0001 · Abdomen", "versions": team.versions, "organs": organs, "viewer": "ohif/annotate"}
+        return {
+            "study": study,
+            "title": "P-0001 · Abdomen",
+            "versions": team.versions,
+            "organs": organs,
+            "viewer": "ohif/annotate",
+        }
 
     @app.get("/annotation/compare")
     def difference(first: str, second: str) -> dict[str, Any]:
         organs = {
-            str(k): {"dice": 1 - 0.13 * k, "first_ml": 20.5 * k, "second_ml": 22.0 * k, "worst": [40 + k, 30 + k]} for k in range(1, 5)
+            str(k): {"dice": 1 - 0.13 * k, "first_ml": 20.5 * k, "second_ml": 22.0 * k, "worst": [40 + k, 30 + k]}
+            for k in range(1, 5)
         }
         return {"organs": {**organs, "4": {"dice": 0.0, "first_ml": 0.0, "second_ml": 3.2, "worst": [12]}}}
 

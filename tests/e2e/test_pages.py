@@ -197,7 +197,9 @@ def test_an_annotator_is_not_offered_what_only_reviewers_may_do(page: Any, url: 
     go(page, url)
     page.get_by_label("More about P-0003", exact=True).click()
     assert page.get_by_role("dialog").locator(".buttons").first.inner_text().split("\n")[0] == "Open in the viewer"
-    assert page.get_by_text("Return …").count() == page.get_by_text("Assign …").count() == page.get_by_text("Accept").count() == 0
+    assert (
+        page.get_by_text("Return …").count() == page.get_by_text("Assign …").count() == page.get_by_text("Accept").count() == 0
+    )
     assert not page.locator("#upload").is_visible()
 
 
@@ -249,7 +251,10 @@ def test_own_jobs_show_their_progress_and_can_be_cancelled(page: Any, url: str) 
 
 def test_names_from_outside_are_shown_as_text(page: Any, url: str) -> None:
     fields = ("study", "patient", "description", "author", "why", "assigned")
-    hostile = {name: HOSTILE for name in fields} | {"comment": {"by": HOSTILE, "time": "", "text": HOSTILE}, "opened": [HOSTILE]}
+    hostile = dict.fromkeys(fields, HOSTILE) | {
+        "comment": {"by": HOSTILE, "time": "", "text": HOSTILE},
+        "opened": [HOSTILE],
+    }
     TEAM.rows = [row(4, **hostile, problem=HOSTILE, check=[[HOSTILE, 0.2]], claimed={"person": HOSTILE, "since": "x"})]
     TEAM.summary = {"you": {"name": HOSTILE, "role": HOSTILE}, "models": [{"name": HOSTILE, "title": HOSTILE, "mark": HOSTILE}]}
     TEAM.figures = {**FIGURES, "agreement": [{"study": HOSTILE, "people": [HOSTILE], "dice": {HOSTILE: 0.2}, "mean": 0.2}]}
@@ -299,7 +304,10 @@ def test_pages_have_no_serious_accessibility_problem(page: Any, url: str, scheme
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     TEAM.rows[5].update(mine=True)
     job = {"id": "a1", "kind": "unet_3d", "subject": "P-0003", "state": "running", "stage": "network", "share": 0.4}
-    TEAM.summary = {"queue": {"running": 1, "waiting": 0, "yours": [job]}, "may": {"upload": True, "assign": True, "review": True}}
+    TEAM.summary = {
+        "queue": {"running": 1, "waiting": 0, "yours": [job]},
+        "may": {"upload": True, "assign": True, "review": True},
+    }
     for path, part in (
         ("", "#cases tbody tr"),
         ("?q=none", "#empty h2"),

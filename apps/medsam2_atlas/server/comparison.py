@@ -58,7 +58,9 @@ async def show_picture(
         note(request.scope, study=study, tag=one.tag, version=one.version)
 
     def draw() -> Response:
-        known = "/".join((case.image_mark, *(f"{one.tag}/{case.version(one).sha256}" for one in chosen), str(instance._models.hu)))
+        known = "/".join(
+            (case.image_mark, *(f"{one.tag}/{case.version(one).sha256}" for one in chosen), str(instance._models.hu))
+        )
 
         def load() -> tuple[Any, Any, Any, Any]:
             labels = [case.labels(one, person)[0] for one in chosen]

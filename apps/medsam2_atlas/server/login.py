@@ -35,7 +35,7 @@ _FORM = """<form method="post" action="login">
 <label>Token or password
 <input name="password" type="password" autocomplete="current-password" aria-describedby="help" required></label>
 <button>Log in</button></form>
-<p class="help" id="help">The operator of this server gives you a token. You stay logged in on this browser for some hours, or until
+<p class="help" id="help">The operator of this server gives you a token. This browser stays logged in for some hours, or until
 you log out.</p>"""
 _CONTINUE = '<p><a href="{page}">Continue to the page</a></p>'
 _ALREADY = '<p>Already logged in? <a href="{page}">Continue</a></p>'

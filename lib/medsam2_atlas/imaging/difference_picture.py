@@ -20,7 +20,12 @@ _LEAST_MM = 90.0
 
 
 def draw_difference(
-    hu: np.ndarray, first: np.ndarray, second: np.ndarray, spacing: tuple[float, float], organ: int, table: OrganTable | None = None
+    hu: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    spacing: tuple[float, float],
+    organ: int,
+    table: OrganTable | None = None,
 ) -> Image.Image:
     """Returns three square panels side by side, cropped to the surroundings of an organ.
 

@@ -38,7 +38,7 @@ def difference_picture(
     pair: str,
     shown: Shown,
     load: Callable[[], tuple[Path, DicomOrder, np.ndarray, np.ndarray]],
-    others: Callable[[np.ndarray, np.ndarray], Sequence[Shown]] = lambda first, second: (),
+    others: Callable[[np.ndarray, np.ndarray], Sequence[Shown]],
     hu: HuRule = CHECK,
 ) -> Path:
     """Returns the picture (PNG) of a slice. If it has to be drawn, those of other slices are drawn too, with the CT read once.
@@ -66,7 +66,9 @@ def difference_picture(
         return file_of(shown)
     file, order, first, second = load()
     if shown.slice >= len(first):
-        raise InputError("slice", f"{shown.slice} does not exist; the CT has {len(first)}.", "Choose a slice of the comparison.")
+        raise InputError(
+            "slice", f"{shown.slice} does not exist; the CT has {len(first)}.", "Choose a slice of the comparison."
+        )
     volume = read_volume(file)
     with suppress(InputError):  # values that the HU check refuses are drawn unchanged
         volume = to_hu(volume, hu)

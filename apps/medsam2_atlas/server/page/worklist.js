@@ -10,7 +10,7 @@ import { address, ask, send } from './server.js';
 import { showEmpty, showModels, showProgress, showQueue } from './summary.js';
 import { followUploads } from './upload.js';
 
-const BUSY_MS = 5000; // while a job runs
+const BUSY_MS = 5000; // while a job runs, or models are loaded
 const QUIET_MS = 20000;
 const TYPING_MS = 250;
 const NEXT = 'medsam2_atlas.next'; // the viewer shows from there why a case is the next one
@@ -47,7 +47,7 @@ async function load(quiet = false) {
   } finally {
     if (loading === mine) {
       byId('cases').setAttribute('aria-busy', 'false');
-      timer = setTimeout(refresh, summary?.queue.yours.some(job => job.state === 'running') ? BUSY_MS : QUIET_MS);
+      timer = setTimeout(refresh, summary && (!summary.models.length || summary.queue.yours.some(job => job.state === 'running')) ? BUSY_MS : QUIET_MS);
     }
   }
 }
@@ -85,11 +85,13 @@ function show() {
   showFilters();
 }
 
-/** Shows the reason for the next case: that of the first row in the order of priority that needs work. */
-function showReason() {
+/** Shows which case is the next one, and why. */
+async function showReason() {
   const left = summary.total - (summary.counts['signed off'] || 0) - (summary.counts['waits for review'] || 0);
   byId('next').disabled = left <= 0;
-  byId('next-reason').textContent = left <= 0 ? (summary.total ? 'Nothing is left to annotate.' : '') : summary.next?.why || 'The case from which the team learns most comes first.';
+  const found = left <= 0 ? {} : await ask('worklist/next').catch(() => ({ why: ' ' }));
+  byId('next').disabled = !found.why;
+  byId('next-reason').textContent = found.why || (summary.total ? 'Nothing is left to annotate.' : '');
 }
 
 function showPages() {
@@ -114,7 +116,7 @@ function showFilters() {
   if (list) {
     options(byId('person'), 'Anybody', list.people, filters.person);
     options(byId('model'), 'Any model', list.models, filters.model);
-    options(byId('organ'), 'Any organ', list.organs || organsOf(list), filters.organ);
+    options(byId('organ'), 'Any organ', list.organs, filters.organ);
   }
   if (document.activeElement !== byId('search')) {
     byId('search').value = filters.q;
@@ -128,8 +130,6 @@ function showFilters() {
     header.setAttribute('aria-sort', sorted ? (filters.down ? 'descending' : 'ascending') : 'none');
   }
 }
-
-const organsOf = ({ rows }) => [...new Set(rows.flatMap(row => row.check.map(([organ]) => organ)))].sort();
 
 function toggleState(state) {
   const { state: chosen } = filters;
