@@ -100,7 +100,8 @@ serve: $(VENV)/.installed  ## start the server: make serve STUDIES=folder-or-URL
 orthanc: e2e-tools  ## start an Orthanc that only this machine can reach, for OHIF: make orthanc [ORTHANC_DATA=folder]
 	apps/orthanc.sh "$(ORTHANC_DATA)"
 
-e2e-tools:  ## install Orthanc, Chromium and Caddy from Debian (needs root), and the annotator's viewer, if they are missing
+e2e-tools:  ## install Orthanc, Chromium and Caddy from Debian (needs root), the annotator's viewer and axe-core, if they are missing
+	@test ! -x $(BIN)/python || $(BIN)/python tests/e2e/axe.py
 	@test ! -x $(BIN)/medsam2-atlas || $(BIN)/medsam2-atlas viewer | grep -q @ohif/app || $(BIN)/medsam2-atlas viewer fetch
 	@command -v chromium >/dev/null && command -v caddy >/dev/null && { command -v Orthanc >/dev/null || test -x /usr/sbin/Orthanc; } || { \
 		root=$$(test "$$(id -u)" = 0 || echo sudo); \

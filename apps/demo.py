@@ -123,7 +123,7 @@ def _fresh_studies(out: Path, image: Path) -> Path:
 def _keep(serving: _Serving) -> None:
     """Starts the server again, prints the viewer's address, and waits for Ctrl+C."""
     with suppress(KeyboardInterrupt), serving.running(_VIEWER_PORT) as (url, process):
-        console.print(f"The viewer is at [bold]{url}/ohif/[/], the list of cases at {url}/review. Ctrl+C ends the server.")
+        console.print(f"The viewer is at [bold]{url}/ohif/[/], the worklist at {url}/. Ctrl+C ends the server.")
         if process.wait() not in (0, -signal.SIGINT, 128 + signal.SIGINT):  # the terminal sends Ctrl+C to the server, too
             raise SystemExit(f"the server stopped; its log is {serving.log}")
 

@@ -20,6 +20,7 @@ with plain_endings():  # importing takes seconds, in which people press Ctrl+C
     from monailabel.client import MONAILabelClient
     from monailabel.client.client import MONAILabelClientException
 
+    from medsam2_atlas.active_learning import MEASURED
     from medsam2_atlas.base.console import console, echo
     from medsam2_atlas.base.errors import InputError, NotFoundError, UnavailableError
     from medsam2_atlas.evaluation import dice_per_organ, mean_dice
@@ -50,8 +51,8 @@ def main(labels: Path, server: str, count: int, strategy: str, model: str, wait:
         client = MONAILabelClient(server, tmpdir=received, client_id="practice")
         for number in range(1, count + 1):
             try:
-                if number == 1:
-                    _wait_for_measures(server, strategy, wait)
+                if number == 1 and strategy in MEASURED:
+                    _wait_for_measures(server, wait)
                 study, why, seconds, dice = _sign_off(client, labels, strategy, model)
             except OSError as error:
                 remedy = "Start it: medsam2-atlas serve STUDIES --atlas ATLAS"
@@ -70,19 +71,19 @@ def main(labels: Path, server: str, count: int, strategy: str, model: str, wait:
         echo(f"{len(found)} cases signed off; mean Dice of {model} before correction {sum(found) / len(found):.3f}")
 
 
-def _wait_for_measures(server: str, strategy: str, seconds: float) -> None:
-    """Waits until all cases that can be chosen have been measured; the server does that while no client waits for a model."""
+def _wait_for_measures(server: str, seconds: float) -> None:
+    """Waits until the server has measured all cases that it measures; it does that while no client waits for a model."""
     deadline = time.monotonic() + seconds
     with console.status("the server measures its cases …") as status:
         while time.monotonic() < deadline:
-            answer = requests.get(f"{server.rstrip('/')}/review/cases", timeout=60)
+            answer = requests.get(f"{server.rstrip('/')}/worklist/summary", timeout=60)
             if not answer.ok:  # the request for the next case is refused too, and reports the reason
                 return
-            free = [case for case in answer.json() if case["state"] != "signed off" and not case["problem"]]
-            missing = [case for case in free if case.get(strategy, 0) is None]  # strategies such as `first` measure nothing
-            if not missing:
+            learning, counts = answer.json()["learning"], answer.json()["counts"]
+            left = any(counts[state] for state in ("new", "predicted", "in work"))
+            if not (left and learning["on"]) or (learning["of"] and learning["done"] >= learning["of"]):
                 return
-            status.update(f"the server measures its cases: {len(free) - len(missing)} of {len(free)} …")
+            status.update(f"the server measures its cases: {learning['done']} of {learning['of']} …")
             time.sleep(2)
 
 

@@ -51,7 +51,6 @@ from tasks import replies
 from tasks.about import described, organs_of
 from tasks.atlas_trainer import ATLAS_TRAINER, AtlasTrainTask
 from tasks.batch_task import BatchTask
-from tasks.case_states import case_states, picture
 from tasks.claims import claimed, in_work_process
 from tasks.compare_task import CompareTask
 from tasks.housekeeper import Housekeeper
@@ -63,6 +62,7 @@ from tasks.scoring_method import OrganScoring
 from tasks.segmenter_task import SegmenterTask
 from tasks.unet_trainer import UNetTrainTask
 from tasks.work_device import forget_gpu_names
+from tasks.worklist_parts import WorklistParts
 
 log = logging.getLogger(__name__)
 
@@ -294,17 +294,10 @@ class MedSAM2AtlasApp(MONAILabelApp):
         """The unsaved label maps of people who edit in a viewer."""
         return Drafts(self._studies().store, self._config.drafts_mb * 1_000_000)
 
-    def cases(self) -> list[dict[str, Any]]:
-        """Returns the state and measures of all cases, for the review page."""
-        return case_states(self._studies(), self._table, tuple(self._tasks), self._learner.problems())
-
-    def picture(self, study: str) -> Path:
-        """Returns the file of a picture of a case, for the review page.
-
-        Raises:
-            NotFoundError: the case is unknown, or has no label map.
-        """
-        return picture(self._studies(), study, tuple(self._tasks), self._models.hu)
+    @cached_property
+    def worklist(self) -> WorklistParts:
+        """The parts behind `/worklist`."""
+        return WorklistParts(self._studies(), self._all, self._table, self._learner, self.drafts, self._models.hu, self._learns)
 
     def forget_cases(self) -> bool:
         """Drops all kept data of CTs; returns whether no case was running, see `Models.forget_cases`."""

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 import requests
 
+from app.cases import listed
 from app.fake_pacs import FakePacs, fake_pacs
 from app.running import server
 from dicom.series.test_order_in_viewers import as_in_viewers
@@ -91,8 +92,7 @@ def test_a_case_is_found_by_its_dicom_uids(url: str, series: dict[str, tuple[str
     # links name the series, because a study may contain several CTs
     following = found.json()["next"]
     assert following["viewer"].endswith(f"&SeriesInstanceUIDs={following['image']}")
-    listed = {one["study"]: one["viewer"] for one in requests.get(f"{url}/review/cases", timeout=10).json()}
-    assert listed[uid] == f"/ohif/monai-label?StudyInstanceUIDs={study}&SeriesInstanceUIDs={uid}"
+    assert listed(url)[uid]["viewer"] == f"/ohif/monai-label?StudyInstanceUIDs={study}&SeriesInstanceUIDs={uid}"
     assert ask(url, "GET", "case", study="1.2.3.4", series=uid).status_code == 404
     assert ask(url, "GET", "case", study=study, series="1.2.3").status_code == 404
     assert ask(url, "GET", "case", study=study).status_code == 422

@@ -456,7 +456,6 @@ def test_sample_cts_are_known_as_phantoms(url: str) -> None:
     assert (real["demo_weights"], real["phantom"], real["offered_model"]) == (True, None, "unet_3d")
     assert (sample["demo_weights"], sample["phantom"], sample["title"]) == (True, True, "sample")
     assert set(real["missing"]) == {"unet_2d", "atlas", "medsam2_atlas"}
-    assert '<p class="mark" id="demo">Demo weights: ' in requests.get(f"{url}/review", headers=bearer(token_of(KIM))).text
 
 
 def test_on_a_real_ct_the_atlas_is_offered_before_demo_weights() -> None:

@@ -13,6 +13,7 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 
+from app.cases import listed
 from medsam2_atlas.atlas import ReferenceFiles
 from waiting import until
 
@@ -85,18 +86,16 @@ def test_many_simultaneous_annotators_are_all_answered(url: str) -> None:
         assert set().union(*pool.map(ask, range(12))) == {200}
 
 
-def test_a_page_shows_the_cases_with_pictures(url: str) -> None:
+def test_the_worklist_shows_the_cases_with_pictures(url: str) -> None:
     requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
-    page = requests.get(f"{url}/review")
-    assert page.headers["content-type"].startswith("text/html")
-    assert "review/cases" in page.text
-    cases = {case["study"]: case for case in requests.get(f"{url}/review/cases").json()}
+    assert requests.get(f"{url}/review?q=a").url == f"{url}/?q=a"
+    cases = listed(url)
     assert set(cases) == {"first", "second"}
     assert "unet_3d" in cases["first"]["models"]
-    shown = requests.get(f"{url}/review/picture", {"study": "first"})
+    shown = requests.get(f"{url}/worklist/picture", {"study": "first"})
     assert shown.headers["content-type"] == "image/png"
     assert shown.content.startswith(b"\x89PNG")
-    assert requests.get(f"{url}/review/picture", {"study": "../first"}).status_code == 404
+    assert requests.get(f"{url}/worklist/picture", {"study": "../first"}).status_code == 404
 
 
 def test_health_and_metrics_are_served(url: str) -> None:

@@ -74,7 +74,7 @@ def test_every_route_is_either_recorded_or_listed_as_not_recorded(tmp_path: Path
     ("method", "url", "action", "study", "more"),
     [
         ("GET", "/datastore/image?image=a", "image.read", "a", {}),
-        ("GET", "/review/picture?study=a", "image.read", "a", {}),
+        ("GET", "/worklist/picture?study=a", "image.read", "a", {}),
         ("GET", "/proxy/dicom/wado/studies/1.2/series/1.2.3/instances/4/frames/1", "image.read", "1.2.3", {}),
         ("GET", "/proxy/dicom/wado/studies/1.2/series/1.2.3/metadata", "image.read", "1.2.3", {}),
         ("GET", "/proxy/dicom/wado?requestType=WADO&studyUID=1&seriesUID=1.2.3", "image.read", "1.2.3", {}),

@@ -208,7 +208,7 @@ def test_damaged_files_do_not_break_listings(url: str, studies: Path) -> None:
     assert about.status_code == 200
     assert "cannot be read" in about.json()["scoring"]["organs"]["results"]["x-against-y"]["problem"]
     assert "cannot be read" in about.json()["train_stats"]["unet_3d"]["problem"]
-    for route in ("/datastore/?output=all", "/datastore/?output=train", "/datastore/", "/review/cases"):
+    for route in ("/datastore/?output=all", "/datastore/?output=train", "/datastore/", "/worklist/cases"):
         assert requests.get(url + route).status_code == 200, route
     assert requests.post(f"{url}/activelearning/first", json={"client_id": "x"}).json()["id"] == "first"
     (work / "about.json").unlink()

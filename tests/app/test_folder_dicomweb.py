@@ -17,6 +17,7 @@ from dicomweb_client import DICOMwebClient
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from app.cases import listed
 from app.running import server
 from medsam2_atlas.dicom import LabelOrigin, write_seg
 from medsam2_atlas.imaging.volume import read_labels, read_volume
@@ -297,8 +298,7 @@ def test_a_study_is_named_by_its_uid_in_other_routes(url: str, viewer: DICOMwebC
         assert (about["StudyInstanceUID"], about["SeriesInstanceUID"]) == (study, series)
         assert about["name"].startswith("SAR.")
     assert requests.get(f"{url}/datastore/image/info", {"image": "2.25.1"}).status_code == 404
-    (case,) = (case for case in requests.get(f"{url}/review/cases").json() if case["study"] == "SAR")
-    assert case["viewer"].endswith(f"StudyInstanceUIDs={study}")
+    assert listed(url)["SAR"]["viewer"].endswith(f"StudyInstanceUIDs={study}")
 
 
 def test_a_removed_study_vanishes(url: str, viewer: DICOMwebClient, folder: Path) -> None:

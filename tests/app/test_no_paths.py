@@ -166,7 +166,15 @@ def test_no_answer_during_a_days_work_contains_a_path(
     assert walk.ask("POST", "/activelearning/first", json={}).json()["path"] == ""
     scored = walk.ask("POST", "/scoring/organs", params={"run_sync": True}, json={"y_pred": "unet_3d"})
     assert scored.json()["studies"]["first"]
-    for path in ("/datastore/", "/datastore/?output=all", "/datastore/?output=train", "/review/cases", "/readyz", "/info/"):
+    for path in (
+        "/datastore/",
+        "/datastore/?output=all",
+        "/datastore/?output=train",
+        "/worklist/cases",
+        "/worklist/summary",
+        "/readyz",
+        "/info/",
+    ):
         assert walk.ask("GET", path).status_code == 200
     assert "[studies]" in walk.ask("GET", "/logs/", params={"lines": 100_000}).text
 

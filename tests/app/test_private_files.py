@@ -55,7 +55,7 @@ def test_other_users_cannot_read_the_servers_files(group: bool, short_files: Ref
         answer = requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
         assert answer.status_code == 200, answer.text
         assert requests.get(f"{url}/datastore/dataset").ok
-        assert requests.get(f"{url}/review/picture?study=first").ok
+        assert requests.get(f"{url}/worklist/picture?study=first").ok
         assert requests.delete(f"{url}/datastore/image?id=second").ok
         lines = requests.get(f"{url}/audit").text
         modes = made_below(studies, but=own)

@@ -147,7 +147,7 @@ def _annotate(here: Installation) -> str:
         kim.predict("compare", "open", first="atlas")
         kim.ask("POST", "/activelearning/first", json={"client_id": "slicer-kim"})
         lee.ask("POST", "/scoring/organs", {"run_sync": True}, json={"y": "final", "y_pred": "atlas"})
-        lee.ask("GET", "/review/picture", {"study": "signed"})
+        lee.ask("GET", "/worklist/picture", {"study": "signed"})
         edited = read_labels(labels("grown", grow=1), image=studies / "grown.nii.gz").array
         begun = {"image": "grown", "base_tag": "final", "base_version": 1}
         kim.ask("PUT", "/annotation/draft", begun, data=pack(edited))

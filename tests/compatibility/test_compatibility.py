@@ -209,11 +209,12 @@ def test_comparisons_are_kept(opened: Opened, copy: Path) -> None:
 
 
 def test_pictures_are_not_drawn_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medsam2_atlas.imaging.hounsfield import CHECK
     from medsam2_atlas.studies import pictures
-    from tasks import case_states as review
+    from tasks.case_pictures import CasePictures
 
     monkeypatch.setattr(pictures, "write_preview", never)
-    assert review.picture(StudyDatastore(opened.home / "studies", MODELS), "signed", MODELS).stat().st_size > 1000
+    assert CasePictures(StudyDatastore(opened.home / "studies", MODELS), MODELS, CHECK).file("signed").stat().st_size > 1000
 
 
 def test_files_that_ended_a_reader_are_still_listed(copy: Path) -> None:
@@ -268,7 +269,8 @@ def test_the_real_server_serves_them(opened: Opened, copy: Path, tmp_path: Path)
     with Installation(folder, copy).server(copy / "studies", *options) as url:
         assert requests.get(f"{url}/info/", timeout=60).status_code == 401
         kim = Person(url, "kim")
-        states = {case["study"]: case["state"] for case in kim.ask("GET", "/review/cases").json()}
+        rows = kim.ask("GET", "/worklist/cases", {"size": 200}).json()["rows"]
+        states = {row["study"]: row["state"] for row in rows}
         kept = expected["review"]["cases"]
         assert states == {study: case["state"] for study, case in kept.items()} | {"broken": "problem"}
         versions = kim.ask("GET", "/datastore/label/versions", {"label": "signed", "tag": "final"}).json()

@@ -91,7 +91,7 @@ def test_a_read_only_installation_of_another_user_serves_saves_and_restarts(
         client.save_label("0", str(references[0].label), "final", {})
         session = client.create_session(str(references[0].image))["session_id"]
         assert client.get_session(session)["name"] == session
-        picture = requests.get(f"{url}/review/picture", params={"study": "0"})
+        picture = requests.get(f"{url}/worklist/picture", params={"study": "0"})
         assert picture.status_code == 200, picture.text
         assert {path.name for path in app.data.iterdir()} == {"studies", "state", "sessions", "tmp"}
     with serving(app, "/data/studies") as url:  # with the same process number as before, in another namespace

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import requests
 import SimpleITK as sitk
 
+from app.cases import listed
 from app.running import server
 from oriented_files import ORIENTATIONS, direction_of, rotation, small_ct
 
@@ -56,9 +56,8 @@ def page() -> Iterator[Any]:
 
 
 def opened(page: Any, url: str, study: str) -> dict[str, Any]:
-    """Opens a study as `/review` does, and returns the viewer's volume once it is loaded."""
-    (case,) = (case for case in requests.get(f"{url}/review/cases").json() if case["study"] == study)
-    page.goto(f"{url}{case['viewer']}", wait_until="domcontentloaded")
+    """Opens a study as the worklist does, and returns the viewer's volume once it is loaded."""
+    page.goto(f"{url}{listed(url)[study]['viewer']}", wait_until="domcontentloaded")
     page.wait_for_function(_VOLUME, timeout=90_000)
     found: dict[str, Any] = page.evaluate(_VOLUME)
     return found

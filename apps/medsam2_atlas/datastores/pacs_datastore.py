@@ -80,7 +80,7 @@ class PacsDatastore(StudyDatastore):
         super().__init__(folder / "store", models)
         self.web = web
         query = dict(series or {"Modality": "CT"})
-        self._list = SeriesList(lambda: self.web.list_series(query), folder / "series.json", self.store.erased.bars)
+        self._list = SeriesList(lambda: self.web.list_series(query), folder / "series.json", self.store.erased.barred)
         self._files = FetchedSeries(folder / "series", lambda: self.web, self.store.erased.check)
         self._sender = LabelSender(self.store, self._send)
 
@@ -88,6 +88,13 @@ class PacsDatastore(StudyDatastore):
         """Returns the UIDs of all CT series of the PACS; only of fetched ones if the PACS has never been listed."""
         found = self._list.get()
         return sorted(self.store.images() if found is None else found)
+
+    def listed(self) -> Mapping[str, Mapping[str, str]] | None:
+        """Returns the attributes of all series by UID, without waiting for the PACS; None if it has never been listed.
+
+        The same object until the list changes.
+        """
+        return self._list.last()
 
     def get_image(self, image_id: str, params: Any = None) -> bytes:
         """Returns the content of the volume's NIfTI file, which has the grid of the series."""
@@ -297,7 +304,8 @@ class PacsDatastore(StudyDatastore):
 
     def _fetch(self, series: str) -> Path:
         """Fetches a series, adds its volume to the store, and returns the folder with its files."""
-        about = dict(self._about_series(series))
+        # Not the patient's name: what is stored with an image is part of exported data sets.
+        about = {key: text for key, text in self._about_series(series).items() if key != "PatientName"}
 
         def use(files: Path) -> None:
             if self._is_fetched(series):

@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,20 @@ _SOON_SECONDS = 0.5
 """Max time in seconds that a caller waits for a new list if there is an old one."""
 _FIRST_SECONDS = 3.0
 """Max waiting time in seconds if there is no list, or if the old list lacks the requested series."""
-_STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
+_UIDS = _STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
 _TAGS = {
     _STUDY: "0020000D",
     _SERIES: "0020000E",
     "PatientID": "00100020",
+    "PatientName": "00100010",
     "StudyDate": "00080020",
+    "StudyDescription": "00081030",
     "Modality": "00080060",
     "SeriesDescription": "0008103E",
 }
+
+_FORMS = ("Alphabetic", "Ideographic", "Phonetic")
+"""The forms of a person's name in DICOM JSON, the preferred one first."""
 
 SeriesByUid = Mapping[str, Mapping[str, str]]
 """The attributes `_TAGS` of each series as texts, by Series Instance UID."""
@@ -47,13 +52,15 @@ SeriesByUid = Mapping[str, Mapping[str, str]]
 class SeriesList:
     """The last list of a PACS' series, which is refreshed when it is read. Thread-safe."""
 
-    def __init__(self, query: Callable[[], list[Any]], file: Path, hidden: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self, query: Callable[[], list[Any]], file: Path, hidden: Callable[[Iterable[str]], Collection[str]] = lambda _: ()
+    ) -> None:
         """Reads the last list from disk; sends no request yet.
 
         Args:
             query: requests all series from the PACS and returns them as DICOM JSON; may be slow.
             file: file that keeps the last list across restarts.
-            hidden: returns whether a series must not be listed, because it was erased.
+            hidden: returns those of the given series that must not be listed, because they were erased.
         """
         self._query, self._file, self._hidden = query, file, hidden
         self._lock = threading.Lock()
@@ -65,6 +72,10 @@ class SeriesList:
     def get(self) -> SeriesByUid | None:
         """Returns the series of the last list; None if there was never a list."""
         return self._at_most(_FRESH_SECONDS, _SOON_SECONDS)
+
+    def last(self) -> SeriesByUid | None:
+        """As `get`, but never waits. Returns the same object until the list changes."""
+        return self._at_most(_FRESH_SECONDS, 0.0, first=0.0)
 
     def find(self, series: str) -> Mapping[str, str] | None:
         """Returns the attributes of a series; refreshes the list if it lacks the series."""
@@ -78,8 +89,11 @@ class SeriesList:
         with self._lock:
             return dict(self._problems)
 
-    def _at_most(self, age: float, patience: float) -> SeriesByUid | None:
-        """Returns the list; refreshes one that is older than `age` seconds and waits up to `patience` seconds for that."""
+    def _at_most(self, age: float, patience: float, first: float = _FIRST_SECONDS) -> SeriesByUid | None:
+        """Returns the list; refreshes one that is older than `age` seconds and waits up to `patience` seconds for that.
+
+        It waits up to `first` seconds if there is no list.
+        """
         with self._lock:
             now = time.monotonic()
             if self._running is None and now - self._asked > age and now - self._tried > _RETRY_SECONDS:
@@ -87,7 +101,7 @@ class SeriesList:
                 threading.Thread(target=self._refresh, args=(self._running,), name="series list", daemon=True).start()
             running, began = self._running, self._began
             if self._found is None:
-                patience = _FIRST_SECONDS
+                patience = first
         if running is not None:
             running.wait(max(0.0, began + patience - now))
         with self._lock:
@@ -95,7 +109,9 @@ class SeriesList:
         return None if found is None else self._visible(found)
 
     def _visible(self, found: SeriesByUid) -> SeriesByUid:
-        return {series: about for series, about in found.items() if not self._hidden(series)}
+        """Returns the series that may be listed; the same object if these are all."""
+        hidden = self._hidden(found)
+        return {series: about for series, about in found.items() if series not in hidden} if hidden else found
 
     def _refresh(self, done: threading.Event) -> None:
         try:
@@ -103,7 +119,9 @@ class SeriesList:
             found = self._visible(answered)
             with self._lock:
                 changed, known = found != self._found, self._problems
-                self._found, self._problems, self._asked = found, problems, time.monotonic()
+                if changed:
+                    self._found = found
+                self._problems, self._asked = problems, time.monotonic()
             for name, problem in problems.items():
                 if name in known:
                     continue
@@ -125,8 +143,9 @@ class SeriesList:
         """Returns the list stored on disk; None if it cannot be read."""
         try:
             entries = json.loads(self._file.read_text(encoding="utf-8"))
-            found = [{tag: str(entry[tag]) for tag in _TAGS} for entry in entries]
-        except (OSError, ValueError, TypeError, KeyError):
+            # Lists of earlier versions lack some attributes.
+            found = [{tag: str(entry[tag] if tag in _UIDS else entry.get(tag, "")) for tag in _TAGS} for entry in entries]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
         return {entry[_SERIES]: entry for entry in found if cleaned_uid(entry[_SERIES]) and cleaned_uid(entry[_STUDY])}
 
@@ -152,4 +171,6 @@ def _value(answer: Any, number: str) -> str:
     attribute = answer.get(number) if isinstance(answer, dict) else None
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     first = values[0] if isinstance(values, list) and values else None
+    if isinstance(first, dict):  # the name of a person
+        first = next((first[form] for form in _FORMS if first.get(form)), None)
     return str(first).encode("utf-8", "replace").decode() if isinstance(first, (str, int, float)) else ""

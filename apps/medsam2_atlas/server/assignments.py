@@ -70,6 +70,18 @@ def next_case(
     raise ConflictError("next case", "is being claimed by other people.", "Try again.")
 
 
+@router.get("/next", summary="The next case of the person, and why; claims nothing")
+def show_next_case(request: Request) -> dict[str, Any]:
+    """Returns the case that `POST` would choose now (`study`), and the reason (`why`); an empty object if all are done."""
+    instance, user = app_instance(), user_of(request)
+    asked = {"strategy": _STRATEGY, "client_id": user.name, "person": user.id, "person_name": user.name}
+    chosen = instance._strategies[_STRATEGY](asked, instance.datastore())
+    if not chosen:
+        return {}
+    mention(str(chosen["id"]))
+    return {"study": str(chosen["id"]), "why": chosen["why"]}
+
+
 @router.post("/claim", summary="Claim a case")
 def claim_case(request: Request, study: _Study) -> dict[str, Any]:
     """Returns the claim: the person, and since when. 409 with the name and the time if another person works on the case."""

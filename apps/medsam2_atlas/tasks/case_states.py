@@ -1,11 +1,15 @@
-"""The state, measures and picture of each case, for the review page."""
+"""The state, measures and label maps of each case, kept in memory and computed again only for cases that have changed.
+
+Concurrency contract. One lock guards the table. A thread that holds it reads the index, and the reports of cases that have
+changed. Answers are not changed afterwards, so callers may use them without the lock.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from datastores.descriptions import predictions_outdated
@@ -13,16 +17,28 @@ from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Row, ScoreTable
 from medsam2_atlas.base.errors import MedSAM2AtlasError
-from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
-from medsam2_atlas.storage import FINAL, Label
+from medsam2_atlas.dicom.texts import date, line
+from medsam2_atlas.storage import FINAL, Image, Label
 from medsam2_atlas.studies import PredictionStore
-from medsam2_atlas.studies.pictures import study_picture
 
 log = logging.getLogger(__name__)
 
-SIGNED_OFF, PROBLEM = "signed off", "problem"
+NEW, PREDICTED, WAITS, RETURNED, SIGNED_OFF, PROBLEM = (
+    "new",
+    "predicted",
+    "waits for review",
+    "returned",
+    "signed off",
+    "problem",
+)
+DONE = (WAITS, RETURNED, SIGNED_OFF)
+"""The states of a case with a usable final label map."""
+NEEDS_A_LOOK = 0.5
+"""Confidence below which an organ has to be checked; the annotator's panel shows it in the colour of a warning."""
 _LOOK_FIRST = 3
 """Number of organs with the least certain prompts that are listed for a case."""
+_MAX_TEXT = 256
+"""Max number of characters of a text from a PACS or a client."""
 
 
 @dataclass(frozen=True)
@@ -31,127 +47,224 @@ class CaseState:
 
     Attributes:
         study: name of the study.
-        state: `signed off`, `problem` (the image or the signed-off label map cannot be used), `predicted` or `new`.
+        state: `signed off`; before that, with the review stage on, `waits for review` or `returned` (by a reviewer). `problem`
+            (the image or the signed-off label map cannot be used), `predicted` or `new`.
+        patient: name and id of the patient; the name of the study if they are unknown.
+        date: date of the study, YYYY-MM-DD; empty if it is unknown.
+        description: description of the series and the study; the name of the file if there is none.
         by: author of the final label map; empty if there is none.
+        by_id: unique id of that author; empty if it is unknown.
         made: time at which the final label map was saved; empty if there is none.
+        predicted: time at which the label map of the first of `models` was saved; empty if there is none.
         version: version number of the final label map; 0 if there is none.
         accepted: reviewer who accepted the final label map; empty if nobody did.
         waits: whether the final label map waits for a reviewer, because the review stage is on.
+        returned: with what a reviewer returned the final label map (`by`, `at`, `comment`); empty if nobody did.
         models: models with a stored prediction.
         disagreement: measure of the case, 0..1; None if not measured.
         uncertainty: as `disagreement`.
         novelty: as `disagreement`.
         why: explanation of the disagreement, or else of the uncertainty.
         problem: problems of the image, the label maps or the measuring, in words; empty if there are none.
-        viewer: path of the case in OHIF, below the server's root path; empty for studies of a folder.
-        tag: tag of the label map in the picture; empty if there is no picture.
-        look_first: organs whose prompts have the lowest confidence, each with its confidence, 0..1.
+        tag: tag of the label map in the picture; empty if there is none.
+        confidence: mean confidence of the prompts, 0..1; None if it is unknown.
+        look_first: organs whose prompts have the lowest confidence, each with its confidence, 0..1; empty if signed off.
+        check: organs whose confidence is below `NEEDS_A_LOOK`, each with its confidence; empty if signed off.
+        study_uid: Study Instance UID of a series of a PACS; empty for a folder.
+        text: all texts that a search looks in, without regard to case.
     """
 
     study: str
     state: str
+    patient: str = ""
+    date: str = ""
+    description: str = ""
     by: str = ""
+    by_id: str = ""
     made: str = ""
+    predicted: str = ""
     version: int = 0
     accepted: str = ""
     waits: bool = False
+    returned: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     disagreement: float | None = None
     uncertainty: float | None = None
     novelty: float | None = None
     why: str = ""
     problem: str = ""
-    viewer: str = ""
     tag: str = ""
+    confidence: float | None = None
     look_first: tuple[tuple[str, float], ...] = ()
+    check: tuple[tuple[str, float], ...] = ()
+    study_uid: str = ""
+    text: str = ""
+
+
+class CaseTable:
+    """The states of all cases. Thread-safe."""
+
+    def __init__(self, datastore: StudyDatastore, table: ScoreTable, models: tuple[str, ...]) -> None:
+        """Reads nothing yet.
+
+        Args:
+            datastore: the studies; a study without a usable image is listed too.
+            table: measures of the studies.
+            models: names of the models; each is also the tag of its predictions.
+        """
+        self._datastore, self._table, self._models = datastore, table, models
+        self._reports = PredictionStore(datastore.store.work, datastore.store)
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[_Facts, CaseState]] = {}
+        self._states: Mapping[str, CaseState] = {}
+        self._sources: tuple[Any, ...] = ()
+
+    def states(self, measuring: Mapping[str, str] | None = None) -> Mapping[str, CaseState]:
+        """Returns the states of all cases by study, sorted by name; the same object until a case changes.
+
+        Args:
+            measuring: reasons why studies cannot be measured now, by study.
+        """
+        with self._lock:
+            images, labels = self._datastore.store.images(), self._datastore.store.labels()
+            series, scores = _listed(self._datastore), self._table.rows()
+            reports = {model: self._reports.stamps(model) for model in self._models}
+            wrong = {study: dict(problems) for study, problems in self._datastore.problems().items()}
+            for study, problem in (measuring or {}).items():
+                wrong.setdefault(study, {})["measuring"] = problem
+            reviewed = self._datastore.store.review.on
+            sources = (images, labels, series, scores, *reports.values(), reviewed)
+            if _same(sources, self._sources[:-1]) and self._sources[-1] == wrong:
+                return self._states
+            known: dict[str, tuple[_Facts, CaseState]] = {}
+            for study in sorted({*(images if series is None else series), *wrong}):
+                tags = labels.get(study, {})
+                facts = _Facts(
+                    study,
+                    images.get(study),
+                    tags,
+                    (series or {}).get(study),
+                    scores.get(study),
+                    wrong.get(study, {}),
+                    tuple(reports[model].get(study) for model in self._models),
+                    reviewed,
+                    study in images if series is None else study in series,
+                )
+                old = self._known.get(study)
+                known[study] = old if old is not None and old[0] == facts else (facts, self._state(facts))
+            self._known, self._sources = known, (*sources, wrong)
+            self._states = {study: state for study, (_, state) in known.items()}
+            return self._states
+
+    def _state(self, facts: _Facts) -> CaseState:
+        """Returns the state of a case. An error of one case must not hide the others."""
+        try:
+            return _state(facts, self._models, self._reports)
+        except Exception as error:
+            log.exception("%s cannot be listed", facts.study)
+            problem = f"{_joined(facts.wrong)} cannot be listed ({error}).".strip()
+            return CaseState(facts.study, PROBLEM, patient=facts.study, problem=problem, text=facts.study.casefold())
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the state of a case is derived from.
+
+    Attributes:
+        study: name of the study.
+        image: its image; None if it cannot be used, or has not been fetched.
+        tags: its label maps by tag.
+        series: its attributes in the list of the PACS; None for a folder.
+        row: its measures.
+        wrong: its problems, by `image`, tag or `measuring`.
+        reports: stamps of its predictions' reports.
+        reviewed: whether the review stage is on.
+        listed: whether it is a study, and not only a file with a problem.
+    """
+
+    study: str
+    image: Image | None
+    tags: Mapping[str, Label]
+    series: Mapping[str, str] | None
+    row: Row | None
+    wrong: Mapping[str, str]
+    reports: tuple[Any, ...]
+    reviewed: bool
+    listed: bool
 
 
 def case_states(
     datastore: StudyDatastore, table: ScoreTable, models: tuple[str, ...], measuring: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Returns all cases: first those with problems, then those not signed off by descending disagreement, then the rest.
-
-    Args:
-        datastore: the studies; a study without a usable image is listed too.
-        table: measures of the studies.
-        models: names of the models; each is also the tag of its predictions.
-        measuring: reasons why studies cannot be measured now, by study.
-
-    Returns:
-        The fields of a `CaseState` for each case.
-    """
-    facts = _Facts(
-        datastore,
-        PredictionStore(datastore.store.work, datastore.store),
-        models,
-        table.rows(),
-        datastore.store.labels(),
-        datastore.problems(),
-        measuring or {},
-        frozenset(datastore.list_images()),
-    )
-    cases = []
-    for study in sorted({*facts.studies, *facts.problems}):
-        wrong = facts.wrong(study)
-        try:
-            cases.append(_state(facts, study, wrong))
-        except Exception as error:  # an error of one case must not hide the others
-            log.exception("%s cannot be listed", study)
-            cases.append(CaseState(study, PROBLEM, problem=f"{_joined(wrong)} cannot be listed ({error}).".strip()))
-    cases.sort(key=lambda case: (case.state == SIGNED_OFF, case.state != PROBLEM, -(case.disagreement or 0.0), case.study))
-    return [asdict(case) for case in cases]
+    """Returns the fields of a `CaseState` for each case, sorted by name; see `CaseTable` for the arguments."""
+    return [asdict(case) for case in CaseTable(datastore, table, models).states(measuring).values()]
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """The data about all cases, read once; `case_states` and the functions of the store describe the attributes."""
-
-    datastore: StudyDatastore
-    reports: PredictionStore
-    models: tuple[str, ...]
-    rows: Mapping[str, Row]
-    labels: Mapping[str, Mapping[str, Label]]
-    problems: Mapping[str, Mapping[str, str]]
-    measuring: Mapping[str, str]
-    studies: frozenset[str]
-
-    def wrong(self, study: str) -> dict[str, str]:
-        """Returns the problems of a case, by `image`, tag or `measuring`."""
-        measuring = {"measuring": self.measuring[study]} if study in self.measuring else {}
-        return {**self.problems.get(study, {}), **measuring}
-
-
-def _state(facts: _Facts, study: str, wrong: dict[str, str]) -> CaseState:
-    """Returns the state of a case; adds problems of its label maps and measures to `wrong`."""
-    datastore, tags = facts.datastore, facts.labels.get(study, {})
-    row = None if predictions_outdated(tags) else facts.rows.get(study)
+def _state(facts: _Facts, models: tuple[str, ...], reports: PredictionStore) -> CaseState:
+    tags, wrong = facts.tags, dict(facts.wrong)
+    row = None if predictions_outdated(tags) else facts.row
     wrong |= {tag: label.problem for tag, label in tags.items() if label.problem and tag not in wrong}
     final = tags.get(FINAL)
-    predicted = tuple(tag for tag in facts.models if tag in tags and not tags[tag].problem)
+    predicted = tuple(tag for tag in models if tag in tags and not tags[tag].problem)
     # A usable label map may still have a minor problem, such as a second file of the same tag.
     signed = final is not None and not final.problem and "image" not in wrong
-    broken = "image" in wrong or (FINAL in wrong and not signed) or study not in facts.studies
+    broken = "image" in wrong or (FINAL in wrong and not signed) or not facts.listed
     if row is not None and row.problem and "measuring" not in wrong and not signed:
         wrong["measuring"] = row.problem
     values = row.values if row else {}
+    waits = final is not None and signed and not final.version.accepted and facts.reviewed
+    returned: Mapping[str, str] = final.version.returned if final is not None and signed else {}
+    done = RETURNED if returned else WAITS if waits else SIGNED_OFF
+    confidences = _confidences(reports, facts.study, predicted)
+    sure = () if signed else tuple(sorted(confidences.items(), key=lambda entry: entry[1]))
+    patient, day, description = _about(facts)
     return CaseState(
-        study,
-        PROBLEM if broken else SIGNED_OFF if signed else "predicted" if predicted else "new",
+        facts.study,
+        PROBLEM if broken else done if signed else PREDICTED if predicted else NEW,
+        patient,
+        day,
+        description,
         final.version.author if final else "",
+        final.version.author_id if final else "",
         final.version.made if final else "",
+        tags[predicted[0]].version.made if predicted else "",
         final.version.number if final else 0,
         accepted=(final.version.accepted.get("by") or "a reviewer") if final and final.version.accepted else "",
-        waits=final is not None and signed and not final.version.accepted and datastore.store.review.on,
+        waits=waits,
+        returned=returned,
         models=predicted,
         disagreement=values.get("disagreement"),
         uncertainty=values.get("uncertainty"),
         novelty=values.get("novelty"),
         why=(row.why.get("disagreement") or row.why.get("uncertainty") or "") if row else "",
         problem=_joined(wrong),
-        viewer=viewer_path(datastore, study),
         tag="" if "image" in wrong else FINAL if signed else predicted[0] if predicted else "",
-        look_first=() if signed else _least_certain(facts.reports, study, predicted),
+        confidence=sum(confidences.values()) / len(confidences) if confidences else None,
+        look_first=sure[:_LOOK_FIRST],
+        check=tuple(entry for entry in sure if entry[1] < NEEDS_A_LOOK),
+        study_uid=(facts.series or {}).get("StudyInstanceUID", ""),
+        text=" ".join((patient, description, day, facts.study)).casefold(),
     )
+
+
+def _listed(datastore: StudyDatastore) -> Mapping[str, Mapping[str, str]] | None:
+    """Returns the last list of a PACS; None for a folder, and if the PACS has never been listed."""
+    return datastore.listed() if isinstance(datastore, PacsDatastore) else None
+
+
+def _about(facts: _Facts) -> tuple[str, str, str]:
+    """Returns patient, date and description. A client or a PACS may have chosen any text."""
+    info = {**(facts.image.info if facts.image else {}), **{k: v for k, v in (facts.series or {}).items() if v}}
+    texts = {key: line(info[key], _MAX_TEXT) if isinstance(info.get(key), (str, int, float)) else "" for key in _ABOUT}
+    name = " ".join(texts["PatientName"].partition("=")[0].replace("^", " ").split())
+    patient = " · ".join(text for text in (name, texts["PatientID"]) if text) or facts.study
+    described = dict.fromkeys(text for text in (texts["SeriesDescription"], texts["StudyDescription"]) if text)
+    description = " · ".join(described) or (facts.image.file.name if facts.image and facts.series is None else "")
+    day = date(texts["StudyDate"])
+    return patient, f"{day[:4]}-{day[4:6]}-{day[6:]}" if day else "", description
+
+
+_ABOUT = ("PatientName", "PatientID", "StudyDate", "SeriesDescription", "StudyDescription")
 
 
 def _joined(wrong: Mapping[str, str]) -> str:
@@ -159,32 +272,21 @@ def _joined(wrong: Mapping[str, str]) -> str:
     return " ".join(text if what == "measuring" else f"{what}: {text}" for what, text in wrong.items())
 
 
-def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...], hu: HuRule = CHECK) -> Path:
-    """Returns the file of a picture of a case, drawn once for each version of the label map.
-
-    Args:
-        datastore: the datastore with the case.
-        study: name of the case.
-        models: names of the models. The picture shows the final label map, or else the prediction of the first of these that
-            has one.
-        hu: conversion of the CT's values to HU.
-
-    Raises:
-        NotFoundError: the case is unknown, or has no label map.
-    """
-    return study_picture(datastore.store, study, (FINAL, *models), datastore.get_image_uri, hu)
+def _same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
-def _least_certain(reports: PredictionStore, study: str, models: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
-    """Returns the organs with the lowest confidence, from the first model's report that has confidences."""
+def _confidences(reports: PredictionStore, study: str, models: tuple[str, ...]) -> dict[str, float]:
+    """Returns the confidence of each organ's prompts, from the first model's report that has confidences."""
     for model in models:
         try:
             known = {str(organ): float(value) for organ, value in dict(reports.report(model, study)["confidence"]).items()}
         except (KeyError, TypeError, ValueError):  # the report has no confidences, or is damaged
             continue
+        known = {organ: value for organ, value in known.items() if 0 <= value <= 1}  # not NaN, which no order has
         if known:
-            return tuple(sorted(known.items(), key=lambda entry: entry[1])[:_LOOK_FIRST])
-    return ()
+            return known
+    return {}
 
 
 def viewer_path(datastore: StudyDatastore, study: str) -> str:

@@ -84,6 +84,7 @@ class Learner:
         self._waiting, self._last_request = 0, 0.0
         self._thread: threading.Thread | None = None
         self._later = Retries()
+        self._progress = (0, 0)
 
     def start(self) -> None:
         """Starts the thread, which ends with the process at the latest."""
@@ -123,6 +124,10 @@ class Learner:
         """Returns the reasons why studies cannot be measured now, by study; these studies are tried again later."""
         return {study: problem for study, problem in self._later.problems().items() if study != _ALL}
 
+    def progress(self) -> tuple[int, int]:
+        """Returns how many studies have current measures, and how many shall have them, when new ones were searched last."""
+        return self._progress
+
     def versions(self) -> dict[str, str]:
         """Returns the models, versions and settings that measures depend on; `missing` has the reason if a model cannot run."""
         baseline = self._baseline()
@@ -144,9 +149,11 @@ class Learner:
     def measure_next(self) -> bool:
         """Measures one study that has no final label map and no current measures; returns whether there was such a study."""
         versions, rows = self.versions(), self._table.rows()
+        studies = sorted(self._datastore().get_unlabeled_images())
+        current = sum(study in rows and rows[study].current(versions) for study in studies)
+        self._progress = (current, len(studies))
         if "missing" in versions:
             return False
-        studies = sorted(self._datastore().get_unlabeled_images())
         self._later.keep({_ALL, *studies})
         for study in studies:
             if self._stop.is_set() or not self._later.due(study):

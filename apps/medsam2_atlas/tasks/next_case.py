@@ -56,7 +56,7 @@ class NextCase(Strategy):
         assert isinstance(datastore, StudyDatastore)
         team = _Team(datastore, request)
         candidates = [study for study in candidates if study != request.get("except")]
-        rows = self._table.rows()
+        rows = dict(self._table.rows())
         for study in [study for study, labels in team.labels.items() if predictions_outdated(labels)]:
             rows.pop(study, None)
 
@@ -94,7 +94,7 @@ class _Team:
     request: Mapping[str, Any]
 
     @cached_property
-    def labels(self) -> dict[str, dict[str, Label]]:
+    def labels(self) -> Mapping[str, Mapping[str, Label]]:
         return self.datastore.store.labels()
 
     @cached_property

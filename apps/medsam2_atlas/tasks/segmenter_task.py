@@ -58,6 +58,10 @@ class SegmenterTask(InferTask):
         except MedSAM2AtlasError as error:  # the folder of the model was removed
             return str(error)
 
+    def version(self) -> str:
+        """Returns a text that changes with the weights, such as the beginning of their checksum; empty without weights."""
+        return self._default.version()
+
     def is_valid(self) -> bool:
         """Returns whether the task can run."""
         return not self.missing()

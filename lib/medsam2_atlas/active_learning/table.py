@@ -61,6 +61,7 @@ class ScoreTable:
         """Opens the SQLite file, and creates it if it is missing."""
         self._file = file
         self._database = Database(file, _SCHEMA)
+        self._kept: tuple[object, dict[tuple[str, ...], Row], Mapping[str, Row]] = (None, {}, {})
 
     @property
     def fallback(self) -> str:
@@ -91,11 +92,19 @@ class ScoreTable:
 
         self._database.write(change)
 
-    def rows(self) -> dict[str, Row]:
-        """Returns all measures by study."""
+    def rows(self) -> Mapping[str, Row]:
+        """Returns all measures by study; the same object until something changes, and the same rows if they do not change."""
         query = "SELECT study, image, versions, made, scores, why, problem FROM measures"
-        found = self._database.read(lambda base: base.execute(query).fetchall())
-        return {
-            study: Row(study, image, json.loads(versions), made, json.loads(scores), json.loads(why), problem)
-            for study, image, versions, made, scores, why, problem in found
-        }
+        self._database.check()
+        state = self._database.state()  # before the query: a change after it makes the next caller ask again
+        known, texts, rows = self._kept
+        if known != state:
+            found = self._database.read(lambda base: base.execute(query).fetchall())
+            texts = {text: texts.get(text) or _parsed(*text) for text in found}
+            rows = {row.study: row for row in texts.values()}
+            self._kept = (state, texts, rows)
+        return rows
+
+
+def _parsed(study: str, image: str, versions: str, made: str, scores: str, why: str, problem: str) -> Row:
+    return Row(study, image, json.loads(versions), made, json.loads(scores), json.loads(why), problem)

@@ -5,6 +5,7 @@ replaces it. On a full or read-only disk, a copy in memory replaces it. Both inc
 database fills it again.
 
 Locks: `_guard` protects the choice of file or memory, and each use of the memory. Nothing waits for a writer while holding it.
+`_watching`, which may be taken after it, protects the connection that detects changes.
 Files use SQLite's rollback journal, not WAL: WAL shares memory through a file beside the database, and a process crashes if
 that file is truncated.
 """
@@ -81,6 +82,7 @@ class Database:
         self._memory: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._held: sqlite3.Connection | None = None  # an open file's inode number cannot be reused for another file
+        self._watching = threading.Lock()  # guards each use of `_held`, whose data version tells whether others have written
         self._tried = 0.0
         self._open()
 
@@ -123,6 +125,20 @@ class Database:
                 return False
             self._open()
         return True
+
+    def state(self) -> object:
+        """Returns a value that is equal to an earlier one only if nothing was written in between. Never waits for a writer."""
+        generation, memory = self.generation, self._memory
+        try:
+            if memory is not None:
+                with self._guard:
+                    return object() if memory.in_transaction else (generation, memory.total_changes)
+            with self._watching:
+                if self._held is not None:
+                    return generation, self._identity, self._held.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error as error:  # somebody is writing
+            log.debug("the state of %s is unknown: %s", self.file, error)
+        return object()
 
     def mark_outdated(self) -> None:
         """Marks the content as out of date: increases the generation, so that users fill the tables again."""
@@ -248,9 +264,11 @@ class Database:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 raise
-        old, self._held, self._identity = self._held, held, identity
-        if old is not None:
-            old.close()
+        held.execute("PRAGMA busy_timeout=0")
+        with self._watching:
+            old, self._held, self._identity = self._held, held, identity
+            if old is not None:
+                old.close()
 
     def _inspect(self, database: sqlite3.Connection) -> None:
         """Raises a sqlite3.Error if a file is damaged, has another version, cannot be written, or is locked by a writer."""

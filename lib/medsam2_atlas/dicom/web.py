@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 _CHUNK = 1 << 16
 _CHECK_URL = "Check its URL."
 _JSON = "application/dicom+json, application/json"
+_INCLUDED = ("SeriesDescription", "StudyDescription", "StudyDate", "PatientID", "PatientName")
+"""Attributes that a list of series has to contain besides those that the standard requires (PS3.18, table 10.6.3-5)."""
 _OBJECTS = 'multipart/related; type="application/dicom"'
 _ANY_SYNTAX = f"{_OBJECTS}; transfer-syntax=*"
 _REFUSED = (400, 406, 415)
@@ -136,7 +138,7 @@ class DicomWeb:
             StorageError: the server refuses the request, or its answer is not a list.
             InputError: the answer exceeds the size limit.
         """
-        query = {**{key: str(value) for key, value in filters.items()}, "includefield": "SeriesDescription"}
+        query: dict[str, Any] = {**{key: str(value) for key, value in filters.items()}, "includefield": _INCLUDED}
         budget = self._limits.list_seconds
         with self._asking("GET", "qido", "series", budget, params=query, headers={"Accept": _JSON}) as answer:
             content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageError
+from medsam2_atlas.base.kept import Kept
 from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.storage.acceptance import ReviewStage, held_back
 from medsam2_atlas.storage.assignments import Assignments
@@ -65,6 +66,8 @@ class StudyContents:
         fingerprints = Fingerprints(self.work)
         self._auditor = Auditor(self.path, self._index, self._reconciler.settler, self._table, fingerprints)
         self._current = CurrentLabels(self.path, self._index, self._reconciler, self._auditor, self._update)
+        self._images: Kept[Mapping[str, Image]] = Kept()
+        self._labels: Kept[Mapping[str, Mapping[str, Label]]] = Kept()
         self._opened = True  # the images found at opening are not compared yet
         with self._errors("be opened"):
             self._index.ready()
@@ -74,10 +77,11 @@ class StudyContents:
         """The file of the index. It may be deleted at any time."""
         return self._index.file
 
-    def images(self) -> dict[str, Image]:
-        """Returns all images by study."""
+    def images(self) -> Mapping[str, Image]:
+        """Returns all images by study; the same object until something changes."""
         self._update()
-        return {row.study: self._image(row) for row in self._index.images().values()}
+        rows = self._index.images()
+        return self._images.of((rows,), lambda: {row.study: self._image(row) for row in rows.values()})
 
     def image(self, study: str) -> Image:
         """Returns the image of a study.
@@ -116,13 +120,11 @@ class StudyContents:
                 found.append(Study(study, image.file, final.file if final is not None and not final.problem else None))
         return found
 
-    def labels(self) -> dict[str, dict[str, Label]]:
-        """Returns all current label maps by study and tag."""
+    def labels(self) -> Mapping[str, Mapping[str, Label]]:
+        """Returns all current label maps by study and tag; the same objects until something changes."""
         self._update()
-        found: dict[str, dict[str, Label]] = {}
-        for row in self._index.labels().values():
-            found.setdefault(row.study, {})[row.tag] = self._label(row)
-        return found
+        rows = self._index.labels()
+        return self._labels.of((rows,), lambda: self._by_study(rows.values()))
 
     def label(self, study: str, tag: str) -> Label:
         """Returns the current label map of a study under a tag. A file that was overwritten in place becomes a new version.
@@ -269,6 +271,12 @@ class StudyContents:
 
     def _image(self, row: ImageRow) -> Image:
         return Image(row.study, self.path / row.file, row.info)
+
+    def _by_study(self, rows: Iterable[LabelRow]) -> dict[str, dict[str, Label]]:
+        found: dict[str, dict[str, Label]] = {}
+        for row in rows:
+            found.setdefault(row.study, {})[row.tag] = self._label(row)
+        return found
 
     def _label(self, row: LabelRow) -> Label:
         return Label(row.study, row.tag, self.path / row.file, row.version, row.problem, row.unsure)

@@ -142,6 +142,14 @@ class Drafts:
         self._store.image(study)
         return read_draft(self._file(study, person))
 
+    def studies(self) -> frozenset[str]:
+        """Returns the studies of which somebody has a draft; none if the folder of drafts cannot be read."""
+        try:
+            with os.scandir(self._store.work.path / DRAFTS) as folders:
+                return frozenset(folder.name for folder in folders if _has_draft(folder.path))
+        except OSError:  # nobody has saved a draft yet
+            return frozenset()
+
     def usable(self, study: str, draft: Draft) -> bool:
         """Returns whether the study still has the image that a draft was drawn on.
 
@@ -278,6 +286,14 @@ def _parsed(file: Path, head: bytes) -> Draft:
 def _known(base: tuple[str, int] | None) -> int:
     """Returns the newest final version that a person has certainly seen, if only their base is known."""
     return base[1] if base is not None and base[0] == FINAL else 0
+
+
+def _has_draft(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as files:
+            return any(file.name.endswith(SUFFIX) for file in files)
+    except OSError:  # the draft was just removed
+        return False
 
 
 def _size(file: Path) -> int:

@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,15 @@ class Erased:
         """
         known = self._read()
         return bool(known.barred) and _hash(known, study) in known.barred
+
+    def barred(self, studies: Iterable[str]) -> set[str]:
+        """Returns those of some studies that must not be added again.
+
+        Raises:
+            StorageError: the list cannot be read.
+        """
+        known = self._read()
+        return {study for study in studies if _hash(known, study) in known.barred} if known.barred else set()
 
     def check(self, study: str) -> None:
         """Checks that a study may be added.

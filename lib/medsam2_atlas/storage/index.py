@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from medsam2_atlas.base.database import Database
 from medsam2_atlas.base.errors import StorageError
@@ -21,12 +21,12 @@ from medsam2_atlas.storage.rows import (
     SCHEMA_VERSION,
     ImageRow,
     LabelRow,
+    ParsedLabels,
     Writer,
     read_counts,
     read_image,
     read_images,
     read_label,
-    read_labels,
     read_problems,
     read_twins,
 )
@@ -50,6 +50,8 @@ class Index:
         self._lock = FolderLock(file.parent)
         self._filled = -1  # the generation of the database that was filled last
         self._filling = False  # whether the thread that holds the lock is filling it
+        self._parsed_labels = ParsedLabels()
+        self._kept: dict[str, tuple[object, Any]] = {}  # answers that stay valid until something is written
 
     @property
     def fallback(self) -> str:
@@ -101,17 +103,17 @@ class Index:
         """Marks the index as out of date. It is filled again before the next answer."""
         self._database.mark_outdated()
 
-    def images(self) -> dict[str, ImageRow]:
-        """Returns all images by study."""
-        return self._ask(read_images)
+    def images(self) -> Mapping[str, ImageRow]:
+        """Returns all images by study; the same object until the index changes."""
+        return self._keep("images", read_images)
 
     def image(self, study: str) -> ImageRow | None:
         """Returns the image of a study; None if there is none."""
         return self._ask(lambda database: read_image(database, study))
 
-    def labels(self) -> dict[tuple[str, str], LabelRow]:
-        """Returns all label maps by study and tag."""
-        return self._ask(read_labels)
+    def labels(self) -> Mapping[tuple[str, str], LabelRow]:
+        """Returns all label maps by study and tag; the same object until the index changes. Unchanged rows stay the same."""
+        return self._keep("labels", self._parsed_labels.read)
 
     def label(self, study: str, tag: str) -> LabelRow | None:
         """Returns the label map of a study under a tag; None if there is none."""
@@ -121,9 +123,9 @@ class Index:
         """Returns the number of images, and the number of label maps without a problem under each tag."""
         return self._ask(read_counts)
 
-    def problems(self) -> dict[tuple[str, str], str]:
-        """Returns problems by study and tag; an empty tag stands for the image."""
-        return self._ask(read_problems)
+    def problems(self) -> Mapping[tuple[str, str], str]:
+        """Returns problems by study and tag; an empty tag stands for the image. The same object until the index changes."""
+        return self._keep("problems", read_problems)
 
     def unsettled(self) -> dict[tuple[str, str], tuple[str, bool]]:
         """Returns unsettled images and label maps by study and tag: the reason, and whether it makes them unusable."""
@@ -203,6 +205,16 @@ class Index:
                     raise
                 self.ready()
         return stack.enter_context(self._database.writing())
+
+    def _keep(self, name: str, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        """Returns the answer to a question; asks again only if the index may have changed since the last time."""
+        self.ready()
+        state = self._database.state()  # before the answer: a change after it makes the next caller ask again
+        known, answer = self._kept.get(name, (None, None))
+        if known != state:
+            answer = self._ask(question)
+            self._kept[name] = (state, answer)
+        return answer  # type: ignore[no-any-return]
 
     def _ask(self, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
         problem: Exception | None = None

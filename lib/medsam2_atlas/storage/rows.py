@@ -249,9 +249,18 @@ def read_twins(database: sqlite3.Connection) -> dict[str, tuple[str, str | None]
     return {row[0]: (row[1], row[2]) for row in database.execute("SELECT study, files, verdict FROM twins")}
 
 
-def read_labels(database: sqlite3.Connection) -> dict[tuple[str, str], LabelRow]:
-    """Returns all label maps by study and tag."""
-    return {(row[0], row[1]): _label(row) for row in database.execute(_LABELS).fetchall()}
+class ParsedLabels:
+    """Reads all label maps, and parses only those whose row has changed since the last time."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], LabelRow] = {}
+
+    def read(self, database: sqlite3.Connection) -> dict[tuple[str, str], LabelRow]:
+        """Returns all label maps by study and tag."""
+        known = self._known
+        rows = {row: known.get(row) or _label(row) for row in database.execute(_LABELS).fetchall()}
+        self._known = rows  # in one step, because several threads may read
+        return {(row.study, row.tag): row for row in rows.values()}
 
 
 def read_label(database: sqlite3.Connection, study: str, tag: str) -> LabelRow | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -24,6 +26,9 @@ from medsam2_atlas.storage import FINAL, Label, StudyStore, WorkFolder
 
 log = logging.getLogger(__name__)
 
+_TICK_NS = 1_000_000_000
+"""Time in ns after a change of a folder in which another change may leave its time as it is."""
+_NONE: Mapping[str, tuple[int, int]] = {}
 _CPU = {"device": "cpu", "precision": "float32"}
 
 
@@ -76,6 +81,7 @@ class PredictionStore:
             studies: store of the label maps.
         """
         self._work, self._studies = work, studies
+        self._stamps: dict[str, tuple[int, Mapping[str, tuple[int, int]]]] = {}
 
     def find(self, model: str, study: str, image: Path, *provenances: Provenance) -> Prediction | None:
         """Returns the stored prediction if it is valid: made from this image, with one of the provenances, file unchanged.
@@ -114,6 +120,23 @@ class PredictionStore:
             return Prediction(label.file, Report.from_json(entry["report"]), entry["provenance"], entry["made"])
         except (OSError, ValueError, KeyError, TypeError, MedSAM2AtlasError):
             return None
+
+    def stamps(self, model: str) -> Mapping[str, tuple[int, int]]:
+        """Returns time and size of the reports of a model's predictions by study; the same object until one changes."""
+        folder = self._work.path / "reports" / model
+        try:
+            changed = folder.stat().st_mtime_ns
+            known, stamps = self._stamps.get(model, (0, {}))
+            # A report that is written in the same tick of the clock does not change the time of the folder any more.
+            if changed != known or time.time_ns() - changed < _TICK_NS:
+                with os.scandir(folder) as entries:
+                    states = {entry.name.removesuffix(".json"): entry.stat() for entry in entries}
+                found = {study: (state.st_mtime_ns, state.st_size) for study, state in states.items()}
+                stamps = stamps if stamps == found else found
+                self._stamps[model] = (changed, stamps)
+        except OSError:  # there is no prediction yet, or one was just removed
+            return _NONE
+        return stamps
 
     def report(self, model: str, study: str) -> dict[str, Any]:
         """Returns the report of the stored prediction without checking its file; empty if there is none."""

@@ -8,6 +8,7 @@ import { loadStyle, showPanel, showText } from './panel/panel.js';
 import { hangingProtocols, setWindow } from './panes.js';
 import { lassoed, marked, resumeModel } from './running.js';
 import { Session } from './session.js';
+import { jumpTo } from './volume.js';
 
 export { hangingProtocols };
 
@@ -82,8 +83,17 @@ async function begin(services, opened) {
   showCurrent();
   setWindow(services, displaySet);
   await session.open();
+  showLinkedSlice(services, session);
   if (session.state.about && !opened.closed) {
     resumeModel(session).finally(endPresence);
+  }
+}
+
+/** Shows the slice that the page's address names, as links of the comparison do; slices are counted from 0. */
+function showLinkedSlice(services, session) {
+  const slice = new URLSearchParams(window.location.search).get('slice') || '';
+  if (/^[0-9]{1,6}$/.test(slice) && Number(slice) < session.volume.size[2]) {
+    jumpTo(services, session.volume, Number(slice));
   }
 }
 

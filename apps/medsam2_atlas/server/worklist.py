@@ -1,0 +1,90 @@
+"""`/worklist`: the cases of the team in pages, the state of the whole, and small pictures."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse
+from monailabel.config import settings
+from monailabel.interfaces.utils.app import app_instance
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from medsam2_atlas.base.jobs import ENDED, JobQueue
+from medsam2_atlas.base.urls import is_url
+from server.access import role_for, user_of
+from server.answers import JsonAnswer
+from server.owners import owner_id
+from server.people import User
+from server.worklist_answers import CasePage, Sort, State, Summary
+from tasks import worklist
+
+router = APIRouter(prefix="/worklist", tags=["Worklist"])
+
+_MAX_NAME = 300
+_MAX_PAGE, _MAX_SIZE = 1_000_000, 200
+_ENDED_JOBS = 10
+"""Number of a person's jobs that have ended which the summary contains besides those that have not."""
+_PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The picture."}}
+
+
+@router.get("/cases", summary="A page of cases, and the counts of all", response_model=CasePage)
+def cases(
+    request: Request,
+    state: Annotated[list[State], Query(description="only cases in one of these states; all by default")] = [],  # noqa: B006
+    person: Annotated[str, Query(max_length=_MAX_NAME, description="only cases of this author, assignee or claimer")] = "",
+    organ: Annotated[str, Query(max_length=_MAX_NAME, description="only cases in which this organ has to be checked")] = "",
+    model: Annotated[str, Query(max_length=_MAX_NAME, description="only cases with a prediction of this model")] = "",
+    q: Annotated[str, Query(max_length=_MAX_NAME, description="words in patient, description, date or name of the case")] = "",
+    sort: Annotated[Sort, Query(description="cases without the value come last")] = "priority",
+    down: Annotated[bool, Query(description="descending order; `priority` has one order only")] = False,
+    page: Annotated[int, Query(ge=1, le=_MAX_PAGE, description="a page after the last one becomes the last one")] = 1,
+    size: Annotated[int, Query(ge=1, le=_MAX_SIZE)] = 50,
+) -> Response:
+    """Returns the cases of a page as the person sees them, and counts and names of all cases.
+
+    By `priority`, cases that were returned to the person come first, then those that the person has claimed or was assigned.
+    Then for reviewers those that wait for a review, then those with a problem. Then free cases by descending disagreement, then
+    those of others, then those that are done.
+    """
+    query = worklist.Query(frozenset(state), person, organ, model, q, sort, down, page, size)
+    return JsonAnswer(app_instance().worklist.cases.page(query, user_of(request)))
+
+
+@router.get("/summary", summary="Counts, models, the queue, and what the person may do", response_model=Summary)
+def summary(request: Request) -> Response:
+    """Returns the state of the whole. It reads no CT and does not wait for models: `models` is empty while they are loaded."""
+    instance, user = app_instance(), user_of(request)
+    parts, pacs = instance.worklist, is_url(settings.MONAI_LABEL_STUDIES)
+    models = parts.models.get()
+    found = parts.cases.counts(user) | {
+        "demo_weights": any(model["mark"] for model in models if model["name"] == "medsam2"),
+        "review": instance.datastore().store.review.on,
+        "models": models,
+        "queue": _queue(request.app.state.queue, user),
+        "you": {"name": user.name, "role": user.role},
+        "may": {
+            "upload": not pacs and user.may(role_for("PUT", "/datastore/upload")),
+            "assign": user.may("reviewer"),
+            "review": user.may(role_for("POST", "/datastore/label/accept")),
+        },
+        "pacs": pacs,
+        "learning": parts.learning(),
+    }
+    return JsonAnswer(found)
+
+
+@router.get("/picture", summary="A small picture of a case", responses=_PNG, response_class=Response)
+async def picture(study: str) -> Response:
+    """Returns a PNG file of at most 320 x 320 pixels: a slice of the CT with the case's final label map, or else a model's."""
+    file = await run_in_threadpool(app_instance().worklist.pictures.file, study)
+    return FileResponse(file, media_type="image/png")
+
+
+def _queue(queue: JobQueue, user: User) -> dict[str, object]:
+    """Returns the counts of the queue, and the person's own jobs. Other people's jobs stay hidden, even from reviewers."""
+    own = [job for job in queue.jobs() if job.owner == owner_id(user)]
+    ended = [job for job in own if job.state in ENDED][-_ENDED_JOBS:]
+    shown = {job.id for job in ended} | {job.id for job in own if job.state not in ENDED}
+    return {**queue.counts(), "yours": [queue.describe(job) for job in own if job.id in shown]}

@@ -1,0 +1,59 @@
+"""The parts behind `/worklist`: the cases, the models, the pictures, and the progress of learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import ScoreTable
+from medsam2_atlas.imaging.hounsfield import HuRule
+from medsam2_atlas.storage import Drafts
+from tasks.case_pictures import CasePictures
+from tasks.case_states import CaseTable
+from tasks.learner import Learner
+from tasks.model_summary import ModelSummaries, described_model
+from tasks.worklist import Worklist
+
+
+class WorklistParts:
+    """The parts.
+
+    Attributes:
+        cases: all cases.
+        models: what the summary says about the models.
+        pictures: small pictures of cases.
+    """
+
+    def __init__(
+        self,
+        datastore: StudyDatastore,
+        models: Mapping[str, Any],
+        table: ScoreTable,
+        learner: Learner,
+        drafts: Drafts,
+        hu: HuRule,
+        learns: bool,
+    ) -> None:
+        """Connects the parts.
+
+        Args:
+            datastore: the studies.
+            models: all models of the server by name.
+            table: measures of the studies.
+            learner: the background measurement.
+            drafts: the drafts of all people.
+            hu: conversion of the CTs' values to HU.
+            learns: whether the background measurement is on.
+        """
+        stored = tuple(name for name, task in models.items() if not task.inputs)
+        states = CaseTable(datastore, table, stored)
+        self.cases = Worklist(datastore, lambda: states.states(learner.problems()), drafts.studies)
+        self.models = ModelSummaries(lambda: [described_model(name, task) for name, task in models.items()])
+        self.pictures = CasePictures(datastore, stored, hu)
+        self._learner, self._learns = learner, learns
+
+    def learning(self) -> dict[str, Any]:
+        """Returns whether cases are measured in the background (`on`), and how many are (`done`) of how many (`of`)."""
+        done, of = self._learner.progress() if self._learns else (0, 0)
+        return {"on": self._learns, "done": done, "of": of}
