@@ -48,6 +48,7 @@ EXAMPLES = {
     "dicom": "dicom seg organs.nii.gz series organs.dcm",
     "dicom seg": "dicom seg organs.nii.gz series organs.dcm --version 2",
     "dicom rtstruct": "dicom rtstruct organs.nii.gz series organs.dcm",
+    "dicom send": "dicom send export.zip http://127.0.0.1:8042/dicom-web",
     "tokens": "tokens add tokens.yaml kim --role reviewer",
     "tokens add": "tokens add tokens.yaml kim --expires 2027-01-31",
     "tokens check": "tokens check tokens.yaml",
