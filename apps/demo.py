@@ -199,7 +199,10 @@ def _compare(case: Case) -> tuple[Table, dict[str, Any]]:
     table.add_section()
     table.add_row("mean", *(f"{rows[name]['mean_dice']:.3f}" for name in STRATEGIES))
     for stage in ("registration and score maps", "network", "total"):
-        table.add_row(f"s, {stage.removesuffix(' and score maps')}", *(f"{rows[name]['seconds'].get(stage, 0):.1f}" for name in STRATEGIES))
+        table.add_row(
+            f"s, {stage.removesuffix(' and score maps')}",
+            *(f"{rows[name]['seconds'].get(stage, 0):.1f}" for name in STRATEGIES),
+        )
     return table, rows
 
 

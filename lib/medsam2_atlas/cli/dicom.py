@@ -1,4 +1,4 @@
-"""`medsam2-atlas dicom …`: writes label maps as DICOM objects of the series they were drawn on, and sends DICOM files to a PACS."""
+"""`medsam2-atlas dicom …`: writes label maps as DICOM objects of the series they were drawn on; sends DICOM files."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def send_command(
 ) -> None:
     """Send DICOM files to a PACS. Instances that it already has stay unchanged, so an interrupted run can be repeated.
 
-    Name and password, if the PACS needs them: $MONAI_LABEL_DICOMWEB_USERNAME and $MONAI_LABEL_DICOMWEB_PASSWORD, as for `serve`.
-    The exit status is 1 if an instance was not sent.
+    If the PACS needs a login: $MONAI_LABEL_DICOMWEB_USERNAME and $MONAI_LABEL_DICOMWEB_PASSWORD, as for `serve`. The exit
+    status is 1 if an instance was not sent.
     """
     if not is_url(url):
         raise InputError(url, "is not a URL.", "Name a DICOMweb URL, such as http://127.0.0.1:8042/dicom-web")

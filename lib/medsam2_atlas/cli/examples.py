@@ -111,5 +111,5 @@ def add_examples(app: typer.Typer, group: str = "") -> None:
         name = f"{group} {inner.name}".strip()
         inner.epilog = example(name)
         assert inner.typer_instance is not None
-        inner.short_help = summary(inner.typer_instance.info.help)
+        inner.short_help = summary(inner.typer_instance.info.help or "")
         add_examples(inner.typer_instance, name)
