@@ -46,7 +46,7 @@ EXAMPLES = {
     "data": "data prepare flare22 download prepared",
     "data prepare": "data prepare flare22 download prepared --partial",
     "dicom": "dicom seg organs.nii.gz series organs.dcm",
-    "dicom seg": "dicom seg organs.nii.gz series organs.dcm --version 2",
+    "dicom seg": "dicom seg organs.nii.gz series organs.dcm --made MANUAL",
     "dicom rtstruct": "dicom rtstruct organs.nii.gz series organs.dcm",
     "dicom send": "dicom send export.zip http://127.0.0.1:8042/dicom-web",
     "tokens": "tokens add tokens.yaml kim --role reviewer",
