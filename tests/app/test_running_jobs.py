@@ -123,7 +123,8 @@ def test_a_viewers_job_is_cancelled_when_nobody_follows_it_and_others_go_on(url:
     time.sleep(3)
     assert shown(url, script)["state"] == "running"
     requests.delete(f"{url}/jobs/{script['id']}")
-    (line,) = [json.loads(line) for line in requests.get(f"{url}/audit", {"action": "job.cancel"}).text.splitlines() if job["id"] in line]
+    recorded = requests.get(f"{url}/audit", {"action": "job.cancel"}).text.splitlines()
+    (line,) = [json.loads(line) for line in recorded if job["id"] in line]
     assert line["details"]["reason"] == gone["reason"]
     assert "who" not in line
 

@@ -23,7 +23,7 @@ SEGMENT = ["segment", "CT", "-o", "l.nii.gz"]
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Makes commands run in a folder that contains only the folders `folder` and `images` and a file `file`; their inputs do not exist."""
+    """Makes commands run in a folder with only the folders `folder` and `images` and a file `file`; inputs do not exist."""
     monkeypatch.chdir(tmp_path)
     for name in ("folder", "images"):
         (tmp_path / name).mkdir()

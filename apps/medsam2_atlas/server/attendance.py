@@ -1,8 +1,8 @@
 """Cancels the jobs of viewers that have gone, for example because the browser's tab was closed.
 
 A viewer starts a run with `attended=true` and follows its job. The job is cancelled once nobody has followed it for
-`server_gone_seconds`, so a page that is loaded again finds its job in time. Other jobs are never cancelled here: scripts may come
-back later for their results.
+`server_gone_seconds`, so a page that is loaded again finds its job in time. Other jobs are never cancelled here: scripts may
+come back later for their results.
 
 Concurrency contract. Only the event loop uses an `Attendance`, so it needs no lock; the queue has its own.
 """

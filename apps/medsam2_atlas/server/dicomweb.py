@@ -45,7 +45,7 @@ _SILENCE_SECONDS, _POLL_SECONDS = 3.0, 0.25
 _UNANSWERED = (httpx.TransportError,)
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$'()*,:@/?")
-"""The characters that need no escape in a value of a query (RFC 3986, section 3.4), without those that some servers split at."""
+"""Characters that need no escape in a value of a query (RFC 3986, section 3.4), without those that some servers split at."""
 _REMEDY = "Is it running? Try again in a minute. Series that were fetched before can be segmented meanwhile."
 
 

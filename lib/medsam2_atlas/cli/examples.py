@@ -47,8 +47,9 @@ EXAMPLES = {
     "data": "data prepare flare22 download prepared",
     "data prepare": "data prepare flare22 download prepared --partial",
     "dicom": "dicom seg organs.nii.gz series organs.dcm",
-    "dicom seg": "dicom seg organs.nii.gz series organs.dcm --version 2",
+    "dicom seg": "dicom seg organs.nii.gz series organs.dcm --made MANUAL",
     "dicom rtstruct": "dicom rtstruct organs.nii.gz series organs.dcm",
+    "dicom send": "dicom send export.zip http://127.0.0.1:8042/dicom-web",
     "tokens": "tokens add tokens.yaml kim --role reviewer",
     "tokens add": "tokens add tokens.yaml kim --expires 2027-01-31",
     "tokens check": "tokens check tokens.yaml",
@@ -111,5 +112,5 @@ def add_examples(app: typer.Typer, group: str = "") -> None:
         name = f"{group} {inner.name}".strip()
         inner.epilog = example(name)
         assert inner.typer_instance is not None
-        inner.short_help = summary(inner.typer_instance.info.help)
+        inner.short_help = summary(inner.typer_instance.info.help or "")
         add_examples(inner.typer_instance, name)
