@@ -1,8 +1,8 @@
 """Takes the pictures of docs/worklist.md: `make pictures`.
 
-The real server shows the sample patients to a team of three; a headless Chromium takes the pictures. The label maps that Ana and
-Ben sign off are a model's predictions with organs that were shifted by a few voxels, and the reviewer's comment is made up, so
-the figures in the pictures say nothing about people or models.
+The real server shows the sample patients to a team of three; a headless Chromium takes the pictures. The label maps that Ana
+and Ben sign off are a model's predictions with organs that were shifted by a few voxels, and the reviewer's comment is made up.
+The figures in the pictures therefore say nothing about people or models.
 """
 
 from __future__ import annotations
