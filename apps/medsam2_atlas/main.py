@@ -94,7 +94,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
             _ = self._models.ladder  # so that the server fails at its start, not at the first case, if the device is unusable
         foundation, baseline = self._foundation(conf), self._named(conf, "baseline")
         self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation, baseline)
-        self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
+        self._housekeeper = Housekeeper(self._studies, lambda: self._learner.idle)
         # Measuring in the background would fetch every series of a PACS, so it must be requested explicitly.
         remote = is_url(studies)
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")

@@ -23,6 +23,7 @@ from medsam2_atlas.storage import FINAL, Assignments, Person
 from server import assignments, errors, studies
 from server.access import User
 from server.assignments import comment_of, may_accept, opened_by
+from medsam2_atlas.team import measure_next
 from storage.test_store import ct, label
 from tasks.next_case import NextCase
 
@@ -293,6 +294,22 @@ def test_the_viewer_learns_the_comment_and_whether_the_person_may_accept(datasto
     assert (comment["by"], comment["text"], comment["time"]) == ("reva", "spleen", version.returned["at"])
     datastore.store.review.turn(False)
     assert not may_accept(datastore.store, "a", user("reva"))
+
+
+def test_the_team_sees_its_figures_and_annotators_see_only_their_own_names(
+    client: TestClient, datastore: StudyDatastore, tmp_path: Path
+) -> None:
+    sign_off(datastore, tmp_path, "a", "kim")
+    sign_off(datastore, tmp_path, "b", "lee")
+    assert datastore.signed_off.is_set()
+    while measure_next(datastore.store, datastore.figures):
+        pass
+    for who, people in (("kim", ["kim"]), ("reva", ["kim", "lee"])):
+        found = client.get("/worklist/figures", params={"days": 2}, headers={"who": who}).json()
+        assert [one["person"] for one in found["people"]] == people
+        assert [day["signed_off"] for day in found["days"]] == [0, 2]
+    for days in (0, 3661, "x"):
+        assert client.get("/worklist/figures", params={"days": days}, headers={"who": "kim"}).status_code == 422
 
 
 def test_the_holder_of_a_claim_is_named(datastore: StudyDatastore) -> None:

@@ -68,6 +68,7 @@ RECORDED: tuple[_Rule, ...] = (
     (("POST",), r"/worklist/assign", Action("case.assign")),
     (("POST",), r"/worklist/claim", Action("case.claim", "", ONCE_A_MINUTE)),
     (("DELETE",), r"/worklist/claim", Action("case.release", "study")),
+    (("GET",), r"/worklist/figures", Action("figures.read", "", ONCE_IN_TEN_MINUTES)),
     (("GET",), r"/datastore/dataset", Action("export.dataset")),
     (("GET",), r"/model/(?!info/)(?P<model>[^/]+)", Action("export.weights")),
     (("PUT",), r"/model/(?P<model>[^/]+)", Action("weights.put")),
