@@ -177,10 +177,11 @@ troubleshooting: $(VENV)/.installed-dev  ## write the error messages to docs/tro
 docs: $(VENV)/.installed-dev  ## build the documentation for reading offline: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-pictures: $(VENV)/.installed-dev e2e-tools  ## draw the pictures of docs/method.md, docs/annotating.md and of the README
+pictures: $(VENV)/.installed-dev e2e-tools  ## draw the pictures of docs/method.md, docs/annotating.md, docs/worklist.md and of the README
 	$(BIN)/python bench/method_picture.py
 	$(BIN)/python bench/ohif_picture.py
 	$(BIN)/python bench/annotator_pictures.py
+	$(BIN)/python bench/worklist_pictures.py
 
 tutorial-pictures: $(VENV)/.installed-dev e2e-tools  ## run docs/tutorial.md and take its pictures: make tutorial-pictures [FOLDER=of an earlier run]
 	$(BIN)/python bench/tutorial_pictures.py $(if $(FOLDER),"$(FOLDER)")

@@ -297,7 +297,8 @@ class MedSAM2AtlasApp(MONAILabelApp):
     @cached_property
     def worklist(self) -> WorklistParts:
         """The parts behind `/worklist`."""
-        return WorklistParts(self._studies(), self._all, self._table, self._learner, self.drafts, self._models.hu, self._learns)
+        shown = (self._models.hu, self._learns, self._config.pictures_mb * 1_000_000)
+        return WorklistParts(self._studies(), self._all, self._table, self._learner, self.drafts, *shown)
 
     def forget_cases(self) -> bool:
         """Drops all kept data of CTs; returns whether no case was running, see `Models.forget_cases`."""

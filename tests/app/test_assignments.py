@@ -20,10 +20,10 @@ from medsam2_atlas.archive import Place
 from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.erasing import erase
 from medsam2_atlas.storage import FINAL, Assignments, Person
+from medsam2_atlas.team import measure_next
 from server import assignments, errors, studies
 from server.access import User
 from server.assignments import comment_of, may_accept, opened_by
-from medsam2_atlas.team import measure_next
 from storage.test_store import ct, label
 from tasks.next_case import NextCase
 

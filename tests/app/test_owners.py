@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -26,6 +27,7 @@ from server.config import ServerConfig
 from server.people import User
 from server.person_limits import PersonLimitMiddleware
 from storage.test_store import ct, label
+from tasks.case_pictures import Wanted
 from token_files import bearer, token_of, tokens_for
 
 PEOPLE = {"kim": "annotator", "ann": "annotator", "lee": "reviewer", "max": "admin"}
@@ -249,19 +251,23 @@ def test_pictures_are_drawn_one_after_the_other(server: Server, monkeypatch: pyt
     lock = threading.Lock()
 
     class Drawing:
-        def picture(self, study: str) -> Path:
+        def find(self, study: str) -> Wanted:
+            return Wanted(study, study, server.image, None, "", None)
+
+        def draw(self, _: Wanted) -> Path:
             assert lock.acquire(blocking=False), "two pictures at once would need the memory of two CTs"
             time.sleep(0.01)
             drawn.append(1)
             lock.release()
             return _file(server)
 
-    monkeypatch.setattr("server.review.app_instance", Drawing)
+    instance = SimpleNamespace(worklist=SimpleNamespace(pictures=Drawing()))
+    monkeypatch.setattr("server.worklist.app_instance", lambda: instance)
 
     async def ask_many() -> list[int]:
         transport = httpx.ASGITransport(server.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=bearer(token_of("kim"))) as kim:
-            return [one.status_code for one in await asyncio.gather(*(kim.get("/review/picture?study=a") for _ in range(8)))]
+            return [one.status_code for one in await asyncio.gather(*(kim.get("/worklist/picture?study=a") for _ in range(8)))]
 
     assert asyncio.run(ask_many()) == [200] * 8
     assert len(drawn) == 8

@@ -18,7 +18,7 @@ from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.segmenters.base import Report, Segmentation
 from medsam2_atlas.studies import PredictionStore
-from tasks.case_pictures import CasePictures
+from tasks.case_pictures import CasePictures, Wanted
 from tasks.case_states import case_states
 from tasks.finals import training_finals
 from tasks.next_case import NextCase
@@ -43,8 +43,8 @@ def label(folder: Path, organ: int) -> Path:
     return folder / ".sent" / "label.nii.gz"
 
 
-def picture(datastore: StudyDatastore, study: str, models: tuple[str, ...]) -> Path:
-    return CasePictures(datastore, models, CHECK).file(study)
+def picture(datastore: StudyDatastore, study: str) -> Wanted:
+    return CasePictures(datastore, MODELS, CHECK, 10**7).find(study)
 
 
 def replace_image(folder: Path, name: str, suffix: str = ".nii.gz") -> None:
@@ -73,8 +73,7 @@ def test_a_replaced_image_is_reported_and_its_old_label_maps_are_not_used(datast
     assert "a" in datastore.get_unlabeled_images()
     assert datastore.status()["completed"] == 1
     assert [files.name for files in training_finals(datastore).files] == ["b"]
-    with pytest.raises(NotFoundError):
-        picture(datastore, "a", MODELS)
+    assert picture(datastore, "a").label is None
     with zipfile.ZipFile(datastore.get_dataset_archive(None)) as archive:
         assert "image/a.nii.gz" not in archive.namelist()
         assert "label/b.nii.gz" in archive.namelist()
@@ -146,8 +145,7 @@ def test_unusable_images_and_label_maps_are_listed_but_not_used(tmp_path: Path) 
     assert "final: " in cases["b"]["problem"]
     assert "image: is left out" in cases["linked"]["problem"]
     assert cases["c"]["problem"] == "c: the PACS is away."
-    with pytest.raises(NotFoundError):
-        picture(datastore, "b", MODELS)
+    assert picture(datastore, "b").label is None
     assert datastore.get_labeled_images() == ["a"]
     assert datastore.get_unlabeled_images() == ["b", "c"]
     assert datastore.status()["completed"] == 1
@@ -184,20 +182,23 @@ def test_the_organs_with_the_least_certain_prompts_are_listed(datastore: StudyDa
 
 
 def test_a_picture_shows_the_final_label_map_and_is_drawn_once(datastore: StudyDatastore, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no label map"):
-        picture(datastore, "a", MODELS)
+    pictures = CasePictures(datastore, MODELS, CHECK, 10**7)
     with pytest.raises(NotFoundError):
-        picture(datastore, "../a", MODELS)
-    datastore.store.save_prediction("a", "unet_3d", label(tmp_path, 6))
-    first = picture(datastore, "a", MODELS)
-    drawn = first.stat().st_mtime_ns
-    assert picture(datastore, "a", MODELS).stat().st_mtime_ns == drawn
-    datastore.store.save_label("a", "final", label(tmp_path, 2), author="kim")
-    second = picture(datastore, "a", MODELS)
-    assert second != first
-    pixels = [np.asarray(Image.open(file).convert("RGB"), int) for file in (first, second)]
-    assert pixels[0].shape[0] > 100
+        pictures.find("../a")
+    files = []
+    for change in (
+        lambda: None,
+        lambda: datastore.store.save_prediction("a", "unet_3d", label(tmp_path, 6)),
+        lambda: datastore.store.save_label("a", "final", label(tmp_path, 2), author="kim"),
+    ):
+        change()
+        assert pictures.find("a").file is None
+        files.append(pictures.draw(pictures.find("a")))
+        assert pictures.find("a").file == files[-1]
+    pixels = [np.asarray(Image.open(file).convert("RGB"), int) for file in files if file is not None]
+    assert len(pixels) == 3
     assert (pixels[0] != pixels[1]).any()
+    assert (pixels[1] != pixels[2]).any()
 
 
 def test_a_file_that_crashed_its_reader_is_listed_as_a_problem(

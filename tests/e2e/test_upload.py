@@ -50,7 +50,7 @@ def page() -> Iterator[Any]:
 def drop(page: Any, files: list[Path]) -> list[str]:
     """Drops files on the area, and returns what the page reports once everything was sent."""
     page.evaluate(_DROP, [[file.name, base64.b64encode(file.read_bytes()).decode()] for file in files])
-    page.get_by_text("Done.").wait_for(timeout=60_000)
+    page.get_by_text("Done.", exact=True).wait_for(timeout=60_000)
     found: list[str] = page.locator("#sent li").all_inner_texts()
     return found
 

@@ -19,6 +19,7 @@ from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.base.files import write_json
 from medsam2_atlas.dicom.texts import line
 from medsam2_atlas.dicom.uids import cleaned_uid
+from medsam2_atlas.dicom.web_answers import first_value
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,6 @@ _TAGS = {
     "Modality": "00080060",
     "SeriesDescription": "0008103E",
 }
-
-_FORMS = ("Alphabetic", "Ideographic", "Phonetic")
-"""The forms of a person's name in DICOM JSON, the preferred one first."""
 
 SeriesByUid = Mapping[str, Mapping[str, str]]
 """The attributes `_TAGS` of each series as texts, by Series Instance UID."""
@@ -155,7 +153,7 @@ def _checked(answers: list[Any]) -> tuple[dict[str, dict[str, str]], dict[str, s
     found: dict[str, dict[str, str]] = {}
     problems: dict[str, str] = {}
     for answer in answers:
-        about = {tag: _value(answer, number) for tag, number in _TAGS.items()}
+        about = {tag: first_value(answer, number) for tag, number in _TAGS.items()}
         name = repr(about[_SERIES][:80])
         uids = {tag: cleaned_uid(about[tag]) for tag in (_STUDY, _SERIES)}
         if not all(uids.values()):
@@ -164,13 +162,3 @@ def _checked(answers: list[Any]) -> tuple[dict[str, dict[str, str]], dict[str, s
         else:
             found[uids[_SERIES]] = {tag: line(value, 256) for tag, value in about.items()} | uids
     return found, problems
-
-
-def _value(answer: Any, number: str) -> str:
-    """Returns the first value of an attribute in DICOM JSON as a text; empty if there is none."""
-    attribute = answer.get(number) if isinstance(answer, dict) else None
-    values = attribute.get("Value") if isinstance(attribute, dict) else None
-    first = values[0] if isinstance(values, list) and values else None
-    if isinstance(first, dict):  # the name of a person
-        first = next((first[form] for form in _FORMS if first.get(form)), None)
-    return str(first).encode("utf-8", "replace").decode() if isinstance(first, (str, int, float)) else ""

@@ -35,6 +35,7 @@ class ServerConfig(BaseModel):
     viewer_mb: int = Field(1000, ge=1, description="max megabytes of decoded CTs of a folder that are kept for viewers")
     label_mb: int = Field(500, ge=1, description="max megabytes of an uploaded label map")
     drafts_mb: int = Field(200, ge=1, description="max megabytes of all drafts of each person")
+    pictures_mb: int = Field(200, ge=1, description="max megabytes of all small pictures of cases for the worklist")
     reader_processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")
     reader_voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions")
     reader_memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")

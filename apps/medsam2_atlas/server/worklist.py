@@ -13,15 +13,20 @@ from starlette.responses import Response
 
 from medsam2_atlas.base.jobs import ENDED, JobQueue
 from medsam2_atlas.base.urls import is_url
+from medsam2_atlas.imaging.thumbnail import empty_picture
 from server.access import role_for, user_of
 from server.answers import JsonAnswer
+from server.forms import LimitedRoute
+from server.headers import CACHED
+from server.in_turn import in_turn
 from server.owners import owner_id
 from server.people import User
 from server.worklist_answers import CasePage, Sort, State, Summary
 from tasks import worklist
 
-router = APIRouter(prefix="/worklist", tags=["Worklist"])
+router = APIRouter(prefix="/worklist", tags=["Worklist"], route_class=LimitedRoute)
 
+_PICTURES, _PACS_PICTURES = "pictures", "pictures of the PACS"
 _MAX_NAME = 300
 _MAX_PAGE, _MAX_SIZE = 1_000_000, 200
 _ENDED_JOBS = 10
@@ -76,10 +81,23 @@ def summary(request: Request) -> Response:
 
 
 @router.get("/picture", summary="A small picture of a case", responses=_PNG, response_class=Response)
-async def picture(study: str) -> Response:
-    """Returns a PNG file of at most 320 x 320 pixels: a slice of the CT with the case's final label map, or else a model's."""
-    file = await run_in_threadpool(app_instance().worklist.pictures.file, study)
-    return FileResponse(file, media_type="image/png")
+async def picture(request: Request, study: str) -> Response:
+    """Returns a PNG file of at most 320 x 320 pixels: a slice of the CT with the case's final label map, or else a model's.
+
+    If there is no picture, the answer is an empty grey one. A browser may keep a picture for itself, but has to ask each time
+    whether it still applies (`If-None-Match`).
+    """
+    pictures = app_instance().worklist.pictures
+    wanted = await run_in_threadpool(pictures.find, study)
+    kept = {"ETag": f'"{wanted.mark}"', "Cache-Control": CACHED[1]}
+    if wanted.file is not None and kept["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=kept)
+    file = wanted.file
+    if file is None:  # the PACS may be slow, and must not delay the pictures of cases that are on this server
+        file = await in_turn(lambda: pictures.draw(wanted), _PICTURES if wanted.image is not None else _PACS_PICTURES)
+    if file is None:
+        return Response(empty_picture(), media_type="image/png")
+    return FileResponse(file, media_type="image/png", headers=kept)
 
 
 def _queue(queue: JobQueue, user: User) -> dict[str, object]:

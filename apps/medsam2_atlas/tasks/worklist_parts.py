@@ -34,6 +34,7 @@ class WorklistParts:
         drafts: Drafts,
         hu: HuRule,
         learns: bool,
+        picture_bytes: int,
     ) -> None:
         """Connects the parts.
 
@@ -45,12 +46,13 @@ class WorklistParts:
             drafts: the drafts of all people.
             hu: conversion of the CTs' values to HU.
             learns: whether the background measurement is on.
+            picture_bytes: max size of all small pictures together, in bytes.
         """
         stored = tuple(name for name, task in models.items() if not task.inputs)
         states = CaseTable(datastore, table, stored)
         self.cases = Worklist(datastore, lambda: states.states(learner.problems()), drafts.studies)
         self.models = ModelSummaries(lambda: [described_model(name, task) for name, task in models.items()])
-        self.pictures = CasePictures(datastore, stored, hu)
+        self.pictures = CasePictures(datastore, stored, hu, picture_bytes)
         self._learner, self._learns = learner, learns
 
     def learning(self) -> dict[str, Any]:

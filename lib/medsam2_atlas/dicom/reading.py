@@ -15,7 +15,10 @@ from medsam2_atlas.dicom.instances.uids import instance_uid
 from medsam2_atlas.dicom.seg_reading import Planes, read_on_planes, read_seg
 from medsam2_atlas.dicom.series import find_series
 from medsam2_atlas.dicom.series.files import list_series
+from medsam2_atlas.dicom.series.pixels import one_slice
+from medsam2_atlas.dicom.series.slices import TAGS, slices_of
 from medsam2_atlas.dicom.uids import cleaned_uid
+from medsam2_atlas.imaging.decoding import check_voxels
 from medsam2_atlas.imaging.decoding.dicom import dicom_dataset, dicom_header
 from medsam2_atlas.imaging.volume import Geometry
 
@@ -44,6 +47,23 @@ def describe_object(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
     series = [uid for item in items[:_MAX_SERIES] if (uid := cleaned_uid(item.get("SeriesInstanceUID")))]
     about = {"sop_class": uids[0], "sop_instance": uids[1], "modality": str(header.get("Modality", "")), "series": series}
     return about, []
+
+
+def middle_frame(path: str) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Decodes a DICOM file with one slice, or the middle one of a file with several, for a small picture.
+
+    Returns:
+        A dictionary with `spacing`, the distances between rows and between columns in mm, and a list with the values of the
+        slice in HU, `[rows, columns]` float32.
+
+    Raises:
+        InputError: the file is not a slice of a CT, or cannot be decoded.
+    """
+    file = Path(path)
+    slices = slices_of(file, dicom_header(file, TAGS))
+    part = slices[len(slices) // 2]
+    check_voxels(file, part.size[0] * part.size[1] * len(slices))
+    return {"spacing": list(part.spacing)}, [one_slice(part)]
 
 
 def describe_series(folder: str) -> tuple[dict[str, Any], list[np.ndarray]]:

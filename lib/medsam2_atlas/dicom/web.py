@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,8 @@ from requests import RequestException, Response, Session
 from medsam2_atlas.base.errors import InputError, StorageError, UnavailableError
 from medsam2_atlas.base.upstream import CircuitBreaker
 from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
-from medsam2_atlas.dicom.uids import valid_uid
+from medsam2_atlas.dicom.uids import cleaned_uid, valid_uid
+from medsam2_atlas.dicom.web_answers import add_preamble, failures, first_value
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,11 @@ _OBJECTS = 'multipart/related; type="application/dicom"'
 _ANY_SYNTAX = f"{_OBJECTS}; transfer-syntax=*"
 _REFUSED = (400, 406, 415)
 """The statuses with which servers refuse `transfer-syntax=*`."""
-_PREAMBLE = b"\0" * 128
 _BOUNDARY = "medsam2-atlas-0f3cf5c0-70e0-41ef-baef-c6f9f65ec3e1"
 _DUPLICATE = 0x0111
-_FAILED, _REASON = "00081198", "00081197"
 _SERIES_LIMITS = MultipartLimits(parts=20_000, part_bytes=2_000_000_000, total_bytes=4_000_000_000)
+_SLICE_LIMITS = MultipartLimits(parts=2, part_bytes=40_000_000, total_bytes=40_000_000)
+_INSTANCE, _NUMBER = "00080018", "00200013"
 _UNANSWERED = (requests.ConnectionError, requests.Timeout)
 
 
@@ -56,9 +56,11 @@ class DicomWebLimits:
         series_pause: the same when fetching a series.
         list_seconds: max seconds for listing series.
         series_seconds: max seconds for fetching a series.
+        slice_seconds: max seconds for fetching one object for a picture.
         store_seconds: max seconds for storing an object.
         list_bytes: max bytes of a list.
         series: max size of a series.
+        slice: max size of one object that is fetched for a picture.
     """
 
     connect: float = 3.0
@@ -68,9 +70,11 @@ class DicomWebLimits:
     series_pause: float = 120.0
     list_seconds: float = 120.0
     series_seconds: float = 1200.0
+    slice_seconds: float = 20.0
     store_seconds: float = 120.0
     list_bytes: int = 100_000_000
     series: MultipartLimits = _SERIES_LIMITS
+    slice: MultipartLimits = _SLICE_LIMITS
 
 
 class DicomWeb:
@@ -139,18 +143,24 @@ class DicomWeb:
             InputError: the answer exceeds the size limit.
         """
         query: dict[str, Any] = {**{key: str(value) for key, value in filters.items()}, "includefield": _INCLUDED}
+        return self._listed("series", query)
+
+    def _listed(self, path: str, query: Mapping[str, Any]) -> list[Any]:
+        """Returns the answer to a query as unchecked DICOM JSON."""
         budget = self._limits.list_seconds
-        with self._asking("GET", "qido", "series", budget, params=query, headers={"Accept": _JSON}) as answer:
+        with self._asking("GET", "qido", path, budget, params=query, headers={"Accept": _JSON}) as answer:
             content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))
         try:
             found = json.loads(content) if content else []
         except (ValueError, RecursionError) as error:
             raise StorageError(
-                "PACS", f"answers with something other than a list of series ({str(error)[:200]}).", _CHECK_URL
+                "PACS",
+                f"answers with something other than a list of {path.rpartition('/')[2]} ({str(error)[:200]}).",
+                _CHECK_URL,
             ) from error
         found = [found] if isinstance(found, dict) else found
         if not isinstance(found, list):
-            raise StorageError("PACS", "answers with something other than a list of series.", _CHECK_URL)
+            raise StorageError("PACS", f"answers with something other than a list of {path.rpartition('/')[2]}.", _CHECK_URL)
         return found
 
     def fetch_series(self, study: str, series: str, folder: Path) -> list[Path]:
@@ -174,21 +184,51 @@ class DicomWeb:
         """
         if not (valid_uid(study) and valid_uid(series)):
             raise InputError(repr(series[:80]), "is not a UID.", "Correct the series in the PACS.")
-        path = f"studies/{study}/series/{series}"
-        files = self._fetch(path, folder, _ANY_SYNTAX, refusals=_REFUSED) if self._any_syntax else None
+        return self._objects(f"studies/{study}/series/{series}", folder, self._limits.series, self._limits.series_seconds)
+
+    def fetch_middle(self, study: str, series: str, folder: Path) -> Path:
+        """Writes the object in the middle of a series to a folder, for a picture; as `fetch_series`.
+
+        The middle is that of the numbers that the scanner gave the objects.
+
+        Args:
+            study: the Study Instance UID.
+            series: the Series Instance UID.
+            folder: an existing, empty folder.
+
+        Raises:
+            InputError: a UID is not valid, the series has no objects, or the answer exceeds a limit.
+            UnavailableError: the server does not answer in time.
+            StorageError: the server refuses the request, or the disk cannot be written.
+        """
+        if not (valid_uid(study) and valid_uid(series)):
+            raise InputError(repr(series[:80]), "is not a UID.", "Correct the series in the PACS.")
+        path = f"studies/{study}/series/{series}/instances"
+        numbers = {cleaned_uid(first_value(one, _INSTANCE)): first_value(one, _NUMBER) for one in self._listed(path, {})}
+        uids = sorted(filter(None, numbers), key=lambda uid: (int(n) if (n := numbers[uid]).isdecimal() else 0, uid))
+        uid = uids[len(uids) // 2] if uids else ""
+        found = self._objects(f"{path}/{uid}", folder, self._limits.slice, self._limits.slice_seconds) if uid else []
+        if not found:
+            raise InputError(series, "has no objects in the PACS.", "Send it to the PACS again.")
+        return found[0]
+
+    def _objects(self, path: str, folder: Path, limits: MultipartLimits, budget: float) -> list[Path]:
+        """Writes the objects of a path to a folder; returns the files."""
+        files = self._fetch(path, folder, _ANY_SYNTAX, limits, budget, refusals=_REFUSED) if self._any_syntax else None
         if files is None:
-            files = self._fetch(path, folder, _OBJECTS)
+            files = self._fetch(path, folder, _OBJECTS, limits, budget)
             if files is not None and self._any_syntax:
                 log.warning("the PACS refuses requests that accept any transfer syntax; further requests name no syntax")
                 self._any_syntax = False
         for file in files or []:
-            _add_preamble(file)
+            add_preamble(file)
         return files or []
 
-    def _fetch(self, path: str, folder: Path, accept: str, refusals: tuple[int, ...] = ()) -> list[Path] | None:
+    def _fetch(
+        self, path: str, folder: Path, accept: str, limits: MultipartLimits, budget: float, refusals: tuple[int, ...] = ()
+    ) -> list[Path] | None:
         """Writes the objects of a path; returns None if the answer has one of the statuses in `refusals`."""
-        budget, limits = self._limits.series_seconds, self._limits.series
-        pause, headers = self._limits.series_pause, {"Accept": accept}
+        pause, headers = min(self._limits.series_pause, budget), {"Accept": accept}
         with self._asking("GET", "wado", path, budget, pause=pause, headers=headers, accepted=refusals) as answer:
             if answer.status_code in refusals:
                 return None
@@ -220,7 +260,7 @@ class DicomWeb:
         budget, headers = self._limits.store_seconds, {"Content-Type": kind, "Accept": _JSON}
         with self._asking("POST", "stow", "studies", budget, data=body, headers=headers, accepted=(409,)) as answer:
             content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))
-        reasons = _failures(content)
+        reasons = failures(content)
         if [reason for reason in reasons if reason != _DUPLICATE] or (answer.status_code == 409 and not reasons):
             listed = ", ".join(f"{reason:04X}H" for reason in reasons) or f"status {answer.status_code}"
             raise StorageError("PACS", f"rejects the object ({listed}).", "See its log.")
@@ -300,44 +340,6 @@ def _interrupt(answer: Response) -> None:
     """Interrupts another thread that reads an answer. Closing the socket would not wake that thread."""
     with suppress(OSError, ValueError, RuntimeError):  # the thread may have finished in the meantime
         answer.raw.shutdown()
-
-
-def _add_preamble(file: Path) -> None:
-    """Adds the preamble and the prefix to an object that a server sent without them, so that it is a DICOM file."""
-    with file.open("rb") as stream:
-        begin = stream.read(132)
-    if begin[128:132] == b"DICM":
-        return
-    if begin[:4] == b"DICM":
-        missing = _PREAMBLE
-    elif begin[:2] == b"\x02\x00":
-        missing = _PREAMBLE + b"DICM"
-    else:
-        return  # the reader of the series reports the problem
-    part = file.with_suffix(".part")
-    with part.open("xb") as target, file.open("rb") as stream:
-        target.write(missing)
-        while block := stream.read(1 << 20):
-            target.write(block)
-    os.replace(part, file)
-
-
-def _failures(content: bytes) -> list[int]:
-    """Returns the failure reasons of the objects that were not stored, from a STOW-RS answer in JSON."""
-    try:
-        about = json.loads(content) if content else {}
-    except (ValueError, RecursionError):
-        return []  # XML or empty: the caller decides by the status alone
-    if isinstance(about, list):
-        about = about[0] if about else {}
-    failed = about.get(_FAILED, {}) if isinstance(about, dict) else {}
-    items = failed.get("Value", []) if isinstance(failed, dict) else []
-    found = []
-    for item in items if isinstance(items, list) else []:
-        value = item.get(_REASON, {}) if isinstance(item, dict) else {}
-        values = value.get("Value") if isinstance(value, dict) else None
-        found.append(values[0] if isinstance(values, list) and values and isinstance(values[0], int) else 0)
-    return found
 
 
 def _short(error: Exception) -> str:

@@ -92,10 +92,17 @@ def labels(path: str, like: dict[str, Any] | None = None) -> Result:
     Raises:
         InputError: the label map cannot be read, or is not a label map.
     """
-    file = Path(path)
-    grid = Geometry.parse(like) if like else None
-    found = _segmentation(file, grid) if is_segmentation(file) else _labels(file)
+    found = label_map(Path(path), Geometry.parse(like) if like else None)
     return _summary(found), [found.array]
+
+
+def label_map(path: Path, like: Geometry | None = None) -> Volume:
+    """Returns a label map as `[z, y, x]` uint8 in LPS orientation; see `labels`.
+
+    Raises:
+        InputError: the label map cannot be read, or is not a label map.
+    """
+    return _segmentation(path, like) if is_segmentation(path) else _labels(path)
 
 
 def fingerprint(path: str) -> Result:
@@ -124,10 +131,9 @@ def label_check(path: str, image: str) -> Result:
     file = Path(path)
     check_same_size(file, Path(image))
     like, _ = _grids(Path(image))
-    if is_segmentation(file):
-        found = _segmentation(file, like)
-    else:
-        found = on_grid(replace(_labels(file), source=file.name), like, like, Path(image).name)
+    found = label_map(file, like)
+    if not is_segmentation(file):
+        found = on_grid(replace(found, source=file.name), like, like, Path(image).name)
     held = np.zeros(256, bool)
     for plane in found.array:  # slice by slice: counting takes eight bytes per voxel
         held |= np.bincount(plane.ravel(), minlength=256) > 0

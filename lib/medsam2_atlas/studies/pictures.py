@@ -1,54 +1,106 @@
-"""Pictures of studies with a label map, drawn once for each version and kept in the work folder."""
+"""Small pictures of studies, drawn once and kept in the work folder up to a limit in bytes.
+
+The name of a picture's file is a digest of everything that it shows, so a picture never changes. Reader processes decode CTs
+and label maps, and return one slice only.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from medsam2_atlas.base.errors import InputError, NotFoundError
-from medsam2_atlas.imaging.hounsfield import CHECK, HuRule, to_hu
-from medsam2_atlas.imaging.preview import write_preview
-from medsam2_atlas.imaging.volume import read_labels, read_volume
-from medsam2_atlas.storage import Label, StudyStore
+import numpy as np
+
+from medsam2_atlas.base.files import replacing
+from medsam2_atlas.imaging.decoding import run_task
+from medsam2_atlas.imaging.hounsfield import CHECK, HuRule, examine
+from medsam2_atlas.imaging.thumbnail import draw_thumbnail
+from medsam2_atlas.storage import WorkFolder
+
+_FOLDER = "pictures"
+_USED_SECONDS = 3600.0
+"""Age of a file's time from which a use renews it. The files that were used longest ago are removed first."""
+_LESS = 0.9
+"""Fraction of the limit to which files are removed, so that not every new picture removes one."""
 
 
-def study_picture(
-    store: StudyStore, study: str, tags: Sequence[str], image_of: Callable[[str], str | Path], hu: HuRule = CHECK
-) -> Path:
-    """Returns the picture (PNG) of a study with its first usable label map; draws it if there is none yet.
+class Pictures:
+    """The pictures of a set of studies. Several threads and processes may use it."""
 
-    Args:
-        store: the studies.
-        study: name of the study.
-        tags: tags of the label maps, the preferred one first.
-        image_of: returns the file of a study's image; called only if the picture must be drawn.
-        hu: rule that converts the CT's values to HU.
+    def __init__(self, work: WorkFolder, max_bytes: int) -> None:
+        """Reads nothing yet.
 
-    Raises:
-        NotFoundError: if there is no such study, or it has no usable label map.
-        InputError: if the image or the label map cannot be read.
-    """
-    label = _shown(store, study, tags)
-    key = f"{study}/{label.tag}/{label.version.sha256}" + ("" if hu == CHECK else f"/{hu}")
-    file = store.work.folder("pictures") / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.png"
-    if not file.exists():
-        image = read_volume(image_of(study))
-        with suppress(InputError):  # values that the HU check refuses are drawn unchanged
-            image = to_hu(image, hu)
-        write_preview(image, read_labels(label.file, image).array, file)
+        Args:
+            work: the work folder of the studies.
+            max_bytes: max size of all pictures together, in bytes.
+        """
+        self._work, self._max_bytes = work, max_bytes
+
+    def find(self, key: str) -> Path | None:
+        """Returns the file (PNG) of the picture with a key; None if it is not drawn, or was removed."""
+        file = self._file(key)
         try:
-            store.image(study)
-        except NotFoundError:  # the study was erased while the picture was drawn
-            file.unlink(missing_ok=True)
-            raise
-    return file
+            age = time.time() - file.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        if age > _USED_SECONDS:
+            with suppress(OSError):  # the disk may be read-only
+                os.utime(file)
+        return file
 
+    def draw(self, key: str, image: Path, label: Path | None = None, hu: HuRule = CHECK) -> Path:
+        """Draws the middle of a CT and returns the file.
 
-def _shown(store: StudyStore, study: str, tags: Sequence[str]) -> Label:
-    labels: Mapping[str, Label] = store.labels().get(study, {})
-    for tag in tags:
-        if tag in labels and not labels[tag].problem:
-            return labels[tag]
-    raise NotFoundError(repr(study[:80]), "has no label map to show yet.", "Run a model on it.")
+        Args:
+            key: a text that differs for different pictures.
+            image: file or folder of the CT.
+            label: file of its label map; None for none.
+            hu: rule that converts the CT's values to HU. Values that it refuses are drawn unchanged.
+
+        Raises:
+            InputError: the CT or the label map cannot be read.
+            OSError: the picture cannot be written.
+        """
+        about, slices = run_task("middle_slice", image, path=str(image), label=str(label or ""))
+        return self._put(key, about, slices[0], slices[1] if label is not None else None, hu)
+
+    def draw_object(self, key: str, file: Path, hu: HuRule = CHECK) -> Path:
+        """Draws the slice in a DICOM file and returns the file of the picture; see `draw`."""
+        about, slices = run_task("middle_frame", file, path=str(file))
+        return self._put(key, about, slices[0], None, hu)
+
+    def remove(self, key: str) -> None:
+        """Removes a picture, for example because its study was erased while it was drawn."""
+        self._file(key).unlink(missing_ok=True)
+
+    def _put(self, key: str, about: dict[str, Any], values: np.ndarray, labels: np.ndarray | None, hu: HuRule) -> Path:
+        added = hu.offset
+        if hu.name == "auto":
+            added -= examine(values[None], added).shift
+        rows, columns = (float(distance) for distance in about["spacing"])
+        file = self._file(key)
+        with replacing(file) as part:
+            draw_thumbnail(values + np.float32(added), (rows, columns), labels).save(part, "PNG", optimize=True)
+        self._make_room(file)
+        return file
+
+    def _make_room(self, new: Path) -> None:
+        """Removes the pictures that were used longest ago if all together exceed the limit; keeps the new one."""
+        with os.scandir(new.parent) as entries:
+            states = [(entry.path, entry.stat()) for entry in entries if entry.name.endswith(".png")]
+        total = sum(state.st_size for _, state in states)
+        if total <= self._max_bytes:
+            return
+        for path, state in sorted(states, key=lambda item: item[1].st_mtime):
+            if total <= _LESS * self._max_bytes:
+                return
+            if path != str(new):
+                Path(path).unlink(missing_ok=True)
+                total -= state.st_size
+
+    def _file(self, key: str) -> Path:
+        return self._work.folder(_FOLDER) / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.png"

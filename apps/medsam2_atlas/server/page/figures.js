@@ -49,8 +49,11 @@ function show(summary) {
   );
   showTrend();
   fill(byId('per-organ'), organs.length ? organTable(organs) : nothing('There are no corrections yet. Submit a case in the viewer.'));
-  fill(byId('per-person'), people.length ? personTable(people) : nothing('Nobody has signed off a case in these days.'));
-  fill(byId('between'), agreement.length ? agreementTable(agreement) : nothing('No case was annotated by two people yet.'));
+  const own = summary.you.role === 'annotator' ? nothing('You see your own figures. Reviewers see those of everybody.') : null;
+  fill(byId('per-person'), people.length ? personTable(people) : nothing('Nobody has signed off a case in these days.'), own);
+  const unknown = figures.agreement_unknown || 0;
+  const left = unknown ? nothing(counted(unknown, 'pair') + ' left out: it is not known whether one person began with the other’s label map.') : null;
+  fill(byId('between'), agreement.length ? agreementTable(agreement) : nothing('No case was annotated by two people independently yet.'), left);
 }
 
 /** Shows Dice over time of one organ, or the mean of all. */
@@ -83,7 +86,7 @@ function showTrend() {
 
 const organTable = organs =>
   sortableTable(
-    'Median per case. Dice: predictions against signed-off label maps.',
+    'Minutes: median a case. Edited: mean a case. Dice: median of the predictions against signed-off label maps.',
     [
       { title: 'Organ', value: ({ organ }) => words(organ) },
       { title: 'Minutes', number: true, value: ({ minutes }) => minutes, cell: ({ minutes }) => rounded(minutes, 1) },
@@ -110,7 +113,7 @@ const personTable = people =>
 function agreementTable(agreement) {
   const lowest = ({ dice }) => Object.entries(dice).sort(([, a], [, b]) => a - b)[0];
   return sortableTable(
-    'Dice between the newest label maps of two people.',
+    'Dice between label maps of two people who did not see each other’s.',
     [
       {
         title: 'Case',

@@ -42,7 +42,7 @@ function picture(row) {
 function about(row, you) {
   const title = element('strong', { class: 'name', textContent: nameOf(row), title: row.study });
   const lines = [title];
-  if (row.description) {
+  if (row.description && !row.description.startsWith(row.patient + '.')) { // the name of a file says nothing more
     lines.push(element('span', { class: 'small', textContent: row.description, title: row.description }));
   }
   if (row.comment) {

@@ -90,7 +90,7 @@ export function showModels({ models, demo_weights: demo, learning }) {
     element(
       'li',
       { class: missing ? 'missing' : '' },
-      element('strong', { textContent: title || name }),
+      element('strong', { textContent: name, title }),
       version ? element('span', { class: 'small', textContent: String(version) }) : null,
       mark ? element('span', { class: 'tag', textContent: mark }) : null,
       missing ? element('span', { class: 'small', textContent: missing }) : null

@@ -71,6 +71,21 @@ def hounsfield(series: Series) -> np.ndarray:
     return values
 
 
+def one_slice(part: Slice) -> np.ndarray:
+    """Returns the values of one slice in HU, `[rows, columns]` float32.
+
+    Raises:
+        InputError: its pixels are missing or cut short, cannot be decoded, or are not grey values.
+        OSError: the file cannot be read.
+    """
+    ds, frame = dicom_dataset(part.file), part.frame or 0
+    for _, stored in _frames(part.file, ds, {frame: 0}):
+        if stored.shape != part.size:
+            raise InputError(part.file, f"has pixels of shape {stored.shape}, not {part.size}.", _AGAIN)
+        return np.asarray(_rescaled(stored, part, ds), np.float32)
+    raise InputError(part.file, "lacks the pixels of a frame.", _AGAIN)
+
+
 def _fits(part: Slice) -> bool:
     """Returns whether all values that a slice can have are 16-bit integers."""
     (slope, intercept), (bits, signed) = part.rescale.numbers, part.stored

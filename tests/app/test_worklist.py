@@ -1,0 +1,411 @@
+"""The worklist: states, filters, sorting and pages of cases as a person sees them, the summary, and small pictures."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from starlette.testclient import TestClient
+
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import Assessment, ScoreTable
+from medsam2_atlas.base.errors import UnavailableError
+from medsam2_atlas.imaging.hounsfield import CHECK
+from medsam2_atlas.imaging.volume import read_labels
+from medsam2_atlas.segmenters.base import Report, Segmentation
+from medsam2_atlas.storage import Drafts, Person
+from medsam2_atlas.studies import PredictionStore
+from server import worklist as routes
+from server import worklist_answers
+from server.application import create_app
+from server.config import ServerConfig
+from server.people import LOCAL, User
+from tasks import case_states
+from tasks.case_states import CaseTable
+from tasks.worklist import STATES, Query, Worklist
+from tasks.worklist_parts import WorklistParts
+from token_files import bearer, token_of, tokens_for
+
+MODELS = ("medsam2_atlas", "unet_3d")
+KIM, LEE = User("kim", "annotator", "token:kim"), User("lee", "reviewer", "token:lee")
+
+
+@pytest.fixture
+def datastore(tmp_path: Path) -> StudyDatastore:
+    for name in "abcdef":
+        image = sitk.GetImageFromArray(np.arange(4800, dtype=np.int16).reshape(12, 20, 20) % 400)
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    (tmp_path / "g.mhd").write_text("x")
+    return StudyDatastore(tmp_path, models=MODELS)
+
+
+@pytest.fixture
+def label(tmp_path: Path) -> Path:
+    array = np.zeros((12, 20, 20), np.uint8)
+    array[3:8, 4:16, 4:16] = 6
+    (tmp_path / ".sent").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / ".sent" / "label.nii.gz"))
+    return tmp_path / ".sent" / "label.nii.gz"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ScoreTable:
+    return ScoreTable(tmp_path / ".measures.sqlite")
+
+
+@pytest.fixture
+def worklist(datastore: StudyDatastore, table: ScoreTable) -> Worklist:
+    states = CaseTable(datastore, table, MODELS)
+    return Worklist(datastore, states.states, Drafts(datastore.store, 10**6).studies)
+
+
+def sign_off(datastore: StudyDatastore, study: str, label: Path, who: str = "kim") -> None:
+    datastore.store.save_label(study, "final", label, author=who, author_id=f"token:{who}")
+
+
+def rows(worklist: Worklist, asking: User = KIM, **query: Any) -> dict[str, dict[str, Any]]:
+    return {row["study"]: row for row in worklist.page(Query(**query), asking)["rows"]}
+
+
+def test_each_case_has_one_state(datastore: StudyDatastore, worklist: Worklist, label: Path) -> None:
+    datastore.store.review.turn(True)
+    for study in "bcdef":
+        datastore.store.save_prediction(study, "unet_3d", label)
+    datastore.claims.claim("c", LEE.id, LEE.name)
+    for study in "def":
+        sign_off(datastore, study, label)
+    datastore.store.accept_label("e", "final", 1, Person("lee", "token:lee"))
+    datastore.store.return_label("f", "final", 1, Person("lee", "token:lee"), "The liver lacks its tip.")
+    found = rows(worklist)
+    assert {study: row["state"] for study, row in found.items()} == {
+        "a": "new",
+        "b": "predicted",
+        "c": "in work",
+        "d": "waits for review",
+        "e": "signed off",
+        "f": "returned",
+        "g.mhd": "problem",
+    }
+    assert worklist.page(Query(), KIM)["counts"] == dict.fromkeys(STATES, 1)
+    assert found["c"]["claimed"]["person"] == "lee"
+    assert found["c"]["opened"] == ["lee"]
+    assert (found["e"]["accepted"], found["e"]["author"], found["e"]["version"]) == ("lee", "kim", 1)
+    assert found["f"]["comment"]["text"] == "The liver lacks its tip."
+    assert found["f"]["comment"]["by"] == "lee"
+    assert {study: row["action"] for study, row in found.items()} == {
+        "a": "segment",
+        "b": "correct",
+        "c": "correct",
+        "d": "view",
+        "e": "view",
+        "f": "correct",
+        "g.mhd": "fix",
+    }
+    assert rows(worklist, LEE)["d"]["action"] == "review"
+    assert rows(worklist, User("kim", "reviewer", "token:kim"))["d"]["action"] == "view", "nobody reviews their own label map"
+
+
+def test_a_draft_makes_a_case_one_in_work(datastore: StudyDatastore, worklist: Worklist, tmp_path: Path) -> None:
+    folder = datastore.store.work.path / "drafts" / "a"
+    folder.mkdir(parents=True)
+    assert rows(worklist)["a"]["state"] == "new"
+    (folder / f"{'0' * 32}.draft").write_bytes(b"{}")
+    assert rows(worklist)["a"]["state"] == "in work"
+
+
+def test_cases_of_the_person_come_first_and_those_of_others_after_the_free_ones(
+    datastore: StudyDatastore, worklist: Worklist, table: ScoreTable, label: Path
+) -> None:
+    datastore.store.review.turn(True)
+    for study, value in (("a", 0.1), ("b", 0.9), ("d", 0.5)):
+        table.put(study, "s", {}, Assessment({"disagreement": value}, {}))
+    datastore.store.assignments.assign("b", "ann", "lee")
+    datastore.store.assignments.assign("c", "kim", "lee")
+    for study in "ef":
+        sign_off(datastore, study, label)
+    datastore.store.return_label("e", "final", 1, Person("lee", "token:lee"), "No.")
+    assert list(rows(worklist)) == ["e", "c", "g.mhd", "d", "a", "b", "f"]
+    assert next(iter(rows(worklist, LEE))) == "f", "a case that waits for a review"
+    assert [row["study"] for row in rows(worklist).values() if row["mine"]] == ["c"]
+    datastore.claims.claim("a", LOCAL.id, LOCAL.name)
+    found = rows(worklist, LOCAL)
+    assert found["a"]["mine"]
+    assert found["a"]["opened"] == []
+
+
+def test_cases_are_filtered(datastore: StudyDatastore, worklist: Worklist, label: Path) -> None:
+    sign_off(datastore, "a", label)
+    datastore.store.assignments.assign("b", "ann", "lee")
+    datastore.claims.claim("c", LEE.id, LEE.name)
+    confidence = {"liver": 0.3, "spleen": 0.45, "pancreas": 0.9, "bladder": 0.5}
+    result = Segmentation(read_labels(label), Report(confidence=confidence))
+    reports = PredictionStore(datastore.store.work, datastore.store)
+    reports.save("unet_3d", "d", Path(datastore.get_image_uri("d")), {}, result)
+    datastore.store.update_image_info("e", {"PatientName": "Doe^Jane", "PatientID": "77", "StudyDate": "20260102"})
+    assert set(rows(worklist, states=frozenset({"signed off", "problem"}))) == {"a", "g.mhd"}
+    assert [set(rows(worklist, person=name)) for name in ("kim", "ann", "lee", "max")] == [{"a"}, {"b"}, {"c"}, set()]
+    assert [set(rows(worklist, organ=organ)) for organ in ("liver", "pancreas")] == [{"d"}, set()]
+    assert set(rows(worklist, model="unet_3d")) == {"d"}
+    assert set(rows(worklist, text="jane 2026-01")) == {"e"}
+    assert set(rows(worklist, text="F.NII")) == {"f"}
+    page = worklist.page(Query(text="jane"), KIM)
+    assert (page["total"], sum(page["counts"].values())) == (1, 7)
+    assert (page["people"], page["models"]) == (["ann", "kim", "lee"], ["unet_3d"])
+    row = rows(worklist)["d"]
+    assert (row["check"], row["checks"]) == ([["liver", 0.3], ["spleen", 0.45]], 2)
+    assert row["look_first"] == [["liver", 0.3], ["spleen", 0.45], ["bladder", 0.5]]
+    assert row["confidence"] == pytest.approx(sum(confidence.values()) / 4)
+    about = rows(worklist)["e"]
+    assert (about["patient"], about["date"], about["description"]) == ("Doe Jane · 77", "2026-01-02", "e.nii.gz")
+
+
+def test_cases_are_sorted_and_those_without_a_value_come_last(worklist: Worklist, table: ScoreTable) -> None:
+    for study, value in (("a", 0.5), ("d", 0.9), ("c", 0.1)):
+        table.put(study, "s", {}, Assessment({"disagreement": value}, {}))
+    assert list(rows(worklist, sort="disagreement"))[:4] == ["c", "a", "d", "b"]
+    assert list(rows(worklist, sort="disagreement", down=True))[:4] == ["d", "a", "c", "b"]
+    assert list(rows(worklist, sort="patient", down=True))[:2] == ["g.mhd", "f"]
+    for sort in ("date", "state", "confidence", "time", "author"):
+        assert len(rows(worklist, sort=sort)) == 7
+
+
+def test_pages_are_cut_on_the_server(worklist: Worklist) -> None:
+    first, last, beyond = (worklist.page(Query(sort="patient", page=n, size=3), KIM) for n in (1, 3, 99))
+    assert ([row["study"] for row in first["rows"]], first["pages"], first["total"]) == (["a", "b", "c"], 3, 7)
+    assert [row["study"] for row in last["rows"]] == ["g.mhd"]
+    assert (beyond["page"], beyond["rows"]) == (3, last["rows"])
+    nothing = worklist.page(Query(text="none such"), KIM)
+    assert (nothing["total"], nothing["page"], nothing["pages"], nothing["rows"]) == (0, 1, 1, [])
+
+
+def test_only_cases_that_have_changed_are_computed_again(
+    datastore: StudyDatastore, worklist: Worklist, label: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[str] = []
+    real = case_states._state
+
+    def counted(facts: Any, *others: Any) -> Any:
+        computed.append(facts.study)
+        return real(facts, *others)
+
+    monkeypatch.setattr(case_states, "_state", counted)
+    rows(worklist)
+    assert sorted(computed) == ["a", "b", "c", "d", "e", "f", "g.mhd"]
+    computed.clear()
+    rows(worklist)
+    assert computed == []
+    sign_off(datastore, "b", label)
+    assert rows(worklist)["b"]["state"] == "signed off"
+    assert computed == ["b"]
+
+
+def test_a_new_report_is_shown(datastore: StudyDatastore, worklist: Worklist, label: Path) -> None:
+    reports = PredictionStore(datastore.store.work, datastore.store)
+    for sure in (0.25, 0.75):
+        result = Segmentation(read_labels(label), Report(confidence={"liver": sure}))
+        reports.save("unet_3d", "a", Path(datastore.get_image_uri("a")), {}, result)
+        assert rows(worklist)["a"]["confidence"] == sure
+
+
+def test_a_broken_case_does_not_hide_the_others(
+    datastore: StudyDatastore, worklist: Worklist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = case_states._about
+
+    def broken(facts: Any) -> Any:
+        if facts.study == "c":
+            raise RuntimeError("broken")
+        return real(facts)
+
+    monkeypatch.setattr(case_states, "_about", broken)
+    found = rows(worklist)
+    assert len(found) == 7
+    assert found["c"]["state"] == "problem"
+    assert "cannot be listed (broken)" in found["c"]["problem"]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"PatientName": "<script>alert(1)</script>", "PatientID": "\x1b[31m\n\x00", "StudyDate": "20261399"},
+        {"PatientName": {"Alphabetic": "x"}, "PatientID": ["x"], "StudyDate": 20260102, "SeriesDescription": None},
+        {"PatientName": "\ud800" + "x" * 10_000, "StudyDescription": 1e308},
+    ],
+)
+def test_hostile_attributes_stay_short_texts(datastore: StudyDatastore, worklist: Worklist, info: dict[str, Any]) -> None:
+    image = datastore.store.images()["a"]
+    facts = case_states._Facts("a", type(image)("a", image.file, info), {}, None, None, {}, (), False, True)
+    state = case_states._state(facts, MODELS, PredictionStore(datastore.store.work, datastore.store))
+    texts = (state.patient, state.date, state.description)
+    assert all(isinstance(text, str) and len(text) < 600 for text in texts)
+    assert not re.search(r"[\x00-\x1f\ud800-\udfff]", "".join(texts))
+    assert not state.date or re.fullmatch(r"\d{4}-\d\d-\d\d", state.date)
+
+
+def test_the_viewer_marks_the_same_organs_as_the_worklist() -> None:
+    panel = Path(routes.__file__).parent / "annotator" / "panel" / "organs.js"
+    found = re.search(r"NEEDS_A_LOOK = ([\d.]+);", panel.read_text(encoding="utf-8"))
+    assert found is not None
+    assert float(found[1]) == case_states.NEEDS_A_LOOK
+
+
+class Task:
+    """A model."""
+
+    description, inputs = "A model", frozenset[str]()
+
+    def __init__(self, problem: str = "", mark: str = "") -> None:
+        self.problem, self.mark = problem, mark
+
+    def missing(self) -> str:
+        return self.problem
+
+    def version(self) -> str:
+        return "7"
+
+    def info(self) -> dict[str, Any]:
+        return {"weights_mark": self.mark}
+
+
+class Team:
+    """A server with a studies folder in this process, and its people."""
+
+    def __init__(self, datastore: StudyDatastore, table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tasks = {"medsam2_atlas": Task(), "unet_3d": Task("has no weights."), "medsam2": Task(mark="demo weights")}
+        tasks["medsam2"].inputs = frozenset({"clicks"})
+        learner: Any = SimpleNamespace(problems=dict, progress=lambda: (2, 6))
+        drafts = Drafts(datastore.store, 10**6)
+        parts = WorklistParts(datastore, tasks, table, learner, drafts, CHECK, True, 10**7)
+        instance = SimpleNamespace(worklist=parts, datastore=lambda: datastore)
+        monkeypatch.setattr(routes, "app_instance", lambda: instance)
+        people = {"kim": "annotator", "ann": "annotator", "lee": "reviewer", "max": "admin"}
+        tokens = tokens_for(tmp_path / "tokens.yaml", people)
+        self.app, self.parts = create_app(ServerConfig(tokens=str(tokens))), parts
+        self.client = TestClient(self.app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+
+    def ask(self, who: str, path: str, headers: dict[str, str] | None = None, **query: Any) -> Any:
+        return self.client.get(f"/worklist/{path}", params=query, headers={**bearer(token_of(who)), **(headers or {})})
+
+
+@pytest.fixture
+def team(datastore: StudyDatastore, table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
+    return Team(datastore, table, tmp_path, monkeypatch)
+
+
+def test_the_answers_are_as_openapi_describes_them(team: Team, datastore: StudyDatastore, label: Path) -> None:
+    sign_off(datastore, "a", label)
+    datastore.claims.claim("b", KIM.id, KIM.name)
+    page = team.ask("kim", "cases", size=4, state=["signed off", "in work", "new"], sort="time", down=True)
+    assert page.status_code == 200, page.text
+    assert worklist_answers.CasePage.model_validate(page.json()).model_dump(mode="json") == page.json()
+    summary = team.ask("kim", "summary")
+    assert worklist_answers.Summary.model_validate(summary.json()).model_dump(mode="json") == summary.json()
+    schema = team.app.openapi()["components"]["schemas"]
+    assert {"CasePage", "CaseRow", "Summary"} <= set(schema)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"page": "0"},
+        {"page": "-1"},
+        {"page": "9" * 400},
+        {"size": "0"},
+        {"size": "1000000"},
+        {"size": "x"},
+        {"sort": "'; DROP TABLE"},
+        {"state": "gone"},
+        {"q": "x" * 10_000},
+        {"person": "x" * 10_000},
+        {"down": "perhaps"},
+    ],
+)
+def test_wrong_queries_are_refused(team: Team, query: dict[str, str]) -> None:
+    assert team.ask("kim", "cases", **query).status_code == 422
+
+
+@pytest.mark.parametrize("text", ["\x00", "%", "' OR 1=1 --", "<script>", "\ufffd", "[", "(.*)+$", "../../etc/passwd"])
+def test_strange_texts_find_nothing(team: Team, text: str) -> None:
+    for key in ("q", "person", "organ", "model"):
+        answer = team.ask("kim", "cases", **{key: text})
+        assert (answer.status_code, answer.json()["rows"]) == (200, [])
+
+
+def test_the_summary_counts_cases_and_states_what_the_person_may_do(team: Team, datastore: StudyDatastore, label: Path) -> None:
+    sign_off(datastore, "a", label)
+    about = team.ask("kim", "summary").json()
+    assert (about["total"], about["counts"]["signed off"], about["today"], about["week"]) == (7, 1, 1, 1)
+    assert (about["you"], about["review"], about["pacs"]) == ({"name": "kim", "role": "annotator"}, False, False)
+    assert about["learning"] == {"on": True, "done": 2, "of": 6}
+    models = {model["name"]: model for model in about["models"]}
+    assert (models["unet_3d"]["missing"], models["medsam2"]["mark"], models["medsam2_atlas"]["version"]) == (
+        "has no weights.",
+        "demo weights",
+        "7",
+    )
+    assert about["demo_weights"] is True
+    rights = {who: team.ask(who, "summary").json()["may"] for who in ("kim", "lee", "max")}
+    assert rights == {
+        "kim": {"upload": False, "assign": False, "review": False},
+        "lee": {"upload": False, "assign": True, "review": True},
+        "max": {"upload": True, "assign": True, "review": True},
+    }
+
+
+def test_people_see_counts_of_the_queue_but_only_their_own_jobs(team: Team) -> None:
+    queue, end = team.app.state.queue, threading.Event()
+    for who in ("kim", "ann"):
+        queue.submit("unet_3d", f"case of {who}", end.wait, owner=f"token:{who}", person=who)
+    try:
+        shown = {who: team.ask(who, "summary") for who in ("kim", "ann", "lee")}
+        for who, others in (("kim", "ann"), ("ann", "kim"), ("lee", "kim")):
+            found = shown[who].json()["queue"]
+            assert found["running"] + found["waiting"] == 2
+            assert [job["owner"] for job in found["yours"]] == ([who] if who != "lee" else [])
+            assert f"case of {others}" not in shown[who].text
+    finally:
+        end.set()
+
+
+def test_a_new_case_has_a_picture_that_browsers_keep_only_for_themselves(
+    team: Team, datastore: StudyDatastore, label: Path
+) -> None:
+    first = team.ask("kim", "picture", study="a")
+    assert (first.status_code, first.headers["content-type"], first.headers["cache-control"]) == (
+        200,
+        "image/png",
+        "private, no-cache",
+    )
+    assert first.content.startswith(b"\x89PNG")
+    again = team.ask("kim", "picture", {"If-None-Match": first.headers["etag"]}, study="a")
+    assert (again.status_code, again.content) == (304, b"")
+    assert re.fullmatch(r'"[0-9a-f]{32}"', first.headers["etag"]), "it contains no name"
+    sign_off(datastore, "a", label)
+    second = team.ask("kim", "picture", {"If-None-Match": first.headers["etag"]}, study="a")
+    assert (second.status_code, second.content != first.content) == (200, True)
+    for study in ("../a", "none", ""):
+        assert team.ask("kim", "picture", study=study).status_code == 404
+    assert team.client.get("/worklist/picture", params={"study": "a"}).status_code == 401
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_grey_one_and_is_not_tried_again_at_once(
+    team: Team, datastore: StudyDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def broken(*_: Any, **__: Any) -> Any:
+        tried.append("x")
+        raise UnavailableError("readers", "are busy.", "Try again.")
+
+    monkeypatch.setattr("medsam2_atlas.studies.pictures.run_task", broken)
+    answers = [team.ask("kim", "picture", study="a") for _ in range(3)]
+    assert [(answer.status_code, answer.headers["cache-control"]) for answer in answers] == [(200, "no-store")] * 3
+    assert tried == ["x"]
+    assert team.ask("kim", "picture", study="g.mhd").status_code == 200
+    assert tried == ["x"], "a case with a problem is not read"
