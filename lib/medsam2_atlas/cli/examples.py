@@ -34,6 +34,7 @@ EXAMPLES = {
     "labels restore": "labels restore studies case-7 2",
     "labels confirm": "labels confirm studies case-7 --tag final",
     "labels accept": "labels accept studies case-7 3",
+    "labels return": 'labels return studies case-7 3 --comment "spleen tip"',
     "labels export": "labels export studies case-7 2 organs.nii.gz",
     "studies": "studies backup /srv/studies /mnt/backup/studies",
     "studies audit": "studies audit /srv/studies --since 2026-11-01",
