@@ -100,7 +100,8 @@ serve: $(VENV)/.installed  ## start the server: make serve STUDIES=folder-or-URL
 orthanc: e2e-tools  ## start an Orthanc that only this machine can reach, for OHIF: make orthanc [ORTHANC_DATA=folder]
 	apps/orthanc.sh "$(ORTHANC_DATA)"
 
-e2e-tools:  ## install Orthanc, Chromium and Caddy from Debian (needs root), and the annotator's viewer, if they are missing
+e2e-tools:  ## install Orthanc, Chromium and Caddy from Debian (needs root), the annotator's viewer and axe-core, if they are missing
+	@test ! -x $(BIN)/python || $(BIN)/python tests/e2e/axe.py
 	@test ! -x $(BIN)/medsam2-atlas || $(BIN)/medsam2-atlas viewer | grep -q @ohif/app || $(BIN)/medsam2-atlas viewer fetch
 	@command -v chromium >/dev/null && command -v caddy >/dev/null && { command -v Orthanc >/dev/null || test -x /usr/sbin/Orthanc; } || { \
 		root=$$(test "$$(id -u)" = 0 || echo sudo); \
@@ -179,10 +180,11 @@ troubleshooting: $(VENV)/.installed-dev  ## write the error messages to docs/tro
 docs: $(VENV)/.installed-dev  ## build the documentation for reading offline: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-pictures: $(VENV)/.installed-dev e2e-tools  ## draw the pictures of docs/method.md, docs/annotating.md and of the README
+pictures: $(VENV)/.installed-dev e2e-tools  ## draw the pictures of docs/method.md, docs/annotating.md, docs/worklist.md and of the README
 	$(BIN)/python bench/method_picture.py
 	$(BIN)/python bench/ohif_picture.py
 	$(BIN)/python bench/annotator_pictures.py
+	$(BIN)/python bench/worklist_pictures.py
 
 tutorial-pictures: $(VENV)/.installed-dev e2e-tools  ## run docs/tutorial.md and take its pictures: make tutorial-pictures [FOLDER=of an earlier run]
 	$(BIN)/python bench/tutorial_pictures.py $(if $(FOLDER),"$(FOLDER)")

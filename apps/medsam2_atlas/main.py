@@ -99,7 +99,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         limits = (config.learn_ahead, config.learn_mb * 1_000_000)
         ahead = LearningAhead(self.datastore, *limits, lambda: work_running(self._work)) if remote else None
         self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation, baseline, ahead)
-        self._housekeeper = Housekeeper(lambda: self._studies().store, lambda: self._learner.idle)
+        self._housekeeper = Housekeeper(self._studies, lambda: self._learner.idle)
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
         super().__init__(
             app_dir,

@@ -26,12 +26,12 @@ from token_files import bearer, token_of, tokens_for, write_tokens
 
 PEOPLE = {"kim": "annotator", "lee": "reviewer", "max": "admin"}
 FOR_ANNOTATORS = {
-    "GET": "/ /docs /openapi.json /info/ /auth/token/valid /ohif/{path:path} /proxy/dicom/{path:path} /review"
-    " /worklist/cases /worklist/summary /worklist/picture"
+    "GET": "/ /figures /compare /compare/case /compare/picture /page/{file} /docs /openapi.json /info/ /auth/token/valid"
+    " /ohif/{path:path} /proxy/dicom/{path:path} /review /worklist/cases /worklist/summary /worklist/picture /worklist/next"
     " /jobs /jobs/{name} /jobs/{name}/events /jobs/{name}/result /session/{session_id} /train/ /scoring/"
     " /batch/infer /datastore/ /datastore/image /datastore/image/info /datastore/label /datastore/label/info"
     " /datastore/label/rtstruct /datastore/label/version /datastore/label/versions"
-    " /annotation/case /annotation/label /annotation/compare /annotation/compare/label",
+    " /annotation/case /annotation/label /annotation/compare /annotation/compare/label /worklist/figures",
     "POST": "/activelearning/{strategy} /infer/{model} /proxy/dicom/{path:path}"
     " /annotation/changes /annotation/submit /annotation/refine /worklist/claim /worklist/next",
     "PUT": "/annotation/draft /datastore/image/info /datastore/label /datastore/label/info /session/",
@@ -167,10 +167,10 @@ def test_tokens_can_be_kept_as_checksums(client: TestClient) -> None:
 
 def test_browsers_log_in_by_a_page_and_foreign_pages_cannot_use_the_login(client: TestClient) -> None:
     page = client.get("/ohif/", headers={"Accept": "text/html"}, follow_redirects=False)
-    assert (page.status_code, page.headers["location"]) == (303, "../login")
+    assert (page.status_code, page.headers["location"]) == (303, "../login?next=%2Fohif%2F")
     assert client.post("/login", data={"password": "wrong"}).status_code == 401
     answer = client.post("/login", data={"password": token_of("kim")}, follow_redirects=False)
-    assert answer.headers["location"] == "./ohif/"
+    assert answer.headers["location"] == "./"
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=strict" in cookie

@@ -26,7 +26,7 @@ from token_files import bearer, token_of, tokens_for
 
 KIM, LEE, REVA = ("kim", "lee", "reva")
 LIVER, RIGHT_KIDNEY = 6, 2
-STUDIES = ("opened", "twice", "kept", "marked", "compared", "removed", "foreign")
+STUDIES = ("opened", "twice", "kept", "marked", "compared", "removed", "foreign", "used")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,8 @@ def test_a_case_is_opened_edited_signed_off_and_opened_again(
     volume_ml = float(np.prod(sitk.ReadImage(str(short_files.image)).GetSpacing())) / 1000
     assert changes["organs"]["6"]["ml"] == pytest.approx((truth == 6).sum() * volume_ml, abs=0.01)
     assert changes["organs"]["6"]["added_ml"] == pytest.approx(((truth == 6) & (stored != 6)).sum() * volume_ml, abs=0.01)
-    saved = submit(url, "opened", truth, base_tag="atlas", base_version=1, checked="6,2,1")
+    active = {"active_seconds": 61.25, "organ_seconds": "6:40,2:20.5"}
+    saved = submit(url, "opened", truth, base_tag="atlas", base_version=1, checked="6,2,1", **active)
     assert (saved.status_code, saved.json()) == (201, {"tag": "final", "version": 1})
     again = case(url, "opened", LEE)
     assert again["start"] == {"tag": "final", "version": 1}
@@ -134,6 +135,7 @@ def test_a_case_is_opened_edited_signed_off_and_opened_again(
     turned = sitk.DICOMOrient(sitk.ReadImage(str(short_files.label)), "PIR")
     assert (sitk.GetArrayFromImage(sitk.ReadImage(str(file))) == sitk.GetArrayFromImage(turned)).all()
     info = requests.get(f"{url}/datastore/label/info?label=opened&tag=final", headers=bearer(token_of(KIM)), timeout=10).json()
+    assert info["work"] == {"seconds": 61.2, "counted_by": "viewer", "organs": {"6": 40.0, "2": 20.5}}
     assert (info["checked"], info["base"], info["author"]) == ([1, 2, 6], {"tag": "atlas", "version": 1}, "kim")
 
 
@@ -376,6 +378,11 @@ def test_requests_for_what_does_not_exist_are_refused(
         {"confirm": "yes"},
         {"over": -1},
         {"known": -1},
+        {"active_seconds": -1},
+        {"active_seconds": "nan"},
+        {"organ_seconds": "6"},
+        {"organ_seconds": "99:1"},
+        {"organ_seconds": "6:1e3"},
     ],
 )
 def test_wrong_parameters_of_a_submission_save_nothing(url: str, truth: np.ndarray, params: dict[str, Any]) -> None:
@@ -384,6 +391,21 @@ def test_wrong_parameters_of_a_submission_save_nothing(url: str, truth: np.ndarr
     assert answer.status_code in (404, 422), answer.text
     assert case(url, "opened")["versions"] == before
     assert submit(url, "nobody", truth).status_code == 404
+
+
+def test_others_see_who_works_on_a_case_until_it_is_signed_off(url: str, truth: np.ndarray) -> None:
+    mine = case(url, "used")
+    assert (mine["claimed"]["person"], mine["comment"], mine["review"]) == ("kim", None, {"on": False, "may_accept": False})
+    assert case(url, "used", LEE)["claimed"] == mine["claimed"]
+    refused = requests.post(f"{url}/worklist/claim", json={"study": "used"}, headers=bearer(token_of(LEE)), timeout=10)
+    assert (refused.status_code, "kim" in refused.json()["detail"]) == (409, True)
+    assert ask(url, "PUT", "draft", LEE, image="used", data=pack(truth)).status_code == 204  # a claim never blocks saving
+    saved = submit(url, "used", truth, KIM)
+    assert saved.status_code == 201
+    info = requests.get(f"{url}/datastore/label/info?label=used&tag=final", headers=bearer(token_of(KIM)), timeout=10).json()
+    assert (info["work"]["counted_by"], 0 < info["work"]["seconds"] < 60, info["returned"]) == ("server", True, None)
+    assert case(url, "used")["claimed"]["person"] == "lee"
+    assert ask(url, "DELETE", "draft", LEE, image="used").status_code == 204
 
 
 def test_one_organ_is_refined_by_marks_in_the_viewer(url: str, truth: np.ndarray) -> None:
@@ -456,7 +478,6 @@ def test_sample_cts_are_known_as_phantoms(url: str) -> None:
     assert (real["demo_weights"], real["phantom"], real["offered_model"]) == (True, None, "unet_3d")
     assert (sample["demo_weights"], sample["phantom"], sample["title"]) == (True, True, "sample")
     assert set(real["missing"]) == {"unet_2d", "atlas", "medsam2_atlas"}
-    assert '<p class="mark" id="demo">Demo weights: ' in requests.get(f"{url}/review", headers=bearer(token_of(KIM))).text
 
 
 def test_on_a_real_ct_the_atlas_is_offered_before_demo_weights() -> None:

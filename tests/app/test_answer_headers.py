@@ -17,7 +17,7 @@ from server.config import ServerConfig, server_config
 from server.headers import CACHED, HeadersMiddleware, html_page
 from token_files import token_of, tokens_for
 
-STATIC = ("/ohif/", "/static/")
+STATIC = ("/ohif/", "/static/", "/page/")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_only_files_that_are_the_same_for_everybody_may_be_cached(app: Any) -> N
 
 def test_only_the_scripts_of_a_page_itself_run(app: Any) -> None:
     client = here(app, headers=bearer(token_of("max")))
-    for path in ("/review", "/login", "/docs", "/ohif/", "/ohif/a/b/c"):
+    for path in ("/login", "/docs", "/ohif/", "/ohif/a/b/c"):
         answer = client.get(path)
         policy = policy_of(answer)
         for element in ("script", "style"):
@@ -110,7 +110,7 @@ def test_only_the_scripts_of_a_page_itself_run(app: Any) -> None:
 
 def test_no_page_loads_anything_from_another_host(app: Any) -> None:
     client = here(app, headers=bearer(token_of("max")), follow_redirects=True)
-    for path in ("/", "/docs", "/review", "/login", "/ohif/", "/logs/", "/metrics", "/openapi.json"):
+    for path in ("/", "/docs", "/figures", "/compare", "/review", "/login", "/ohif/", "/logs/", "/metrics", "/openapi.json"):
         answer = client.get(path)
         if "text/html" not in answer.headers["content-type"]:
             assert answer.headers["content-type"].startswith(("text/plain", "application/json")), path

@@ -88,6 +88,7 @@ def test_many_simultaneous_annotators_are_all_answered(url: str) -> None:
 
 def test_the_worklist_shows_the_cases_with_pictures(url: str) -> None:
     requests.post(f"{url}/infer/unet_3d", params={"image": "first", "output": "json"})
+    assert requests.get(f"{url}/review?q=a").url == f"{url}/?q=a"
     cases = listed(url)
     assert set(cases) == {"first", "second"}
     assert "unet_3d" in cases["first"]["models"]

@@ -255,7 +255,9 @@ def test_stored_files_are_checked_only_while_the_server_is_idle(monkeypatch: pyt
                 raise OSError("the disk is unavailable")
             return 0
 
-    housekeeper = Housekeeper(Store, idle.is_set)
+    studies: Any = SimpleNamespace(store=Store(), figures=None, signed_off=threading.Event())
+    monkeypatch.setattr("tasks.housekeeper.measure_next", lambda *_: False)
+    housekeeper = Housekeeper(lambda: studies, idle.is_set)
     housekeeper.start()
     time.sleep(0.2)
     assert audits == []
@@ -263,6 +265,29 @@ def test_stored_files_are_checked_only_while_the_server_is_idle(monkeypatch: pyt
     until(lambda: len(audits) > 1, 10)
     housekeeper.stop()
     assert audits[0].is_set()
+
+
+def test_figures_are_computed_after_a_sign_off_until_none_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.housekeeper._LOOK_SECONDS", 0.01)
+    left, asked = [True, True, False], list[bool]()
+
+    def measure(*_: object) -> bool:
+        asked.append(True)
+        if len(asked) == 5:
+            raise OSError("the disk is unavailable")
+        return left.pop(0) if left else False
+
+    monkeypatch.setattr("tasks.housekeeper.measure_next", measure)
+    studies: Any = SimpleNamespace(store=None, figures=None, signed_off=threading.Event())
+    housekeeper = Housekeeper(lambda: studies, lambda: True)
+    housekeeper.start()
+    time.sleep(0.1)
+    assert asked == []
+    for count in (3, 4, 5, 6):  # the fifth fails, which does not end the thread
+        studies.signed_off.set()
+        until(lambda count=count: len(asked) >= count, 10)  # type: ignore[misc]
+    housekeeper.stop()
+    assert len(asked) == 6
 
 
 def test_a_failing_task_is_reported_and_the_others_are_described() -> None:

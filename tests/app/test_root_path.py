@@ -106,7 +106,7 @@ def test_a_login_leads_to_the_viewer(client: TestClient) -> None:
     assert urljoin(f"https://host{ROOT}/login", returned.headers["location"]) == f"https://host{ROOT}{back}"
     entered = client.post("/login", data={"password": token_of("kim")})
     assert entered.status_code == 303
-    assert urljoin(f"https://host{ROOT}/login", entered.headers["location"]) == f"https://host{ROOT}/ohif/"
+    assert urljoin(f"https://host{ROOT}/login", entered.headers["location"]) == f"https://host{ROOT}/"
     assert "path=" not in entered.headers["set-cookie"].lower()  # so browsers use the path of the page: ROOT
     cookie = entered.headers["set-cookie"].partition(";")[0]
     assert client.get("/auth/token/valid", headers={"Cookie": cookie}).status_code == 200
@@ -149,7 +149,11 @@ def test_paths_without_a_trailing_slash_are_redirected(client: TestClient) -> No
         assert answer.status_code == 307
         assert "://" not in answer.headers["location"]  # TLS ends at the proxy
         assert urljoin(f"https://host{ROOT}{path}", answer.headers["location"]) == f"https://host{ROOT}{target}"
-    assert urljoin(f"https://host{ROOT}/", client.get("/", headers=kim()).headers["location"]) == f"https://host{ROOT}/docs"
+    moved = client.get("/review?q=a", headers=kim())
+    assert (moved.status_code, urljoin(f"https://host{ROOT}/review", moved.headers["location"])) == (
+        308,
+        f"https://host{ROOT}/?q=a",
+    )
 
 
 def test_the_documentation_contains_the_root_path(client: TestClient) -> None:
@@ -166,7 +170,7 @@ def test_forged_proxy_headers_have_no_effect(unnamed: Any) -> None:
         "X-Original-URL": "/metrics",
     }
     entered = client.post("/login", data={"password": token_of("kim")}, headers=forged)
-    assert entered.headers["location"] == "./ohif/"
+    assert entered.headers["location"] == "./"
     assert "path=" not in entered.headers["set-cookie"].lower()
     viewer_page = client.get("/ohif/", headers=forged | kim())
     assert "evil" not in viewer_page.text + str(viewer_page.headers)
@@ -176,11 +180,14 @@ def test_forged_proxy_headers_have_no_effect(unnamed: Any) -> None:
 
 def test_pages_work_without_the_setting_if_the_proxy_removes_the_path(unnamed: Any) -> None:
     client = TestClient(unnamed, base_url=HOST, client=("127.0.0.1", 50000), follow_redirects=False)
-    refused = page(client, "/review")
-    assert urljoin("https://host/a/b/review", refused.headers["location"]) == "https://host/a/b/login?next=%2Freview"
-    assert urljoin("https://host/a/b/", client.get("/", headers=kim()).headers["location"]) == "https://host/a/b/docs"
-    review = client.get("/review", headers=kim()).text
-    assert not re.search(r"""(fetch\(|src = |href = )['"]/""", review)
+    refused = page(client, "/figures")
+    assert urljoin("https://host/a/b/figures", refused.headers["location"]) == "https://host/a/b/login?next=%2Ffigures"
+    moved = client.get("/review", headers=kim()).headers["location"]
+    assert urljoin("https://host/a/b/review", moved) == "https://host/a/b/"
+    for path in ("/", "/figures", "/compare"):
+        links = re.findall(r"""(?:href|src)="([^"#]+)""", client.get(path, headers=kim()).text)
+        assert len(links) > 5
+        assert not any(link.startswith("/") for link in links)
 
 
 def test_the_root_path_redirects_to_its_trailing_slash(app: Any) -> None:
@@ -280,7 +287,7 @@ def test_a_root_path_that_could_leave_the_server_is_refused(text: str) -> None:
 
 
 def test_a_root_path_that_begins_with_a_path_of_the_server_is_refused(app: Any) -> None:
-    hidden = {"ohif", "proxy", "static", "docs", "redoc", "openapi.json", "login", "logout", "favicon.ico"}
+    hidden = {"figures", "page", "ohif", "proxy", "static", "docs", "redoc", "openapi.json", "login", "logout", "favicon.ico"}
     assert {path.split("/")[1] for path in app.openapi()["paths"]} | hidden == FIRST_SEGMENTS
     for text in ("/ohif", "/review/x", "/datastore"):
         with pytest.raises(InputError, match="own paths"):

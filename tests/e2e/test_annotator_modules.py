@@ -31,6 +31,7 @@ def page() -> Iterator[Any]:
 def run(page: Any, name: str, expression: str, **given: Any) -> Any:
     """Returns the value of a JavaScript expression with a module `m` and the given values `i`."""
     code = (resource("apps/medsam2_atlas") / "server" / "annotator" / name).read_text(encoding="utf-8")
+    code = code.replace("import.meta.url", "'http://127.0.0.1/sub/ohif/annotator.js'")  # modules here have no address
     return page.evaluate(_RUN, [code, expression, given])
 
 
@@ -136,3 +137,40 @@ def test_a_lasso_on_an_oblique_pane_is_refused(page: Any) -> None:
             outline=[[0, 0, 0], [2, 2, 2], [4, 0, 3]],
             size=SIZE,
         )
+
+
+def test_an_expired_login_is_told_with_the_page_to_log_in(page: Any) -> None:
+    content = {"error": {"message": "You are not logged in.", "remedy": "Send a token."}}
+    found = run(page, "server.js", "[401, 409].map(status => new m.Refused(status, i.content).message)", content=content)
+    assert "http://127.0.0.1/sub/login" in found[0]
+    assert "stays on the screen" in found[0]
+    assert found[1] == "You are not logged in. Send a token."
+
+
+def test_active_seconds_are_counted_by_organ_without_pauses_and_survive_a_reload(page: Any) -> None:
+    found = run(
+        page,
+        "activity.js",
+        """(() => {
+            const kept = new Map();
+            const storage = { getItem: name => kept.get(name) ?? null, setItem: (name, value) => kept.set(name, value) };
+            Object.defineProperty(window, 'sessionStorage', { value: storage, configurable: true });
+            let now = 0;
+            const activity = new m.Activity('a', () => now);
+            const at = (seconds, what) => { now = 1000 * seconds; what(); };
+            at(0, () => activity.seen());
+            at(30, () => activity.seen()); // no organ was chosen yet
+            at(40, () => activity.choose(6));
+            at(70, () => activity.seen());
+            at(400, () => activity.choose(1)); // after a pause
+            at(402.5, () => activity.seen());
+            activity.keep();
+            const again = new m.Activity('a', () => now).query;
+            const other = new m.Activity('b', () => now).query;
+            const before = activity.query;
+            activity.restart();
+            return [before, again, other, activity.query];
+        })()""",
+    )
+    counted = {"active_seconds": "72.5", "organ_seconds": "6:30.0,1:2.5"}
+    assert found == [counted, counted, {}, {}]

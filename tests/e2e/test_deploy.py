@@ -42,7 +42,7 @@ def test_through_tls_and_a_login_to_a_pacs_with_a_password(
                 browser.trust_env = False  # a certificate bundle of the environment would replace the certificate
                 assert browser.get(f"{url}/info/").status_code == 401
                 entered = browser.post(f"{url}/login", data={"username": "kim", "password": token_of("kim")})
-                assert entered.url == f"{url}/ohif/"
+                assert entered.url == f"{url}/"
                 (cookie,) = browser.cookies
                 assert cookie.secure
                 assert browser.get(f"{url}/proxy/dicom/qido/studies").json()[0]["0020000D"]["Value"] == [study]
@@ -81,25 +81,25 @@ def log_in_with_a_browser(url: str) -> None:
     shots = Path("demo-output") / "ohif"
     shots.mkdir(parents=True, exist_ok=True)
     with browser_page() as page:
-        page.goto(f"{url}/review")
-        assert page.url == f"{url}/login?next=%2Freview"
+        page.goto(f"{url}/?q=CT")
+        assert page.url == f"{url}/login?next=%2F%3Fq%3DCT"
         page.screenshot(path=str(shots / "13-login.png"))
         page.get_by_label("Name").fill("kim")
         page.get_by_label("Token or password").fill(token_of("kim"))
         page.get_by_role("button", name="Log in").click()
-        page.get_by_text("0 of 1 cases are signed off").wait_for(timeout=30_000)
-        assert page.url == f"{url}/review"  # the requested page
+        page.get_by_text("0 of 1 case").wait_for(timeout=30_000)
+        assert page.url == f"{url}/?q=CT"  # the requested page
         page.goto(f"{url}/ohif/")
         page.get_by_text("Study List").first.wait_for(timeout=90_000)
         page.get_by_text("CT", exact=True).first.wait_for(timeout=30_000)
         page.screenshot(path=str(shots / "14-studies.png"))
         assert page.url.startswith(f"{url}/ohif/")
-        page.goto(f"{url}/review", wait_until="domcontentloaded")
+        page.goto(f"{url}/", wait_until="domcontentloaded")
         page.get_by_role("link", name="Log out").click()
         page.get_by_role("button", name="Log out").click()
         page.get_by_label("Token or password").wait_for(timeout=30_000)
-        page.goto(f"{url}/review")
-        assert page.url == f"{url}/login?next=%2Freview"
+        page.goto(f"{url}/figures")
+        assert page.url == f"{url}/login?next=%2Ffigures"
 
 
 def annotate_below_a_path(url: str, study: str, series: str, client: MONAILabelClient) -> None:
@@ -108,7 +108,7 @@ def annotate_below_a_path(url: str, study: str, series: str, client: MONAILabelC
     for page in (url, f"{url}/", f"{url}/review", f"{url}/ohif/monai-label?StudyInstanceUIDs={study}"):
         assert browser.get(page, headers={"Accept": "text/html"}).url.partition("?")[0] == f"{url}/login"
     entered = browser.post(f"{url}/login", data={"username": "kim", "password": token_of("kim")})
-    assert (entered.status_code, entered.url) == (200, f"{url}/ohif/")
+    assert (entered.status_code, entered.url) == (200, f"{url}/")
     (cookie,) = browser.cookies
     assert cookie.path == ROOT_PATH
     assert browser.get(f"{url}/info").url == f"{url}/info/"

@@ -1,4 +1,4 @@
-"""Tests the area of `/review` on which admins drop CTs, in a real browser."""
+"""Tests the area of the worklist on which admins drop CTs, in a real browser."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def page() -> Iterator[Any]:
 def drop(page: Any, files: list[Path]) -> list[str]:
     """Drops files on the area, and returns what the page reports once everything was sent."""
     page.evaluate(_DROP, [[file.name, base64.b64encode(file.read_bytes()).decode()] for file in files])
-    page.get_by_text("Done.").wait_for(timeout=60_000)
+    page.get_by_text("Done.", exact=True).wait_for(timeout=60_000)
     found: list[str] = page.locator("#sent li").all_inner_texts()
     return found
 
@@ -64,15 +64,15 @@ def test_dropped_files_and_slices_become_cases_and_a_bad_file_shows_its_reason(
     slices = write_series(tmp_path / "series", small_ct(direction_of("LPS"), 4))
     with server(studies, tmp_path / "work", {"learning": "false", "server_hu": "as-is"}) as client:
         forbidden = browser.forbidden(page)
-        page.goto(f"{client.get_server_url().rstrip('/')}/review")
-        page.get_by_text("0 of 1 cases").wait_for()
+        page.goto(f"{client.get_server_url().rstrip('/')}/")
+        page.get_by_text("0 of 1 case").wait_for()
         reported = drop(page, [good, bad, *slices])
         page.get_by_text("0 of 3 cases").wait_for()
         assert not forbidden
         assert reported[0] == "new.nii.gz was added as new."
         assert reported[1].startswith("bad.nii.gz: ")
         assert reported[2].endswith("was added as ct.")
-        link = page.get_by_role("link", name="new", exact=True)
+        link = page.get_by_role("link", name="Segment new", exact=True)
         assert "StudyInstanceUIDs=2.25." in link.get_attribute("href")
     assert {file.name for file in studies.iterdir() if file.is_file()} == {"old.nii.gz", "new.nii.gz", "ct.nii.gz"}
 
@@ -81,7 +81,7 @@ def test_the_button_sends_files_too(page: Any, studies: Path, tmp_path: Path) ->
     file = tmp_path / "chosen.nrrd"
     sitk.WriteImage(small_ct(direction_of("RAS"), 6), str(file))
     with server(studies, tmp_path / "work", {"learning": "false", "server_hu": "as-is"}) as client:
-        page.goto(f"{client.get_server_url().rstrip('/')}/review")
+        page.goto(f"{client.get_server_url().rstrip('/')}/")
         page.locator("#upload input").set_input_files(str(file))
         page.get_by_text("chosen.nrrd was added as chosen.").wait_for(timeout=60_000)
 
@@ -93,7 +93,7 @@ def test_only_admins_see_the_area(page: Any, studies: Path, tmp_path: Path) -> N
     with server(studies, tmp_path / "work", conf, token=token_of("Adm")) as client:
         for name in ("Ann", "Adm"):
             page.set_extra_http_headers({"Authorization": f"Bearer {token_of(name)}"})
-            page.goto(f"{client.get_server_url().rstrip('/')}/review")
-            page.get_by_text("0 of 1 cases").wait_for()
+            page.goto(f"{client.get_server_url().rstrip('/')}/")
+            page.get_by_text("0 of 1 case").wait_for()
             shown[name] = page.locator("#upload").is_visible()
     assert json.dumps(shown) == '{"Ann": false, "Adm": true}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -106,6 +107,9 @@ def test_a_damaged_note_never_turns_the_review_stage_off(store: StudyStore, fold
 def test_a_record_without_an_acceptance_has_the_format_of_earlier_releases(store: StudyStore, folder: Path) -> None:
     record = folder / ".medsam2_atlas" / "versions" / FINAL / "a" / "00001.json"
     assert "accepted" not in json.loads(record.read_text())
+    assert "returns" not in json.loads(record.read_text())
+    for damaged in ("x", 3, {"a": 1}, ["a"]):
+        assert Version.from_json(json.dumps({**json.loads(record.read_text()), "returns": damaged})).returns == ()
     for damaged in ("x", 3, ["a"]):
         assert Version.from_json(json.dumps({**json.loads(record.read_text()), "accepted": damaged})).accepted == {}
 
@@ -122,6 +126,60 @@ def test_a_command_accepts_a_label_map(
     monkeypatch.setenv("COLUMNS", "300")
     assert "accepted by" in CliRunner().invoke(app, ["labels", "list", str(folder)]).output
     assert learnt(folder) == ["a"]
+
+
+def test_models_never_learn_from_a_returned_label_map(store: StudyStore, folder: Path, tmp_path: Path) -> None:
+    store.accept_label("a", FINAL, 1, LEE)
+    version = store.return_label("a", FINAL, 1, LEE, " spleen:\tcut off\x00\n").version
+    assert (version.returned["by"], version.returned["comment"], version.accepted) == ("lee", "spleen: cut off", {})
+    skipped: dict[str, str] = {}
+    for on in (True, False):  # also if the stage is turned off later
+        store.review.turn(on)
+        with contextlib.suppress(InputError):
+            assert "a" not in [files.name for files in annotated_cases(folder, skipped)]
+        assert "lee has returned that version" in skipped["a"]
+    store.review.turn(True)
+    # a newer version is not returned; the comment stays with the version that it is about
+    store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim")
+    assert not store.label("a", FINAL).version.returned
+    assert not store.restore_label("a", FINAL, 1, author="kim").label.version.returns
+    assert StudyStore(folder).versions("a", FINAL)[0].returned["comment"] == "spleen: cut off"
+
+
+def test_a_returned_version_can_be_accepted_later_and_keeps_its_comments(store: StudyStore, folder: Path) -> None:
+    store.return_label("a", FINAL, 1, LEE, "first")
+    store.return_label("a", FINAL, 1, Person("max"), "second")
+    store.return_label("a", FINAL, 1, LEE, "third")  # a reviewer's later comment replaces the earlier one
+    assert [entry["comment"] for entry in store.label("a", FINAL).version.returns] == ["second", "third"]
+    accepted = store.accept_label("a", FINAL, 1, Person("max")).version
+    assert (accepted.returned, len(accepted.returns)) == ({}, 2)
+    assert learnt(folder) == ["a"]
+    assert StudyStore(folder).label("a", FINAL).version == accepted
+
+
+def test_a_return_is_refused_as_an_acceptance_is(store: StudyStore, tmp_path: Path) -> None:
+    store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7), author="kim")
+    with pytest.raises(ConflictError, match="now has version 2 under final"):
+        store.return_label("a", FINAL, 1, LEE, "x")
+    for person in (Person("kim", "token:kim"), Person("Kim")):
+        with pytest.raises(InputError, match="cannot return their own"):
+            store.return_label("a", FINAL, 2, person, "x")
+    for comment in ("", " \n", "\u200b", "x" * 2001):
+        with pytest.raises(InputError, match="comment"):
+            store.return_label("a", FINAL, 2, LEE, comment)
+    store.review.turn(False)
+    with pytest.raises(ConflictError, match="review stage is off"):
+        store.return_label("a", FINAL, 2, LEE, "x")
+    assert not store.label("a", FINAL).version.returns
+
+
+def test_a_command_returns_a_label_map(store: StudyStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "lee")
+    ran = CliRunner().invoke(app, ["labels", "return", str(folder), "a", "1", "--comment", "spleen"])
+    assert "version 1 is returned" in ran.output
+    monkeypatch.setenv("COLUMNS", "300")
+    assert "returned by" in CliRunner().invoke(app, ["labels", "list", str(folder)]).output
+    assert store.label("a", FINAL).version.returned["comment"] == "spleen"
 
 
 def test_models_learn_only_from_final_label_maps_without_a_problem(folder: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ SERVER_KEYS = frozenset(
             "file",
             "how",
         ),
-        *("returned", "returns", "work"),
+        *("base", "returned", "returns", "work"),
         *("image", "image_sha256", "made", "model", "name", "number", "organs", "origin", "owner", "pacs", "problem"),
         *("provenance", "remarks", "removed", "replaced", "restored_from", "sha256", "tag", "user", "user_id", "version"),
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ from datastores.save_options import save_options
 from medsam2_atlas.base.errors import ConfirmError, InputError, NotFoundError
 from medsam2_atlas.base.files import write_json
 from medsam2_atlas.imaging.decoding import unreadable
-from medsam2_atlas.storage import CLAIMS, FINAL, Label, Saved, StudyStore, Version, suffix_of
+from medsam2_atlas.storage import CLAIMS, FIGURES, FINAL, Label, Saved, StudyStore, Version, suffix_of
+from medsam2_atlas.team import FigureTable
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,8 @@ class StudyDatastore(Datastore):
         self._models = frozenset(models)
         self._confirmations = Confirmations(clock)
         self.store = StudyStore(path, roots=tuple(Path(root) for root in roots))
-        self.claims = CaseClaims(self.store.work.folder(".") / CLAIMS)
+        work, self.signed_off = self.store.work.folder("."), threading.Event()
+        self.claims, self.figures = CaseClaims(work / CLAIMS), FigureTable(work / FIGURES)
         self._about_file = self.store.work.path / "about.json"
 
     def name(self) -> str:
@@ -213,6 +216,7 @@ class StudyDatastore(Datastore):
             saved = self.store.save_label(study, tag, file, **about, info=kept, expected_version=expected, confirmed=confirmed)
             if tag == FINAL:
                 self.claims.finish(study, author_id)
+                self.signed_off.set()
             return saved
 
         try:

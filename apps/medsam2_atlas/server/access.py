@@ -40,16 +40,18 @@ OPEN = frozenset(
 _HERE = frozenset({"127.0.0.1", "::1", "localhost"})
 _READ = ("GET", "HEAD")
 _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (_READ, r"/(|docs|openapi\.json|favicon\.ico)", "annotator"),
-    (_READ, r"/(static|ohif)(/.*)?", "annotator"),
+    (_READ, r"/(|docs|figures|compare|openapi\.json|favicon\.ico)", "annotator"),
+    (_READ, r"/(static|ohif|page)(/.*)?", "annotator"),
     (_READ, r"/(info|auth/token/valid)/?", "annotator"),
     (("GET", "POST"), r"/proxy/dicom/.*", "annotator"),
     (("GET",), r"/review", "annotator"),
-    (("GET",), r"/worklist/(cases|summary|picture)", "annotator"),
+    (("GET",), r"/worklist/(cases|summary|picture|next)", "annotator"),
+    (("GET",), r"/compare/(case|picture)", "annotator"),
     (("POST",), r"/infer/[^/]+", "annotator"),
     (("GET", "DELETE"), r"/jobs(/[^/]+(/(events|result))?)?", "annotator"),
     (("POST",), r"/activelearning/[^/]+", "annotator"),
     (("POST",), r"/worklist/(next|claim)", "annotator"),
+    (("GET",), r"/worklist/figures", "annotator"),
     (("DELETE",), r"/worklist/claim", "annotator"),
     (("POST",), r"/worklist/assign", "reviewer"),
     (("GET",), r"/(train|batch/infer|scoring)/?", "annotator"),

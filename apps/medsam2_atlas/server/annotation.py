@@ -73,10 +73,10 @@ def show_case(request: Request, image: str = "", study: str = "", series: str = 
     for a series that has not been fetched. `draft`: the person's own unsaved label map, with a `problem` if it cannot be
     loaded. `offered_model`: the model to offer first. `phantom`: true for the sample CTs, null if it is unknown.
 
-    `claimed`: who works on the case, and since when. Opening a case that is not signed off, or that was returned to the
-    person, claims it if nobody else does (`datastores.case_claims`). `comment`: with what a reviewer returned the newest final
-    version; null if it was not returned. `review`: whether the review stage is on, and whether the person may accept or return
-    the newest final version.
+    `claimed`: who works on the case, since when, and whether it is the person (`mine`). Opening a case that is not signed off,
+    or that was returned to the person, claims it if nobody else does (`datastores.case_claims`). `comment`: with what a
+    reviewer returned the newest final version; null if it was not returned. `review`: whether the review stage is on, and
+    whether the person may accept or return the newest final version.
     """
     instance = app_instance()
     name = image or _study_of(study, series)
@@ -104,7 +104,7 @@ def show_case(request: Request, image: str = "", study: str = "", series: str = 
         "image_mark": case.image_mark if fetched else "",
         "draft": case.draft(user.id) if fetched else None,
         "comment": comment_of(final),
-        "claimed": None if claimed is None else claimed.as_dict(),
+        "claimed": None if claimed is None else {**claimed.as_dict(), "mine": claimed.id == user.id},
         "review": {"on": store.review.on, "may_accept": may_accept(store, name, user)},
         "next": _next(instance, name, user),
     }

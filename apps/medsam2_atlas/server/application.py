@@ -8,7 +8,7 @@ from typing import Any
 
 import monailabel.endpoints
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from monailabel.config import settings
 from monailabel.endpoints import batch_infer, datastore, info, model, scoring, train
@@ -24,6 +24,7 @@ from medsam2_atlas.cli.endings import plain_endings
 from server import (
     annotation,
     assignments,
+    comparison,
     dicomweb,
     docs_page,
     errors,
@@ -32,9 +33,9 @@ from server import (
     login,
     logs,
     next_case,
+    pages,
     readiness,
     refinement,
-    review,
     sent_images,
     sessions,
     stow,
@@ -80,7 +81,7 @@ _REPLACED = frozenset(
 """Routes of MONAI Label that this server replaces, or omits because MONAI Label has deprecated them."""
 _OWN_ROUTES = (
     *(infer, jobs, studies, sessions, work, next_case, assignments, annotation, submission, refinement, dicomweb, stow),
-    *(sent_images, viewer, review, worklist, login, logs, docs_page, audits, readiness),
+    *(sent_images, viewer, pages, comparison, worklist, login, logs, docs_page, audits, readiness),
 )
 """Modules with the server's own routes."""
 
@@ -103,6 +104,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     app.state.readiness = Readiness(lambda: [*check_server(), *check_audit(parts.audit.opened)])
     app.state.config, app.state.queue, app.state.metrics = config, parts.queue, parts.metrics
     app.state.access, app.state.stopping, app.state.audit = parts.access, parts.stopping, parts.audit
+    app.state.attendance = parts.attendance
     parts.access.on_tokens_changed(parts.audit.tokens_read)
     errors.install(app)
     for own in _OWN_ROUTES:
@@ -149,11 +151,6 @@ def _add_own(app: FastAPI, metrics: Metrics) -> None:
     def show_metrics() -> Response:
         """Returns counts and times of requests, jobs, stages and studies."""
         return PlainTextResponse(metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        """Redirects to the documentation of the routes."""
-        return RedirectResponse("/docs")
 
 
 def _limits(config: ServerConfig) -> Any:

@@ -1,4 +1,4 @@
-"""`/worklist/next`, `/worklist/claim`, `/worklist/assign`: who works on which case.
+"""`/worklist/next`, `/worklist/claim`, `/worklist/assign`, `/worklist/figures`: who works on which case, and what was done.
 
 Claims and assignments are advice: they order the next cases and tell people about each other. They never block saving; versions
 and checks of conflicts protect the label maps.
@@ -6,9 +6,10 @@ and checks of conflicts protect the label maps.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Query, Request
 from monailabel.interfaces.utils.app import app_instance
 
 from datastores.case_claims import Claim
@@ -16,6 +17,7 @@ from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.access.token_entries import shown_name
 from medsam2_atlas.base.errors import AccessError, ConflictError, InputError, NotFoundError
 from medsam2_atlas.storage import FINAL, Person, StudyStore, Version, may_judge
+from medsam2_atlas.team import team_figures
 from server.access import Access, user_of
 from server.audit import note
 from server.context import mention
@@ -70,6 +72,18 @@ def next_case(
     raise ConflictError("next case", "is being claimed by other people.", "Try again.")
 
 
+@router.get("/next", summary="The next case of the person, and why; claims nothing")
+def show_next_case(request: Request) -> dict[str, Any]:
+    """Returns the case that `POST` would choose now (`study`), and the reason (`why`); an empty object if all are done."""
+    instance, user = app_instance(), user_of(request)
+    asked = {"strategy": _STRATEGY, "client_id": user.name, "person": user.id, "person_name": user.name}
+    chosen = instance._strategies[_STRATEGY](asked, instance.datastore())
+    if not chosen:
+        return {}
+    mention(str(chosen["id"]))
+    return {"study": str(chosen["id"]), "why": chosen["why"]}
+
+
 @router.post("/claim", summary="Claim a case")
 def claim_case(request: Request, study: _Study) -> dict[str, Any]:
     """Returns the claim: the person, and since when. 409 with the name and the time if another person works on the case."""
@@ -120,6 +134,20 @@ def assign_case(
         raise NotFoundError(repr(person), "is not a user of this server.", "Choose a name in the token file.")
     datastore.store.assignments.assign(study, person, user.name)
     return {"assigned": person}
+
+
+@router.get("/figures", summary="Figures of the team's work")
+def figures(
+    request: Request, days: Annotated[int, Query(ge=1, le=3660, description="length of the period up to today")] = 30
+) -> dict[str, Any]:
+    """Returns sign-offs, active time, edits, Dice of predictions and agreement; docs/team-figures.md defines them.
+
+    Annotators get the figures of the team without the names and figures of other people; reviewers get all.
+    """
+    user, now = user_of(request), datetime.now().astimezone()
+    since = (now - timedelta(days=days)).astimezone(timezone.utc).date().isoformat()  # a day more: days are those of the server
+    records = _datastore().figures.records(since)
+    return team_figures(records, days, now, None if user.may("reviewer") else user.id or user.name)
 
 
 def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version | None) -> Claim | None:

@@ -66,6 +66,9 @@ class ServerConfig(BaseModel):
     audit_keep_days: int = Field(0, ge=0, description="days to keep closed files of the audit log; 0 keeps them forever")
     files_for_group: bool = Field(False, description="whether the studies folder's group can read and write files, too")
     review: bool = Field(False, description="whether models learn only from final label maps that a reviewer has accepted")
+    gone_seconds: float = Field(
+        10.0, ge=0, le=86_400, description="seconds after which a viewer's job that nobody follows is cancelled; 0 never does"
+    )
     root_path: str = Field("", description="path below which a proxy serves the app, such as /medsam2")
 
     @field_validator("roots")

@@ -39,7 +39,7 @@ def docs_page(openapi: Mapping[str, Any]) -> str:
     title = f"{escape(openapi['info']['title'])} {escape(openapi['info']['version'])}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>'
-        '<p>Pages: <a href="review">cases</a>, <a href="ohif/">viewer</a>. For programs: '
+        '<p>Pages: <a href="./">worklist</a>, <a href="figures">figures</a>, <a href="ohif/">viewer</a>. For programs: '
         f'<a href="openapi.json">openapi.json</a>.</p>{sections}</html>'
     )
 

@@ -170,7 +170,7 @@ async def _picture(datastore: FolderDatastore, chosen: _Chosen, small: bool, acc
     if kind is None:
         return _not_acceptable(" or ".join(_PICTURES.values()))
     if not chosen.ct:
-        raise NotFoundError("segmentation", "has no picture.", "/review has pictures of label maps.")
+        raise NotFoundError("segmentation", "has no picture.", "The worklist has pictures of label maps.")
     opened = await _opened(datastore, chosen.study)
     number = chosen.number or opened.series.count // 2 + 1
     size = THUMBNAIL if small else None

@@ -31,10 +31,13 @@ router = APIRouter(tags=["Access"], route_class=LimitedRoute)
 _PAGE = Template((Path(__file__).parent / "login.html").read_text(encoding="utf-8"))
 _FORM = """<form method="post" action="login">
 <input type="hidden" name="next" value="{next}">
-<label>Name <input name="username" value="{name}" autocomplete="username"></label>
-<label>Token or password <input name="password" type="password" autocomplete="current-password" required></label>
-<button>Log in</button></form>"""
-_CONTINUE = '<p><a href="{page}">Continue</a></p>'
+<label>Name <input name="username" value="{name}" autocomplete="username" autofocus></label>
+<label>Token or password
+<input name="password" type="password" autocomplete="current-password" aria-describedby="help" required></label>
+<button>Log in</button></form>
+<p class="help" id="help">The operator of this server gives you a token. This browser stays logged in for some hours, or until
+you log out.</p>"""
+_CONTINUE = '<p><a href="{page}">Continue to the page</a></p>'
 _ALREADY = '<p>Already logged in? <a href="{page}">Continue</a></p>'
 _LOGGED_IN = '<p>You are logged in as {name}.</p><form method="post" action="logout"><button>Log out</button></form>'
 _LOGGED_OUT = '<p>You are not logged in.</p><p><a href="login">Log in</a></p>'
@@ -60,9 +63,9 @@ async def login_page(request: Request, next: str = "") -> Response:
     """Shows the login form; for a user who is logged in, the name and a logout button."""
     user, page = user_of(request), own_page(next)
     if user.id:
-        return _page("Login", _logged_in(user.name) + _CONTINUE.format(page=_link(page)))
+        return _page("Logged in", _logged_in(user.name) + _CONTINUE.format(page=_link(page)))
     # A browser does not send the cookie when the user follows a link in an e-mail. It sends the cookie with links on this page.
-    return _page("Login", _form(page) + (_ALREADY.format(page=_link(page)) if page else ""))
+    return _page("Log in", _form(page) + (_ALREADY.format(page=_link(page)) if page else ""))
 
 
 @router.post("/login", include_in_schema=False)
@@ -72,14 +75,14 @@ async def login(
     password: Annotated[str, Form()] = "",
     next: Annotated[str, Form()] = "",
 ) -> Response:
-    """Sets the cookie and redirects to the requested page, or else to the viewer."""
+    """Sets the cookie and redirects to the requested page, or else to the worklist."""
     page = own_page(next)
     try:
         _, proof = await _signed_in(request, username, password)
     except _RefusedLoginError as refused:
-        return _page("Login", _form(page, username), refused.message, refused.status, refused.headers)
+        return _page("Log in", _form(page, username), refused.message, refused.status, refused.headers)
     except IssuerError:
-        return _page("Login", _form(page, username), _NO_ANSWER, 503, {"Retry-After": "60"})
+        return _page("Log in", _form(page, username), _NO_ANSWER, 503, {"Retry-After": "60"})
     logins = _access(request).logins
     logins.end(request.cookies.get(cookie_name(request), ""))
     response = RedirectResponse(page or FIRST_PAGE, 303)
@@ -92,7 +95,7 @@ async def login(
 async def logout_page(request: Request) -> Response:
     """Shows a logout button. A link is not enough to log out, because any page can make a browser follow it."""
     user = user_of(request)
-    return _page("Logout", _logged_in(user.name) if user.id else _LOGGED_OUT)
+    return _page("Log out", _logged_in(user.name) if user.id else _LOGGED_OUT)
 
 
 @router.post("/logout", include_in_schema=False)

@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from server.root_path import path_of
 
-FIRST_PAGE = "/ohif/"
+FIRST_PAGE = "/"
 _MAX_CHARACTERS = 2000
 _ALLOWED = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/?]*")
 _NO_PAGES = ("login", "logout", "auth")
@@ -40,4 +40,4 @@ def login_address(scope: Scope) -> str:
     """Returns the address of the login page, with the page of this request as the page to return to."""
     query = scope.get("query_string", b"").decode("ascii", "replace")
     page = own_page(quote(path_of(scope), safe="/~!$&'()*+,;=:@") + (f"?{query}" if query else ""))
-    return f"/login?next={quote(page, safe='')}" if page not in ("", "/", FIRST_PAGE) else "/login"
+    return f"/login?next={quote(page, safe='')}" if page not in ("", FIRST_PAGE) else "/login"

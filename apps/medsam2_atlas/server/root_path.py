@@ -28,9 +28,11 @@ FIRST_SEGMENTS = frozenset(
             "audit",
             "auth",
             "batch",
+            "compare",
             "datastore",
             "docs",
             "favicon.ico",
+            "figures",
             "healthz",
             "infer",
             "info",
@@ -44,6 +46,7 @@ FIRST_SEGMENTS = frozenset(
             "model",
             "ohif",
             "openapi.json",
+            "page",
             "proxy",
             "readyz",
             "redoc",
@@ -124,27 +127,27 @@ class RootPathMiddleware:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 target = _own_target(headers.get("location", ""), host, root)
-                if target:
+                if target is not None:
                     headers["location"] = f"{up}{target}" if 300 <= message["status"] < 400 else f"{root}/{target}"
             await send(message)
 
         await self._app(scope, receive, sending)
 
 
-def _own_target(location: str, host: str, root: str) -> str:
-    """Returns the path on this server in a `Location`, without its leading slash; empty if it points to another server.
+def _own_target(location: str, host: str, root: str) -> str | None:
+    """Returns the path on this server in a `Location`, without its leading slash; None if it points to another server.
 
     Handlers write paths without the root path. Starlette writes whole URLs with it if a path lacks its trailing slash.
     """
     try:
         parts = urlsplit(location)
     except ValueError:  # Starlette built the URL from an invalid Host header
-        return ""
+        return None
     path = parts.path
     if parts.netloc:
         if parts.netloc != host or not path.startswith(f"{root}/"):
-            return ""
+            return None
         path = path[len(root) :]
     elif not path.startswith("/"):
-        return ""
+        return None
     return path.lstrip("/") + (f"?{parts.query}" if parts.query else "")

@@ -68,6 +68,7 @@ class CasePage(BaseModel):
     counts: dict[State, int] = Field(description="number of all cases by state")
     people: list[str] = Field(description="authors, assignees and claimers of all cases")
     models: list[str]
+    organs: list[str] = Field(description="organs that have to be checked in at least one case")
     rows: list[CaseRow]
 
 

@@ -179,6 +179,7 @@ class Worklist:
             "counts": _counts(cases),
             "people": sorted({name for case in cases for name in case.people}, key=str.casefold),
             "models": sorted({model for case in cases for model in case.about.models}),
+            "organs": sorted({organ for case in cases for organ, _ in case.about.check}),
             "rows": [self._row(case, work, person) for case in shown],
         }
 

@@ -1,4 +1,4 @@
-"""`medsam2-atlas labels …`: lists, checks, restores and accepts versions of label maps in a studies folder."""
+"""`medsam2-atlas labels …`: lists, checks, restores and reviews versions of label maps in a studies folder."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ def list_command(
 ) -> None:
     """List all versions of all label maps; an asterisk marks the current versions."""
     store = _open(studies)
-    table = Table("study", "tag", "version", "made (UTC)", "by", "origin", "accepted by", "file")
+    table = Table("study", "tag", "version", "made (UTC)", "by", "origin", "accepted by", "returned by", "file")
     current = store.labels()
     for name in [study] if study else store.images():
         for tag in store.tags(name):
             try:
                 versions = store.versions(name, tag)
             except MedSAM2AtlasError as error:  # one unusable label map must not hide the others
-                table.add_row(name, tag, "", "", "", "", "", str(error))
+                table.add_row(name, tag, "", "", "", "", "", "", str(error))
                 continue
             for version in versions:
                 now = current.get(name, {}).get(tag)
                 marked = f"{version.number} *" if now and now.version.number == version.number else str(version.number)
-                by, file = version.accepted.get("by", ""), _file(store, name, tag, version)
-                table.add_row(name, tag, marked, version.made, version.author, version.origin, by, file)
+                reviewed = (version.accepted.get("by", ""), version.returned.get("by", ""))
+                made = (version.made, version.author, version.origin)
+                table.add_row(name, tag, marked, *made, *reviewed, _file(store, name, tag, version))
     console.print(table)
     _print_problems(store)
 
@@ -94,6 +95,21 @@ def accept_command(
     label = _open(studies).accept_label(study, FINAL, version, Person(getpass.getuser()))
     _record(studies, "label.accept", study, FINAL, version)
     echo(f"version {label.version.number} is accepted by {label.version.accepted['by']}")
+
+
+@app.command("return")
+def return_command(
+    studies: _Studies,
+    study: _Study,
+    version: Annotated[int, typer.Argument(help="Number of the version that you have reviewed, as in `labels list`.")],
+    comment: Annotated[str, typer.Option(help="What the author should change.")],
+) -> None:
+    """Return a signed-off label map to its author with a comment. Models do not learn from it. Needs the review stage."""
+    from medsam2_atlas.storage import Person
+
+    _open(studies).return_label(study, FINAL, version, Person(getpass.getuser()), comment)
+    _record(studies, "label.return", study, FINAL, version)
+    echo(f"version {version} is returned to its author")
 
 
 @app.command("export")

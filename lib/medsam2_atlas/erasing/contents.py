@@ -14,7 +14,7 @@ from medsam2_atlas.archive import Place
 from medsam2_atlas.base.files import text_of, write_json
 from medsam2_atlas.dicom.uids import uid_folder_name
 from medsam2_atlas.imaging.kinds import suffix_in
-from medsam2_atlas.storage import CLAIMS, WORK_FOLDER
+from medsam2_atlas.storage import CLAIMS, FIGURES, WORK_FOLDER
 from medsam2_atlas.storage.assignments import ASSIGNMENTS
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def erase_rows(place: Place, study: str, checksums: Iterable[str]) -> None:
     for file in store.glob("studies*.sqlite"):
         _erase(file, of_study + alike)
     _erase(store / CLAIMS, [(f"DELETE FROM {table} WHERE study = ?", (study,)) for table in ("opened", "work")])
+    _erase(store / FIGURES, [(f"DELETE FROM {table} WHERE study = ?", (study,)) for table in ("versions", "studies")])
     _erase(place.work / "learning.sqlite", [("DELETE FROM measures WHERE study = ?", (study,))])
 
 

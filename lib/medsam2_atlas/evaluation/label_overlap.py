@@ -72,6 +72,10 @@ class Overlap:
             for k in self.organs
         }
 
+    def edited_voxels(self) -> dict[int, int]:
+        """Returns the number of voxels that only one of the label maps has, by organ number."""
+        return {k: self._first(k) + self._second(k) - 2 * self._both(k) for k in self.organs}
+
     def differences(self, max_slices: int) -> dict[int, dict[str, Any]]:
         """Returns the differences of the label maps by organ number.
 

@@ -8,7 +8,7 @@ from medsam2_atlas.storage.drafts import Draft, Drafts
 from medsam2_atlas.storage.entries import Image, Label, Saved
 from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import Fingerprints, same_image_as
-from medsam2_atlas.storage.folder import CLAIMS, WORK_FOLDER, Study, StudyFolder, WorkFolder, stamp
+from medsam2_atlas.storage.folder import CLAIMS, FIGURES, WORK_FOLDER, Study, StudyFolder, WorkFolder, stamp
 from medsam2_atlas.storage.lineage import Lineage, Version
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
 from medsam2_atlas.storage.lock import FolderLock
@@ -20,6 +20,7 @@ from medsam2_atlas.storage.unopened import unopened_studies
 
 __all__ = [
     "CLAIMS",
+    "FIGURES",
     "FINAL",
     "LINK_PROBLEM",
     "LINK_REMEDY",

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 WORK_FOLDER = ".medsam2_atlas"
 LABELS = "labels"
 DRAFTS = "drafts"
-CLAIMS = "claims.sqlite"
+CLAIMS, FIGURES = "claims.sqlite", "team.sqlite"
 MAX_STUDY_BYTES = 255 - len(".nii.gz")
 """Max length of a study's name in bytes: file systems allow 255, and its label map may end in `.nii.gz`."""
 
@@ -60,7 +60,8 @@ class WorkFolder:
     all versions of all label maps. drafts/: unsaved label maps of people. images/: information about images. studies*.sqlite:
     indexes of a local folder, one for each set of roots. removed/: removed images. erased.json: hashes of erased studies.
     erasing/: unfinished erasures. review.json: whether the review stage is on. assignments.json: the person who should annotate
-    a study. claims.sqlite: who works on which study now; only the server uses it.
+    a study. claims.sqlite: who works on which study now; only the server uses it. team.sqlite: the figures of all
+    versions for the team's figures.
     """
 
     path: Path

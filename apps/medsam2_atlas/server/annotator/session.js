@@ -2,6 +2,7 @@
 
    The session keeps the label map that the work began from (`base`). The panel shows at each moment what would be saved. */
 
+import { Activity, followActivity } from './activity.js';
 import { Drafting } from './drafting.js';
 import { Layer } from './layer.js';
 import { allMarks, removeMarks } from './marks.js';
@@ -90,6 +91,8 @@ export class Session {
     }
     this.layer.onChange(() => this._changed());
     this.choose(first);
+    this.activity = new Activity(about.image);
+    this._endActivity = followActivity(this.activity);
     this.setTool('window');
     setRadius(this.state.radius);
   }
@@ -210,6 +213,7 @@ export class Session {
 
   /** Chooses the organ that tools edit. It is unlocked while it is chosen. */
   choose(label) {
+    this.activity?.choose(label);
     this.store.set({ active: label });
     this.layer.edit(label);
     this._lock();
@@ -318,6 +322,7 @@ export class Session {
     this.closeQuestion?.();
     this.freeze(false);
     this.refining?.abort();
+    this._endActivity?.();
     removeMarks(this.services, allMarks());
     if (this.state.about) {
       this.drafting.close();

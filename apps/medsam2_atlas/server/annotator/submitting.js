@@ -30,10 +30,11 @@ async function signOff(session, ask) {
   await session.drafting.settled();
   const voxels = session.layer.read();
   const checked = session.state.organs.filter(organ => organ.checked).map(organ => organ.label).join(',');
-  const saved = await send(session, { checked, ...session.query }, voxels, ask);
+  const saved = await send(session, { checked, ...session.query, ...session.activity.query }, voxels, ask);
   if (!saved) {
     return false;
   }
+  session.activity.restart();
   const shown = await session.submitted(saved, voxels);
   session.say('done', 'Submitted as version ' + saved.version + '.' + (shown ? '' : ' Later changes are not part of it.'));
   await session.refresh();

@@ -3,8 +3,11 @@
 import { caseSection } from './case.js';
 import { editSection } from './edit.js';
 import { keysSection } from './keys.js';
+import { notesSection } from './notes.js';
 import { organsSection } from './organs.js';
+import { reviewSection } from './review.js';
 import { runSection } from './run.js';
+import { seriesSection } from './series.js';
 import { submitSection } from './submit.js';
 import { versionsSection } from './versions.js';
 import { element, fill } from './view.js';
@@ -19,7 +22,11 @@ export function loadStyle() {
 
 /** Fills an element with the panel of a session; returns a function that ends its updates. */
 export function showPanel(node, session) {
-  const sections = [caseSection, runSection, organsSection, editSection, submitSection, versionsSection, keysSection].map(make => make(session));
+  const parts = [
+    ...[notesSection, caseSection, seriesSection, runSection, organsSection, editSection, reviewSection],
+    ...[submitSection, versionsSection, keysSection],
+  ];
+  const sections = parts.map(make => make(session));
   fill(node, ...sections.map(section => section.node));
   const update = state => sections.forEach(section => section.update(state));
   update(session.state);

@@ -1,0 +1,132 @@
+/* The upper part of the worklist: progress of the team, the next case, the queue, and the models. */
+
+import { button, byId, counted, duration, element, fill, words } from './dom.js';
+import { classOf } from './rows.js';
+import { STATES } from './filters.js';
+import { ask } from './server.js';
+
+/** Order of the segments of the progress bar: what is done comes first. */
+const DONE_FIRST = ['signed off', 'waits for review', 'returned', 'in work', 'predicted', 'new', 'problem'];
+
+/** Shows how many cases are in each state. A state is a button that filters the list. */
+export function showProgress({ total, counts, today, week }, chosen, toggle) {
+  const done = counts['signed off'] || 0;
+  fill(
+    byId('progress-text'),
+    element('strong', { textContent: done + ' of ' + counted(total, 'case') }),
+    ' signed off',
+    element('span', { class: 'small', textContent: today + ' today · ' + week + ' in 7 days' })
+  );
+  const segments = DONE_FIRST.filter(state => counts[state]).map(state => {
+    const part = element('span', { class: classOf(state) });
+    part.style.flexGrow = counts[state];
+    return part;
+  });
+  fill(byId('progress-bar'), ...segments);
+  const buttons = STATES.map(state => {
+    const count = counts[state] || 0;
+    const pressed = chosen.includes(state);
+    return element(
+      'button',
+      {
+        type: 'button',
+        class: 'chip ' + classOf(state),
+        'aria-pressed': String(pressed),
+        'data-cy': 'state-' + state.replaceAll(' ', '-'),
+        disabled: !count && !pressed,
+        onclick: () => toggle(state),
+      },
+      state + ' ',
+      element('span', { class: 'number', textContent: String(count) })
+    );
+  });
+  keepFocus(byId('states'), buttons);
+}
+
+/** Replaces the children of an element; the focus stays on the part with the same name. */
+function keepFocus(node, children) {
+  const focused = node.contains(document.activeElement) ? document.activeElement.dataset.cy : null;
+  fill(node, ...children);
+  if (focused) {
+    node.querySelector('[data-cy="' + focused + '"]')?.focus();
+  }
+}
+
+/** Shows the running and waiting jobs, and the person's own ones with a button to cancel them. */
+export function showQueue({ running, waiting, yours }, say, reload) {
+  const text = running || waiting ? [running && running + ' running', waiting && waiting + ' waiting'].filter(Boolean).join(', ') : 'No model is running.';
+  byId('queue-text').textContent = text;
+  const own = yours.filter(job => ['queued', 'running', 'cancelling'].includes(job.state));
+  const lines = own.map(job => {
+    const left = job.seconds_left === null || job.seconds_left === undefined ? '' : 'about ' + duration(job.seconds_left) + ' left';
+    const about = job.state === 'queued' ? 'waiting, ' + job.position + ' before it' : job.state === 'running' ? job.stage : job.state;
+    const stop = async () => {
+      try {
+        await ask('jobs/' + encodeURIComponent(job.id), {}, { method: 'DELETE' });
+        say('The job was cancelled.');
+      } catch (error) {
+        say(error.message);
+      }
+      reload();
+    };
+    return element(
+      'li',
+      {},
+      element('span', {}, element('strong', { textContent: job.kind }), ' on ' + job.subject),
+      element('progress', { max: 1, value: job.share || 0, 'aria-label': 'Progress of ' + job.kind }),
+      element('span', { class: 'small', textContent: [about, left].filter(Boolean).join(' · ') }),
+      button('cancel-' + job.id, 'Cancel', stop, { class: 'plain', disabled: job.state === 'cancelling', 'aria-label': 'Cancel ' + job.kind + ' on ' + job.subject })
+    );
+  });
+  keepFocus(byId('jobs'), lines);
+}
+
+/** Shows the models with their versions and marks, and what keeps others from running. */
+export function showModels({ models, demo_weights: demo, learning }) {
+  byId('demo').hidden = !demo;
+  const able = models.filter(model => !model.missing);
+  byId('models-text').textContent = counted(able.length, 'model') + ' ready' + (models.length > able.length ? ', ' + (models.length - able.length) + ' missing' : '');
+  const lines = models.map(({ name, title, version, mark, missing }) =>
+    element(
+      'li',
+      { class: missing ? 'missing' : '' },
+      element('strong', { textContent: name, title }),
+      version ? element('span', { class: 'small', textContent: String(version) }) : null,
+      mark ? element('span', { class: 'tag', textContent: mark }) : null,
+      missing ? element('span', { class: 'small', textContent: missing }) : null
+    )
+  );
+  fill(byId('models'), ...lines);
+  const text = learning?.on && learning.of ? 'Cases are measured in the background: ' + learning.done + ' of ' + learning.of + '.' : '';
+  byId('learning').textContent = text;
+}
+
+/** Shows what to do if the list is empty; hidden if it is not. */
+export function showEmpty({ summary, shown, filtered, clear }) {
+  const box = byId('empty');
+  const { total, may, pacs, counts } = summary;
+  const heading = text => element('h2', { textContent: text });
+  const says = text => element('p', { textContent: text });
+  byId('all-done').hidden = !total || (counts['signed off'] || 0) < total;
+  box.hidden = shown > 0;
+  if (shown > 0) {
+    return;
+  }
+  if (total && filtered) {
+    fill(box, heading('No case matches'), says('No case has all of the chosen properties.'), button('clear-empty', 'Clear the filters', clear, { class: 'main' }));
+  } else if (total) {
+    fill(box, heading('No cases on this page'), button('clear-empty', 'Back to the first page', clear, { class: 'main' }));
+  } else if (pacs) {
+    fill(
+      box,
+      heading('The PACS contains no CT yet'),
+      says('Send studies to it, for example from a folder of DICOM files with DCMTK, to Orthanc’s DICOM port:'),
+      element('pre', {}, element('code', { textContent: 'storescu --scan-directories --recurse HOST 4242 FOLDER' })),
+      says('New studies appear here within a minute.')
+    );
+  } else if (may.upload) {
+    fill(box, heading('There is no CT yet'), says('Drop CTs on the area above: NIfTI, NRRD or MHA files, DICOM files or folders, or ZIP archives.'));
+  } else {
+    fill(box, heading('There is no CT yet'), says('Ask an admin of this server to add CTs: they can drop files on this page.'));
+  }
+}

@@ -1,0 +1,65 @@
+"""The pages of an annotation team: `/` (worklist), `/figures` and `/compare`, and the files that they load (`/page/FILE`).
+
+The pages contain no data. Their scripts load it, and set every name from outside as text. A page may run only this server's own
+files: no script in the page, no style attribute, no other host.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from fastapi import Path as PathParameter
+from fastapi.responses import FileResponse, RedirectResponse
+from starlette.responses import Response
+
+from medsam2_atlas.base.errors import NotFoundError
+from server.headers import CACHED, asset_page
+
+router = APIRouter(include_in_schema=False)
+
+_FOLDER = Path(__file__).parent / "page"
+_KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+@router.get("/")
+async def worklist_page() -> Response:
+    """Returns the worklist."""
+    return _page("worklist")
+
+
+@router.get("/review")
+async def old_address(request: Request) -> Response:
+    """Redirects bookmarks of earlier versions to the worklist."""
+    query = request.url.query
+    return RedirectResponse(f"./?{query}" if query else "./", 308)  # relative: a proxy may serve the app below a path
+
+
+@router.get("/figures")
+async def figures_page() -> Response:
+    """Returns the page with the figures of the team."""
+    return _page("figures")
+
+
+@router.get("/compare")
+async def compare_page() -> Response:
+    """Returns the page that compares two label maps of a case."""
+    return _page("compare")
+
+
+@router.get("/page/{file}")
+async def page_file(file: Annotated[str, PathParameter(pattern=r"^[a-z_]{1,40}\.(js|css|svg)$")]) -> Response:
+    """Returns a script, style sheet or picture of the pages.
+
+    Raises:
+        NotFoundError: there is no such file.
+    """
+    found = _FOLDER / file
+    if not found.is_file():
+        raise NotFoundError(file, "is no file of the pages.", "Reload the page.")
+    return FileResponse(found, media_type=_KINDS[found.suffix], headers={"Cache-Control": CACHED[1]})
+
+
+def _page(name: str) -> Response:
+    return asset_page((_FOLDER / f"{name}.html").read_text(encoding="utf-8"))

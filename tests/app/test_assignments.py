@@ -1,0 +1,318 @@
+"""Claims, assignments, returned cases and the next case of a person, as the routes of the worklist give them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.testclient import TestClient
+
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import Assessment, ScoreTable
+from medsam2_atlas.archive import Place
+from medsam2_atlas.base.errors import ConflictError
+from medsam2_atlas.erasing import erase
+from medsam2_atlas.storage import FINAL, Assignments, Person
+from medsam2_atlas.team import measure_next
+from server import assignments, errors, studies
+from server.access import User
+from server.assignments import comment_of, may_accept, opened_by
+from storage.test_store import ct, label
+from tasks.next_case import NextCase
+
+ROLES = {"kim": "annotator", "lee": "annotator", "reva": "reviewer"}
+
+
+def user(name: str) -> User:
+    return User(name, ROLES[name], f"token:{name}")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a", "b", "c"):
+        ct(tmp_path / "studies", name)
+    return tmp_path / "studies"
+
+
+@pytest.fixture
+def datastore(folder: Path) -> StudyDatastore:
+    """Returns a datastore with three new cases; the review stage is on."""
+    found = StudyDatastore(folder)
+    found.store.review.turn(True)
+    return found
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ScoreTable:
+    """Returns measures by which `b` comes first, then `c`, then `a`."""
+    found = ScoreTable(tmp_path / "learning.sqlite")
+    for study, value in (("a", 0.1), ("b", 0.9), ("c", 0.5)):
+        found.put(study, "", {}, Assessment({"disagreement": value}, {"disagreement": "low Dice"}), "")
+    return found
+
+
+@pytest.fixture
+def client(datastore: StudyDatastore, table: ScoreTable, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    strategies = {name: NextCase(name, table, dict) for name in ("disagreement", "first")}
+    instance = SimpleNamespace(datastore=lambda: datastore, on_save_label=lambda *_: None, _strategies=strategies)
+    for module in (assignments, studies):
+        monkeypatch.setattr(module, "app_instance", lambda: instance)
+    app = FastAPI()
+    app.state.access = SimpleNamespace(may_be_user=ROLES.__contains__)
+    app.include_router(assignments.router)
+    app.include_router(studies.router)
+    errors.install(app)
+
+    @app.middleware("http")
+    async def who(request: Request, call_next: Any) -> Any:
+        request.scope["medsam2_atlas.user"] = user(request.headers["who"])
+        return await call_next(request)
+
+    with TestClient(app, raise_server_exceptions=False) as found:
+        yield found
+
+
+def ask(client: TestClient, who: str, method: str, path: str, **body: Any) -> Any:
+    sent = {"params": body} if method == "DELETE" else {"json": body}
+    answer = client.request(method, f"/worklist/{path}", headers={"who": who}, **sent)
+    return answer.json() if answer.status_code == 200 else (answer.status_code, answer.json()["detail"])
+
+
+def sign_off(datastore: StudyDatastore, tmp_path: Path, study: str, who: str, organ: int = 6) -> int:
+    file = label(tmp_path / "signed.nii.gz", organ)
+    return datastore.save_person_label(study, file, FINAL, {"user": who, "confirm": True}, f"token:{who}").label.version.number
+
+
+def give_back(client: TestClient, study: str, version: int, comment: str) -> Any:
+    query = {"label": study, "version": version}
+    return client.post("/datastore/label/return", params=query, json={"comment": comment}, headers={"who": "reva"})
+
+
+def test_next_gives_each_person_another_case_and_claims_it(client: TestClient, datastore: StudyDatastore) -> None:
+    first = ask(client, "kim", "POST", "next")
+    assert (first["study"], first["claimed"]["person"]) == ("b", "kim")
+    assert "highest disagreement (0.90)" in first["why"]
+    assert ask(client, "lee", "POST", "next")["study"] == "c"
+    assert ask(client, "kim", "POST", "next")["study"] == "b"  # still hers
+    assert ask(client, "kim", "POST", "next", **{"except": "b"})["study"] == "a"
+    last = ask(client, "reva", "POST", "next", strategy="first")
+    assert (last["study"], last["claimed"]["person"]) == ("a", "kim")  # nothing else is left
+    assert "all other cases are being edited by other people" in last["why"]
+    assert ask(client, "kim", "POST", "next", strategy="nonsense")[0] == 404
+
+
+def test_returned_cases_come_first_then_assigned_ones_and_those_of_others_last(
+    client: TestClient, datastore: StudyDatastore, tmp_path: Path
+) -> None:
+    sign_off(datastore, tmp_path, "a", "kim")
+    assert ask(client, "reva", "POST", "assign", study="c", person="kim") == {"assigned": "kim"}
+    assert ask(client, "lee", "POST", "next")["study"] == "b"
+    mine = ask(client, "kim", "POST", "next")
+    assert (mine["study"], mine["why"].startswith("assigned to you by reva; ")) == ("c", True)
+    assert give_back(client, "a", 1, "spleen").status_code == 200
+    back = ask(client, "kim", "POST", "next")
+    assert (back["study"], back["why"]) == ("a", "returned to you by reva: spleen")
+    # others get it only if nothing else is free
+    assert ask(client, "reva", "POST", "next")["why"].endswith("edited by other people, or assigned to them")
+    datastore.claims.finish("a", "token:kim")
+    other = ask(client, "reva", "POST", "next")
+    assert (other["study"], other["why"]) == ("a", "returned to kim by reva: spleen; no other case is free")
+    # an assignment of the returned case replaces its author
+    ask(client, "reva", "DELETE", "claim", study="a")
+    ask(client, "lee", "DELETE", "claim", study="b")
+    ask(client, "reva", "POST", "assign", study="a", person="lee")
+    assert ask(client, "lee", "POST", "next")["study"] == "a"
+    sign_off(datastore, tmp_path, "a", "lee", 7)
+    assert ask(client, "lee", "POST", "next")["study"] == "b"
+
+
+def test_nothing_is_next_if_all_cases_are_done(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:
+    for study in "abc":
+        sign_off(datastore, tmp_path, study, "kim")
+    assert ask(client, "kim", "POST", "next") == {}
+    give_back(client, "c", 1, "spleen")
+    assert ask(client, "kim", "POST", "next")["study"] == "c"
+
+
+def test_a_claim_is_refused_with_the_name_of_its_holder(client: TestClient) -> None:
+    claimed = ask(client, "kim", "POST", "claim", study="a")["claimed"]
+    assert claimed["person"] == "kim"
+    status, detail = ask(client, "lee", "POST", "claim", study="a")
+    assert (status, "kim" in detail, claimed["since"] in detail) == (409, True, True)
+    assert ask(client, "lee", "DELETE", "claim", study="a")[0] == 403
+    assert ask(client, "reva", "DELETE", "claim", study="a") == {"claimed": None}
+    assert ask(client, "lee", "POST", "claim", study="a")["claimed"]["person"] == "lee"
+    assert ask(client, "lee", "DELETE", "claim", study="a") == {"claimed": None}
+    for method, path in (("POST", "claim"), ("DELETE", "claim")):
+        assert ask(client, "kim", method, path, study="../a")[0] == 404
+    assert ask(client, "kim", "POST", "claim")[0] == 422
+
+
+def test_two_people_who_ask_at_the_same_moment_get_different_cases(client: TestClient) -> None:
+    ready, found = threading.Barrier(2), {}
+
+    def next_of(name: str) -> None:
+        ready.wait()
+        found[name] = ask(client, name, "POST", "next")
+
+    threads = [threading.Thread(target=next_of, args=(name,)) for name in ("kim", "lee")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {one["study"] for one in found.values()} == {"b", "c"}
+    assert {name: one["claimed"]["person"] for name, one in found.items()} == {"kim": "kim", "lee": "lee"}
+
+
+def test_a_claim_never_blocks_saving_and_ends_when_its_person_signs_off(
+    client: TestClient, datastore: StudyDatastore, tmp_path: Path
+) -> None:
+    ask(client, "kim", "POST", "claim", study="a")
+    sign_off(datastore, tmp_path, "a", "lee")
+    claim = datastore.claims.of("a")
+    assert claim is not None
+    assert claim.person == "kim"
+    sign_off(datastore, tmp_path, "a", "kim", 7)
+    assert datastore.claims.of("a") is None
+
+
+def test_assignments_are_stored_listed_and_removed(client: TestClient, datastore: StudyDatastore, folder: Path) -> None:
+    ask(client, "reva", "POST", "assign", study="a", person="kim")
+    ask(client, "reva", "POST", "assign", study="b", person="lee")
+    stored = StudyDatastore(folder).store.assignments
+    assert {study: (one.person, one.by) for study, one in stored.all().items()} == {"a": ("kim", "reva"), "b": ("lee", "reva")}
+    assert ask(client, "reva", "POST", "assign", study="a", person="") == {"assigned": ""}
+    assert list(stored.all()) == ["b"]
+    assert stored.of("a") is None
+    for person in ("nobody", " kim", "kim\n"):
+        assert ask(client, "reva", "POST", "assign", study="a", person=person)[0] in (404, 422)
+    assert ask(client, "reva", "POST", "assign", study="x", person="kim")[0] == 404
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": {"person": 3}}', '{"a": "kim"}'])
+def test_a_damaged_file_of_assignments_is_moved_away(
+    datastore: StudyDatastore, folder: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = folder / ".medsam2_atlas" / "assignments.json"
+    file.write_text(text)
+    with caplog.at_level(logging.ERROR):
+        assert datastore.store.assignments.all() == {}
+    assert "assignments.json cannot be read" in caplog.text
+    datastore.store.assignments.assign("b", "kim", "reva")
+    assert list(datastore.store.assignments.all()) == ["b"]
+    assert file.with_name("assignments.json.damaged").read_text() == text
+
+
+def test_assignments_of_several_processes_do_not_overwrite_each_other(datastore: StudyDatastore) -> None:
+    def assign(number: int) -> None:
+        Assignments(datastore.store.work).assign(f"s{number}", "kim", "reva")
+
+    threads = [threading.Thread(target=assign, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(datastore.store.assignments.all()) == 8
+
+
+def test_erasing_a_study_erases_its_claims_and_its_assignment(
+    client: TestClient, datastore: StudyDatastore, folder: Path
+) -> None:
+    for study in ("a", "b"):
+        ask(client, "kim", "POST", "claim", study=study)
+        datastore.claims.touch(study, "token:kim", "kim")
+        ask(client, "reva", "POST", "assign", study=study, person="kim")
+    erase(Place.of(str(folder)), "a", "consent withdrawn")
+    assert list(datastore.store.assignments.all()) == ["b"]
+    assert datastore.claims.all().studies() == ["b"]
+    work = folder / ".medsam2_atlas"
+    assert "a" not in json.loads((work / "assignments.json").read_text())
+
+
+def test_a_reviewer_returns_a_label_map_with_a_comment(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:
+    number = sign_off(datastore, tmp_path, "a", "kim")
+    made = give_back(client, "a", number, "the spleen is cut off").json()
+    assert [(one["by"], one["comment"]) for one in made["returns"]] == [("reva", "the spleen is cut off")]
+    assert datastore.get_label_info("a", FINAL)["returned"]["by_id"] == "token:reva"
+    sign_off(datastore, tmp_path, "a", "kim", 7)
+    late = give_back(client, "a", number, "again")
+    assert (late.status_code, "version 2" in late.text) == (409, True)
+    listed = client.get("/datastore/label/versions", params={"label": "a"}, headers={"who": "lee"}).json()
+    assert [len(version["returns"]) for version in listed] == [1, 0]
+    sign_off(datastore, tmp_path, "b", "reva")
+    assert give_back(client, "b", 1, "mine").status_code == 422
+    for comment in ("", "x" * 2001, None, ["x"]):
+        assert give_back(client, "a", 2, comment).status_code == 422  # type: ignore[arg-type]
+    datastore.store.review.turn(False)
+    off = give_back(client, "a", 2, "x")
+    assert (off.status_code, "review stage is off" in off.text) == (409, True)
+
+
+def test_a_client_cannot_write_a_return(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:
+    sign_off(datastore, tmp_path, "a", "kim")
+    for key in ("returned", "returns", "work"):
+        sent = {"info": json.dumps({key: [{"by": "reva"}]})}
+        answer = client.put("/datastore/label/info", params={"label": "a", "tag": FINAL}, data=sent, headers={"who": "kim"})
+        assert answer.status_code == 422
+    assert not datastore.store.label("a", FINAL).version.returns
+
+
+def test_opening_a_case_claims_it_unless_it_is_signed_off(datastore: StudyDatastore, tmp_path: Path) -> None:
+    def opened(study: str, who: str) -> str:
+        final = datastore.store.labels().get(study, {}).get(FINAL)
+        claim = opened_by(datastore, study, user(who), final.version if final else None)
+        return claim.person if claim else ""
+
+    assert (opened("a", "kim"), opened("a", "lee")) == ("kim", "kim")
+    sign_off(datastore, tmp_path, "a", "kim")
+    assert opened("a", "lee") == "lee"  # lee began before it was signed off
+    sign_off(datastore, tmp_path, "b", "kim")
+    assert (opened("b", "kim"), opened("b", "reva")) == ("", "")
+    datastore.store.return_label("b", FINAL, 1, Person("reva", "token:reva"), "spleen")
+    assert (opened("b", "reva"), opened("b", "kim")) == ("", "kim")
+    assert [one.person for one in datastore.claims.all().opened("b")] == ["reva", "kim"]
+
+
+def test_the_viewer_learns_the_comment_and_whether_the_person_may_accept(datastore: StudyDatastore, tmp_path: Path) -> None:
+    sign_off(datastore, tmp_path, "a", "kim")
+    assert comment_of(None) is None
+    assert comment_of(datastore.store.label("a", FINAL).version) is None
+    assert [may_accept(datastore.store, "a", user(who)) for who in ROLES] == [False, False, True]
+    assert not may_accept(datastore.store, "b", user("reva"))
+    sign_off(datastore, tmp_path, "b", "reva")
+    assert not may_accept(datastore.store, "b", user("reva"))
+    version = datastore.store.return_label("a", FINAL, 1, Person("reva", "token:reva"), "spleen").version
+    comment = comment_of(version)
+    assert comment is not None
+    assert (comment["by"], comment["text"], comment["time"]) == ("reva", "spleen", version.returned["at"])
+    datastore.store.review.turn(False)
+    assert not may_accept(datastore.store, "a", user("reva"))
+
+
+def test_the_team_sees_its_figures_and_annotators_see_only_their_own_names(
+    client: TestClient, datastore: StudyDatastore, tmp_path: Path
+) -> None:
+    sign_off(datastore, tmp_path, "a", "kim")
+    sign_off(datastore, tmp_path, "b", "lee")
+    assert datastore.signed_off.is_set()
+    while measure_next(datastore.store, datastore.figures):
+        pass
+    for who, people in (("kim", ["kim"]), ("reva", ["kim", "lee"])):
+        found = client.get("/worklist/figures", params={"days": 2}, headers={"who": who}).json()
+        assert [one["person"] for one in found["people"]] == people
+        assert [day["signed_off"] for day in found["days"]] == [0, 2]
+    for days in (0, 3661, "x"):
+        assert client.get("/worklist/figures", params={"days": days}, headers={"who": "kim"}).status_code == 422
+
+
+def test_the_holder_of_a_claim_is_named(datastore: StudyDatastore) -> None:
+    datastore.claims.claim("a", "token:kim", "kim")
+    with pytest.raises(ConflictError, match="kim"):
+        datastore.claims.claim("a", "token:lee", "lee")
