@@ -20,10 +20,10 @@ from medsam2_atlas.archive import Place
 from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.erasing import erase
 from medsam2_atlas.storage import FINAL, Assignments, Person
+from medsam2_atlas.team import measure_next
 from server import assignments, errors, studies
 from server.access import User
 from server.assignments import comment_of, may_accept, opened_by
-from medsam2_atlas.team import measure_next
 from storage.test_store import ct, label
 from tasks.next_case import NextCase
 
@@ -106,6 +106,13 @@ def test_next_gives_each_person_another_case_and_claims_it(client: TestClient, d
     assert (last["study"], last["claimed"]["person"]) == ("a", "kim")  # nothing else is left
     assert "all other cases are being edited by other people" in last["why"]
     assert ask(client, "kim", "POST", "next", strategy="nonsense")[0] == 404
+
+
+def test_the_next_case_can_be_seen_without_claiming_it(client: TestClient, datastore: StudyDatastore) -> None:
+    seen = client.get("/worklist/next", params={"except": "b"}, headers={"who": "kim"}).json()
+    assert (seen["study"], "disagreement (0.50)" in seen["why"]) == ("c", True)
+    assert datastore.claims.all().studies() == []
+    assert client.get("/worklist/next", params={"strategy": "x"}, headers={"who": "kim"}).status_code == 404
 
 
 def test_returned_cases_come_first_then_assigned_ones_and_those_of_others_last(

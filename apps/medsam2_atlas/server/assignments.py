@@ -46,30 +46,29 @@ def next_case(
     Cases that a reviewer returned to the person come first, then those assigned to the person, then the strategy's. Cases that
     others work on or that are assigned to others come last; such a case keeps its claim.
     """
-    instance, user = app_instance(), user_of(request)
-    datastore: StudyDatastore = instance.datastore()
-    name = strategy or _STRATEGY
-    check_strategy(name, instance._strategies)
-    asked = {"strategy": name, "except": without, "client_id": user.name, "person": user.id, "person_name": user.name}
+    user, claims = user_of(request), _datastore().claims
     for _ in range(_TRIES):
-        chosen = instance._strategies[name](asked, datastore)
+        chosen = _chosen(user, strategy, without)
         if not chosen:
             return {}
-        study = str(chosen["id"])
-        mention(study)
         try:
-            claim: Claim | None = datastore.claims.claim(study, user.id, user.name)
+            claim: Claim | None = claims.claim(chosen["study"], user.id, user.name)
         except ConflictError:
-            claim = datastore.claims.of(study)
+            claim = claims.of(chosen["study"])
             if OTHERS not in chosen["why"]:
                 continue  # another person has just claimed it
-        return {
-            "study": study,
-            "why": chosen["why"],
-            "viewer": viewer_path(datastore, study),
-            "claimed": None if claim is None else claim.as_dict(),
-        }
+        return {**chosen, "claimed": None if claim is None else claim.as_dict()}
     raise ConflictError("next case", "is being claimed by other people.", "Try again.")
+
+
+@router.get("/next", summary="The next case of the person, and why; claims nothing")
+def show_next_case(
+    request: Request,
+    strategy: Annotated[str | None, Query(description="strategy of active learning; by default, disagreement")] = None,
+    without: Annotated[str | None, Query(alias="except", description="a case that is not chosen")] = None,
+) -> dict[str, Any]:
+    """Returns the case that `POST /worklist/next` would choose now, without `claimed`; an empty object if all are done."""
+    return _chosen(user_of(request), strategy, without)
 
 
 @router.post("/claim", summary="Claim a case")
@@ -171,6 +170,20 @@ def may_accept(store: StudyStore, study: str, user: User) -> bool:
     except NotFoundError:
         return False
     return not versions[-1].accepted and may_judge(versions, Person(user.name, user.id))
+
+
+def _chosen(user: User, strategy: str | None, without: str | None) -> dict[str, Any]:
+    """Returns the next case of a person with the reason and its link; empty if all are done."""
+    instance = app_instance()
+    name = strategy or _STRATEGY
+    check_strategy(name, instance._strategies)
+    asked = {"strategy": name, "except": without, "client_id": user.name, "person": user.id, "person_name": user.name}
+    chosen = instance._strategies[name](asked, instance.datastore())
+    if not chosen:
+        return {}
+    study = str(chosen["id"])
+    mention(study)
+    return {"study": study, "why": chosen["why"], "viewer": viewer_path(instance.datastore(), study)}
 
 
 def _datastore() -> StudyDatastore:

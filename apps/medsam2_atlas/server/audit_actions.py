@@ -97,7 +97,7 @@ NOT_RECORDED: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_READ, r"/review/(?!cases|picture).*", "a part of a page, without data"),
     (_READ, r"/info/?", "models and counts"),
     (("GET",), r"/model/info/[^/]+", "a checksum"),
-    (("POST",), r"/worklist/next", "names the next case; reading its image is recorded"),
+    (("GET", "POST"), r"/worklist/next", "names the next case; reading its image is recorded"),
     (("POST",), r"/activelearning/[^/]+", "names the next case; reading its image is recorded"),
     (("GET",), r"/jobs(/[^/]+(/events)?)?", "the progress of jobs; their start and their results are recorded"),
     (("GET",), r"/(train|scoring|batch/infer)/?", "the progress of a task; its start and end are recorded"),
