@@ -23,6 +23,7 @@ from server.audit import note
 from server.context import mention
 from server.forms import LimitedRoute
 from server.people import User
+from tasks.annotated_case import title_of
 from tasks.case_states import viewer_path
 from tasks.known import check_strategy, check_study
 from tasks.next_case import OTHERS
@@ -51,12 +52,14 @@ def next_case(
         chosen = _chosen(user, strategy, without)
         if not chosen:
             return {}
+        study = str(chosen["study"])
         try:
-            claim: Claim | None = claims.claim(chosen["study"], user.id, user.name)
+            claim: Claim | None = claims.claim(study, user.id, user.name)
         except ConflictError:
-            claim = claims.of(chosen["study"])
+            claim = claims.of(study)
             if OTHERS not in chosen["why"]:
                 continue  # another person has just claimed it
+        note(request.scope, study=study)
         return {**chosen, "claimed": None if claim is None else claim.as_dict()}
     raise ConflictError("next case", "is being claimed by other people.", "Try again.")
 
@@ -133,8 +136,11 @@ def figures(
     """
     user, now = user_of(request), datetime.now().astimezone()
     since = (now - timedelta(days=days)).astimezone(timezone.utc).date().isoformat()  # a day more: days are those of the server
-    records = _datastore().figures.records(since)
-    return team_figures(records, days, now, None if user.may("reviewer") else user.id or user.name)
+    datastore = _datastore()
+    found = team_figures(datastore.figures.records(since), days, now, None if user.may("reviewer") else user.id or user.name)
+    for pair in found["agreement"]:
+        pair["title"] = title_of(datastore, pair["study"])
+    return found
 
 
 def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version | None) -> Claim | None:
