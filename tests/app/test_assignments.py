@@ -140,6 +140,16 @@ def test_returned_cases_come_first_then_assigned_ones_and_those_of_others_last(
     assert ask(client, "lee", "POST", "next")["study"] == "b"
 
 
+def test_an_earlier_assignment_does_not_replace_the_author_of_a_returned_case(
+    client: TestClient, datastore: StudyDatastore, tmp_path: Path
+) -> None:
+    ask(client, "reva", "POST", "assign", study="a", person="lee")
+    sign_off(datastore, tmp_path, "a", "kim")  # an assignment is advice
+    give_back(client, "a", 1, "spleen")
+    assert ask(client, "kim", "POST", "next")["study"] == "a"
+    assert ask(client, "lee", "POST", "next")["study"] == "b"
+
+
 def test_nothing_is_next_if_all_cases_are_done(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:
     for study in "abc":
         sign_off(datastore, tmp_path, study, "kim")

@@ -26,7 +26,7 @@ from server.people import User
 from tasks.annotated_case import title_of
 from tasks.case_states import viewer_path
 from tasks.known import check_strategy, check_study
-from tasks.next_case import OTHERS
+from tasks.next_case import OTHERS, is_next_of
 
 router = APIRouter(prefix="/worklist", tags=["Worklist"], route_class=LimitedRoute)
 
@@ -154,9 +154,7 @@ def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version 
     """
     signed_off = final is not None and not final.removed
     if final is not None and final.returned:
-        assignment = datastore.store.assignments.of(study)
-        own = final.author_id == user.id if final.author_id else bool(final.author) and final.author == user.name
-        signed_off = not (assignment.person == user.name if assignment is not None else own)
+        signed_off = not is_next_of(Person(user.name, user.id), final, datastore.store.assignments.of(study))
     datastore.claims.touch(study, user.id, user.name, works=not signed_off)
     return datastore.claims.of(study)
 
