@@ -225,7 +225,7 @@ def test_an_expired_session_leads_to_the_login_and_back_to_the_same_filters(page
 
 def test_empty_lists_say_what_to_do(page: Any, url: str) -> None:
     for changes, text in (
-        ({"pacs": True}, "storescu --scan-directories"),
+        ({"pacs": True}, "medsam2-atlas dicom send FOLDER URL"),
         ({"may": {"upload": True, "assign": True, "review": True}}, "Drop CTs on the area above"),
         ({}, "Ask an admin of this server"),
     ):

@@ -127,15 +127,13 @@ class _Team:
         return (assignment.by if assignment else "") or "a reviewer"
 
     def taken(self, study: str) -> bool:
-        """Returns whether a case is another person's now: it is assigned to another person, or only others work on it."""
+        """Returns whether a case is another person's now: it is assigned to another person, or another one works on it."""
         person, client = self.request.get("person"), self.request.get("client_id")
         if study in self.assigned and not self.is_own(study):
             return True
         opened = [one for one in self.claims.opened(study) if one.claims]
-        if any(one.id == person for one in opened):
-            return False
         if opened:
-            return True
+            return opened[0].id != person  # the first of them holds the claim; the person may only look at the case
         try:
             info = self.datastore.get_image_info(study)
         except MedSAM2AtlasError:  # the study was just removed, or the PACS does not answer

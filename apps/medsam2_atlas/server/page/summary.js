@@ -120,8 +120,8 @@ export function showEmpty({ summary, shown, filtered, clear }) {
     fill(
       box,
       heading('The PACS contains no CT yet'),
-      says('Send studies to it, for example from a folder of DICOM files with DCMTK, to Orthanc’s DICOM port:'),
-      element('pre', {}, element('code', { textContent: 'storescu --scan-directories --recurse HOST 4242 FOLDER' })),
+      says('Send studies to it, for example a folder of DICOM files. URL is the address of the PACS, as in the command that started this server:'),
+      element('pre', {}, element('code', { textContent: 'medsam2-atlas dicom send FOLDER URL' })),
       says('New studies appear here within a minute.')
     );
   } else if (may.upload) {
