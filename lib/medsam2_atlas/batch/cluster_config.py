@@ -45,7 +45,9 @@ class WorkerGroup(Settings):
     walltime: str = Field("12:00:00", pattern=_WALLTIME.pattern, description="longest time of a job, as the queue writes it")
     partition: Word = Field("", description="partition (SLURM) or queue (PBS, LSF); empty: the queue's default")
     gpus: int = Field(0, ge=0, le=1, description="GPUs of a worker: with 1 it runs networks, with 0 it registers")
-    directives: tuple[Line, ...] = Field((), description="further directives of the job script, such as --gres=gpu:1 or --qos=low")
+    directives: tuple[Line, ...] = Field(
+        (), description="further directives of the job script, such as --gres=gpu:1 or --qos=low"
+    )
 
     @field_validator("directives")
     @classmethod
@@ -83,6 +85,8 @@ def cluster_config(file: Path) -> ClusterConfig:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         return ClusterConfig.model_validate(content)
     except ValidationError as error:
-        raise InputError(file, f"does not describe a cluster: {problems_of(error)}.", "docs/cluster.md has an example.") from error
+        raise InputError(
+            file, f"does not describe a cluster: {problems_of(error)}.", "docs/cluster.md has an example."
+        ) from error
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(file, f"cannot be read ({error}).", "docs/cluster.md has an example.") from error

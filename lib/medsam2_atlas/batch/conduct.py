@@ -1,7 +1,7 @@
 """Runs a batch to its end: submits cases, repeats attempts, publishes results, and keeps the manifest.
 
-One thread does all of this, and it alone writes results and manifest. A case is done once its line is in the manifest. A process
-that is killed before loses only cases without a line; they are done again, and their outputs are replaced by equal ones.
+One thread does all of this, and it alone writes results and manifest. A case is done once its line is in the manifest. A
+process that is killed before loses only cases without a line; they are done again, and equal outputs replace theirs.
 """
 
 from __future__ import annotations
@@ -146,7 +146,13 @@ class Plan:
 
 
 def conduct(
-    plan: Plan, engine: Engine, manifest: Manifest, publisher: Publisher, job: Job, config: BatchConfig, watch: Watch = unwatched
+    plan: Plan,
+    engine: Engine,
+    manifest: Manifest,
+    publisher: Publisher,
+    job: Job,
+    config: BatchConfig,
+    watch: Watch = unwatched,
 ) -> Tally:
     """Runs all cases of a plan; returns the final state.
 
@@ -237,7 +243,7 @@ class _Run:
         self._tally.done += 1
 
     def _result(self, item: Item, done: Done, output: dict[str, Any]) -> dict[str, Any]:
-        made_on = {name: done.provenance[name] for name in ("device", "precision") if name in done.provenance}
+        made_on: dict[str, Any] = {k: v for k, v in done.provenance.items() if k in ("device", "precision")}
         return {
             "input": {"path": item.path, "stamp": item.stamp, "sha256": done.input_sha256},
             "output": output,

@@ -21,7 +21,9 @@ class BatchConfig(Settings):
         2, ge=1, description="max CTs that wait, read and registered, for the network; each takes the memory of a CT"
     )
     window: int = Field(
-        3, ge=1, description="max cases in the cluster for each thread of its workers, so that thousands do not wait in its memory"
+        3,
+        ge=1,
+        description="max cases in the cluster for each thread of its workers, so that thousands do not wait in its memory",
     )
     lost_after: float = Field(600, ge=0, description="seconds without the cluster's scheduler after which a batch gives up")
     stalled_after: float = Field(

@@ -13,7 +13,6 @@ from medsam2_atlas.batch.session import Session
 from medsam2_atlas.batch.work import Outcome, Prepared, guarded, prepare, segment, work_on, write
 from medsam2_atlas.studies.runner import Run
 
-
 T = TypeVar("T")
 
 

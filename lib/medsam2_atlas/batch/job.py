@@ -21,6 +21,25 @@ _SENT = ("organs", "prompts", "weights", "loop", "mode", "thresholds", "fill_hol
 
 
 @dataclass(frozen=True)
+class ModelFile:
+    """A file of a model, as the client of a cluster has it.
+
+    Attributes:
+        key: key of the path in `Job.conf` that it belongs to.
+        name: its path below that folder; empty if the path is the file itself.
+        path: its path on the client's machine.
+        sha256: its SHA-256.
+        bytes: its size.
+    """
+
+    key: str
+    name: str
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Job:
     """What is done with each item.
 
@@ -36,6 +55,7 @@ class Job:
         threads: threads of PyTorch in each process; 0 leaves PyTorch's own number.
         pacs: URL of the PACS that gets the results, for `pacs`.
         source: `module:class` of a segmenter that is not in the registry, for measuring the machinery and for tests.
+        files: the files of the models, for workers on other machines.
         key: digest of all that results depend on, see `keyed`; workers refuse to compute anything else.
     """
 
@@ -50,6 +70,7 @@ class Job:
     threads: int = 0
     pacs: str = ""
     source: str = ""
+    files: tuple[ModelFile, ...] = ()
     key: str = ""
 
     @property

@@ -24,8 +24,8 @@ from medsam2_atlas.base.files import replacing
 log = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
-"""A line of the manifest. For a case: `case`, `id`, `status` (`done` or `failed`), `input`, `made_by` (digest of a run), `output`
-or `reason`, `attempts`, `seconds`, `finished`."""
+"""A line of the manifest. For a case: `case`, `id`, `status` (`done` or `failed`), `input`, `made_by` (digest of a run),
+`output` or `reason`, `attempts`, `seconds`, `finished`."""
 
 _SYNC_SECONDS = 2.0
 """Longest time between two calls of fsync: after a power failure, the cases of this time are done again."""

@@ -26,7 +26,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Returns whether an error or one of its causes means that the disk is full; it stops the batch, as all cases would fail."""
+    """Returns whether an error or one of its causes means that the disk is full. It stops the batch: all cases would fail."""
     return any(isinstance(one, OSError) and one.errno in _FULL for one in _chain(error))
 
 

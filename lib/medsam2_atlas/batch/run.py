@@ -92,11 +92,7 @@ def run_batch(batch: Batch, watch: Watch = unwatched) -> Ended:
         session.job = job = session.keyed()
         found = find_items(batch.source, batch.out, follow_links=batch.follow_links)
         manifest = Manifest(place.manifest)
-        publisher: Publisher
-        if job.results == "studies":
-            publisher = StudiesPublisher(StudyFolder(batch.out), job)
-        else:
-            publisher = FilePublisher(place, job)
+        publisher = _publisher(batch, place, job)
         plan = Plan.of(found, manifest, job, publisher, retry_failed=batch.retry_failed)
         manifest.add_run(job.key, job.about(session.keyed_provenance()))
         try:
@@ -110,6 +106,12 @@ def run_batch(batch: Batch, watch: Watch = unwatched) -> Ended:
         finally:
             manifest.close()
     return Ended(tally, place.manifest)
+
+
+def _publisher(batch: Batch, place: Place, job: Job) -> Publisher:
+    if job.results == "studies":
+        return StudiesPublisher(StudyFolder(batch.out), job)
+    return FilePublisher(place, job)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Finds the CTs of a batch: in a folder, in a table (CSV), or by a query of a PACS (DICOMweb).
 
-Folders, tables and answers of a PACS come from outside. Nothing that they contain becomes a path of an output (see `names`), and
-links that lead out of a folder are left out unless the user allows them.
+Folders, tables and answers of a PACS come from outside. Nothing that they contain becomes a path of an output (see `names`),
+and links that lead out of a folder are left out unless the user allows them.
 """
 
 from __future__ import annotations
@@ -74,14 +74,12 @@ def _of_folder(folder: Path, out: Path, follow_links: bool) -> Found:
     """Finds image files, and folders that contain DICOM files, below a folder. Hidden folders and label maps are skipped."""
     found, root = Found(), Path(os.path.realpath(folder))
     skipped = {Path(os.path.realpath(out))} if Path(os.path.realpath(out)) != root else set()
-    if (folder / "images").is_dir() and (folder / "labels").is_dir():
-        root_of_images = folder / "images"
-    else:
-        root_of_images = folder
-    walked = os.walk(root_of_images, followlinks=False, onerror=lambda error: _unreadable(found, folder, error))
+    pairs = (folder / "images").is_dir() and (folder / "labels").is_dir()
+    top = folder / "images" if pairs else folder
+    walked = os.walk(top, followlinks=False, onerror=lambda error: _unreadable(found, folder, error))
     for place, folders, files in walked:
         here = Path(place)
-        depth = len(here.relative_to(root_of_images).parts)
+        depth = len(here.relative_to(top).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and _searched(here / name, skipped, folder))
         for name in list(folders):
             if (here / name).is_symlink():
@@ -96,7 +94,7 @@ def _of_folder(folder: Path, out: Path, follow_links: bool) -> Found:
 
 
 def _searched(path: Path, skipped: set[Path], folder: Path) -> bool:
-    """Returns whether a folder may contain CTs: it is not the folder of the outputs, and not that of a studies folder's labels."""
+    """Returns whether a folder may contain CTs. The folder of the outputs, and a studies folder's label maps, do not."""
     return Path(os.path.realpath(path)) not in skipped and path != folder / "labels"
 
 

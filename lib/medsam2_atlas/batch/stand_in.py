@@ -9,7 +9,7 @@ import numpy as np
 
 from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.imaging.volume import Volume
-from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Report, Segmentation, Segmenter
+from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, base_report
 
 SOURCE = f"{__name__}:StandIn"
 """Names the class to `Job.source`."""
@@ -35,5 +35,5 @@ class StandIn(Segmenter):
         """Labels voxels above 0 HU of a CT (`[z, y, x]` in HU)."""
         time.sleep(float(os.environ.get(SECONDS_VARIABLE, "0")))
         labels = np.where(volume.array > 0, 6, 0).astype(np.uint8)
-        report = Report(image=volume.source, segmenter=self.name, seconds={"total": 0.0}, organs=[str(k) for k in options.labels])
+        report = base_report(self.name, volume, labels, options.labels).with_fields(seconds={"total": 0.0})
         return Segmentation(volume.with_array(labels), report)

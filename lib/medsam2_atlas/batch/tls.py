@@ -35,10 +35,10 @@ def make_certificates(folder: Path, days: int = 365) -> None:
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = _name("medsam2_atlas cluster authority")
     root = _certificate(authority, authority, authority_key.public_key(), authority_key, days, authority=True)
-    member = _certificate(_name("medsam2_atlas cluster member"), authority, key.public_key(), authority_key, days, authority=False)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    member = _certificate(
+        _name("medsam2_atlas cluster member"), authority, key.public_key(), authority_key, days, authority=False
     )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     pem = serialization.Encoding.PEM
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

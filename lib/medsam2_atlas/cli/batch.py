@@ -49,7 +49,9 @@ ClusterOption = Annotated[
         "docs/cluster.md. Default: this process alone.",
     ),
 ]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Number of workers of `--cluster local`. Default: one for each GPU or CPU.")]
+WorkersOption = Annotated[
+    int, typer.Option(min=0, help="Number of workers of `--cluster local`. Default: one for each GPU or CPU.")
+]
 TlsOption = Annotated[
     Path | None,
     typer.Option("--tls", help="Folder of the cluster's certificates (`medsam2-atlas cluster certificates`)."),
@@ -69,10 +71,13 @@ def batch_command(
             "https://HOST/dicom-web?StudyDate=20240101-20240131.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder for label maps, reports and manifest.jsonl; with `--results studies`, a studies folder.")],
-    segmenter: Annotated[
-        str, typer.Option("--segmenter", help=f"Segmenter to run; see docs/method.md. {CHOICES}")
-    ] = preferred("prompted"),
+    out: Annotated[
+        Path,
+        typer.Argument(help="Folder for label maps, reports and manifest.jsonl; with `--results studies`, a studies folder."),
+    ],
+    segmenter: Annotated[str, typer.Option("--segmenter", help=f"Segmenter to run; see docs/method.md. {CHOICES}")] = preferred(
+        "prompted"
+    ),
     results: Annotated[
         Literal["nifti", "seg", "studies", "pacs"],
         typer.Option(
@@ -90,7 +95,9 @@ def batch_command(
     prompts: Annotated[str, typer.Option(help="Source of the first boxes; see `segment`.")] = "atlas",
     loop: Annotated[Loop, typer.Option(help="Propagation loop; see `segment`.")] = "symmetric",
     mode: ModeOption = "exact",
-    thresholds: Annotated[ThresholdRule, typer.Option(help="Thresholds of the score maps; see `segment`.")] = DEFAULT_THRESHOLDS,
+    thresholds: Annotated[
+        ThresholdRule, typer.Option(help="Thresholds of the score maps; see `segment`.")
+    ] = DEFAULT_THRESHOLDS,
     registration: RegistrationOption = None,
     as_published: AsPublishedOption = False,
     fill_holes: Annotated[bool, typer.Option(help="Fill small holes in the masks; see `segment`.")] = False,
@@ -101,10 +108,13 @@ def batch_command(
     tls: TlsOption = None,
     threads: ThreadsOption = 0,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try all failed cases again. Default: only those whose problem may have passed.")
+        bool,
+        typer.Option("--retry-failed", help="Try all failed cases again. Default: only those whose problem may have passed."),
     ] = False,
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links that lead out of INPUT.")] = False,
-    serial: Annotated[bool, typer.Option("--serial", help="Do one case after the other, without overlapping their steps.")] = False,
+    serial: Annotated[
+        bool, typer.Option("--serial", help="Do one case after the other, without overlapping their steps.")
+    ] = False,
 ) -> None:
     """Segment all CTs of a folder, a table or a PACS. Run the same command again to continue, or after inputs have changed."""
     check_segmenter(segmenter)

@@ -15,7 +15,9 @@ app = typer.Typer(help="Certificates and job scripts for batches on a cluster.",
 
 @app.command("certificates")
 def certificates_command(
-    folder: Annotated[Path, typer.Argument(help="New folder for the certificates, on a disk that all machines of the cluster share.")],
+    folder: Annotated[
+        Path, typer.Argument(help="New folder for the certificates, on a disk that all machines of the cluster share.")
+    ],
     days: Annotated[int, typer.Option(min=1, max=3650, help="How long they are valid, in days.")] = 365,
 ) -> None:
     """Make an authority and a certificate for all members of a cluster (mutual TLS); only your user can read the key."""
