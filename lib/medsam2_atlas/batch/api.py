@@ -56,7 +56,7 @@ def segment(
         >>> from medsam2_atlas import segment
         >>> from medsam2_atlas.imaging.volume import Geometry, Volume
         >>> grid = Geometry(size=(48, 48, 32), spacing=(3.0, 3.0, 3.0), origin=(0.0, 0.0, 0.0))
-        >>> ct = Volume(np.full((32, 48, 48), 40, np.int16), grid, grid)
+        >>> ct = Volume((np.arange(32 * 48 * 48).reshape(32, 48, 48) % 200).astype(np.int16), grid, grid)
         >>> segment(ct, segmenter="unet_3d", device="cpu").labels.array.shape
         (32, 48, 48)
     """
@@ -113,7 +113,7 @@ def segment_many(
         >>> from medsam2_atlas import segment_many
         >>> from medsam2_atlas.imaging.volume import Geometry, Volume, write_volume
         >>> grid = Geometry(size=(48, 48, 32), spacing=(3.0, 3.0, 3.0), origin=(0.0, 0.0, 0.0))
-        >>> ct = Volume(np.full((32, 48, 48), 40, np.int16), grid, grid)
+        >>> ct = Volume((np.arange(32 * 48 * 48).reshape(32, 48, 48) % 200).astype(np.int16), grid, grid)
         >>> with tempfile.TemporaryDirectory() as cts, tempfile.TemporaryDirectory() as out:
         ...     write_volume(ct, f"{cts}/first.nii.gz")
         ...     write_volume(ct, f"{cts}/second.nii.gz")

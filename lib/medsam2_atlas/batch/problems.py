@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 
-from medsam2_atlas.base.errors import UnavailableError, problem_of
+from medsam2_atlas.base.errors import StorageError, UnavailableError, problem_of
 
 _PASSING = (errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 _PASSING_NETWORK = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE, errno.ETIMEDOUT)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
+_SERVER_ERROR = re.compile(r"\banswers 5\d\d\b")
 _MAX_LENGTH = 1000
 
 
@@ -17,6 +19,8 @@ def is_passing(error: BaseException) -> bool:
     """Returns whether a later attempt may succeed: a PACS or a disk does not answer, or memory was short."""
     for one in _chain(error):
         if isinstance(one, (UnavailableError, MemoryError, ConnectionError, TimeoutError)):
+            return True
+        if isinstance(one, StorageError) and one.subject == "PACS" and _SERVER_ERROR.search(one.problem):
             return True
         if isinstance(one, OSError) and one.errno in (*_PASSING, *_PASSING_NETWORK):
             return True

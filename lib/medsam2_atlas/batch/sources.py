@@ -240,7 +240,7 @@ def _pages(filters: dict[str, str]) -> Iterator[dict[str, str]]:
         return
     offset = 0
     while True:
-        yield {**filters, "limit": str(_PAGE), "offset": str(offset), "includefield": "NumberOfSeriesRelatedInstances"}
+        yield {**filters, "limit": str(_PAGE), "offset": str(offset)}
         offset += _PAGE
 
 
