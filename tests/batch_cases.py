@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -64,18 +65,31 @@ def environment(seconds: float = 0.0) -> dict[str, str]:
     return found | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "5"}
 
 
-class Members:
-    """Scheduler and workers of a cluster as separate processes on the loopback interface."""
+def free_port() -> int:
+    """Returns a free port of the loopback interface."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
-    def __init__(self, port: int, seconds: float) -> None:
-        self.address, self._port, self._seconds = f"tcp://127.0.0.1:{port}", port, seconds
+
+class Members:
+    """Scheduler and workers of a cluster as separate processes on the loopback interface; killed ones are started again.
+
+    Args:
+        port: port of the scheduler.
+        seconds: how long a case of the stand-in takes.
+        tls: folder of certificates; None without.
+    """
+
+    def __init__(self, port: int, seconds: float, tls: Path | None = None) -> None:
+        self.address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{port}"
+        self._port, self._seconds, self._tls = port, seconds, tls
         self.processes: dict[str, subprocess.Popen] = {}
         self._closing = threading.Event()
 
     def __enter__(self) -> Members:
-        self.start("scheduler")
-        self.start("worker-0")
-        self.start("worker-1")
+        for name in ("scheduler", "worker-0", "worker-1"):
+            self._start(name)
         threading.Thread(target=self._supervise, daemon=True).start()
         return self
 
@@ -86,16 +100,23 @@ class Members:
             process.kill()
             process.wait()
 
-    def start(self, name: str) -> None:
-        """Starts a member."""
+    def command(self, name: str, tls: Path | None) -> list[str]:
+        """Returns the command that starts a member."""
         if name == "scheduler":
             options = ["scheduler", "--host", "127.0.0.1", "--port", str(self._port), "--no-dashboard", "--no-show"]
         else:
             options = ["worker", self.address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--name", name]
             options += ["--no-dashboard", "--death-timeout", "20"]
-        command = [sys.executable, "-m", "distributed.cli.dask_" + options[0], *options[1:]]
+        if tls is not None:
+            options += ["--protocol", "tls", "--tls-ca-file", str(tls / "ca.pem")]
+            options += ["--tls-cert", str(tls / "cert.pem"), "--tls-key", str(tls / "key.pem")]
+        return [sys.executable, "-m", "distributed.cli.dask_" + options[0], *options[1:]]
+
+    def _start(self, name: str) -> None:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.processes[name] = subprocess.Popen(command, env=environment(self._seconds), **quiet)  # type: ignore[call-overload]
+        self.processes[name] = subprocess.Popen(  # type: ignore[call-overload]
+            self.command(name, self._tls), env=environment(self._seconds), **quiet
+        )
 
     def kill(self, name: str) -> None:
         """Kills a member by SIGKILL; it is started again, as a service manager does."""
@@ -105,4 +126,4 @@ class Members:
         while not self._closing.wait(0.2):
             for name, process in list(self.processes.items()):
                 if process.poll() is not None and not self._closing.is_set():
-                    self.start(name)
+                    self._start(name)

@@ -16,12 +16,33 @@ from medsam2_atlas.base.console import console
 from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster
 from medsam2_atlas.batch.cluster_config import cluster_config
 from medsam2_atlas.batch.config import batch_config
-from medsam2_atlas.batch.dask_engine import CPU, GPU, Cluster, DaskEngine
+from medsam2_atlas.batch.dask_engine import DaskEngine
+from medsam2_atlas.batch.dask_tasks import CPU, GPU, Cluster
 from medsam2_atlas.batch.session import Session
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The workers that a cluster `local` gets.
+
+    Attributes:
+        workers: their number; 0: one for each GPU or CPU.
+        threads: threads of PyTorch in each of them; 0: one.
+        gpus: number of GPUs for networks.
+    """
+
+    workers: int = 0
+    threads: int = 0
+    gpus: int = 0
+
+    @property
+    def network(self) -> bool:
+        """Whether networks run on GPUs."""
+        return self.gpus > 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,8 @@ def cluster_engine(text: str, session: Session, *, workers: int = 0, tls: Path |
         UnavailableError: the scheduler does not answer.
     """
     check_cluster(text, tls)
-    with opened(text, session, workers, tls) as cluster:
+    wanted = Wanted(workers, session.job.threads, _gpus(session))
+    with opened(text, wanted, tls, session.job.parts.parent) as cluster:
         engine = DaskEngine(cluster, session, batch_config())
         console.print(f"cluster {cluster.address}, dashboard {engine.dashboard}", soft_wrap=True, highlight=False)
         try:
@@ -67,30 +89,39 @@ def cluster_engine(text: str, session: Session, *, workers: int = 0, tls: Path |
 
 
 @contextmanager
-def opened(text: str, session: Session, workers: int, tls: Path | None) -> Iterator[Cluster]:
-    """Opens a cluster; see `cluster_engine`."""
+def opened(text: str, wanted: Wanted, tls: Path | None, work: Path) -> Iterator[Cluster]:
+    """Opens a cluster; see `cluster_engine`.
+
+    Args:
+        text: `local`, the address of a scheduler, or a YAML file.
+        wanted: the workers of `local`.
+        tls: folder of certificates for an address.
+        work: folder on the shared disk, for certificates and logs of jobs.
+    """
+    # Lost workers and schedulers are expected here, and the engine reports them in one line each.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with dask.config.set({"distributed.comm.retry.count": 2, "distributed.scheduler.allowed-failures": 2}):
         if text == "local":
-            with local_cluster(session, workers) as cluster:
+            with local_cluster(wanted) as cluster:
                 yield cluster
         elif text.endswith((".yaml", ".yml")):
             from medsam2_atlas.batch.queues import queue_cluster
 
-            with queue_cluster(cluster_config(Path(text)), session.job.parts.parent) as cluster:
+            with queue_cluster(cluster_config(Path(text)), work) as cluster:
                 yield cluster
         else:
-            yield Named(text, None if tls is None else security_of(tls), session.job.threads or 1)
+            yield Named(text, None if tls is None else security_of(tls), wanted.threads or 1)
 
 
 @contextmanager
-def local_cluster(session: Session, workers: int) -> Iterator[Named]:
+def local_cluster(wanted: Wanted) -> Iterator[Named]:
     """Starts a scheduler and workers on the loopback interface of this machine.
 
-    With GPUs, each of them gets a worker that runs networks, and another worker registers meanwhile. Without, `workers` workers
-    do both, each with an equal share of the CPUs.
+    With GPUs, each of them gets a worker that runs networks, and another worker registers meanwhile. Without, each worker does
+    both.
     """
-    gpus = _gpus(session)
-    count = workers or gpus or max(1, len(os.sched_getaffinity(0)) // max(1, session.job.threads))
+    gpus = wanted.gpus
+    count = wanted.workers or gpus or max(1, len(os.sched_getaffinity(0)) // max(1, wanted.threads))
     base = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.ERROR}
     spec: dict[str, dict[str, object]] = {}
     for number in range(count):
@@ -102,7 +133,7 @@ def local_cluster(session: Session, workers: int) -> Iterator[Named]:
         spec[f"worker-{number}"] = {"cls": Nanny, "options": options}
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "port": 0, "dashboard_address": f"{LOOPBACK}:0"}}
     with SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.ERROR) as cluster:
-        yield Named(cluster.scheduler_address, None, session.job.threads or 1)
+        yield Named(cluster.scheduler_address, None, wanted.threads or 1)
 
 
 def security_of(folder: Path) -> Security:

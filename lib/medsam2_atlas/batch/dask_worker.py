@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from distributed import get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -14,7 +16,7 @@ from medsam2_atlas.base.version import package_version
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.problems import is_passing, reason_of
-from medsam2_atlas.batch.session import Session
+from medsam2_atlas.batch.session import Session, limit_threads
 from medsam2_atlas.batch.shipping import placed
 from medsam2_atlas.batch.work import Outcome, register, work_on
 
@@ -40,6 +42,13 @@ class Announced(WorkerPlugin):
         """
         if package_version() != self.version:
             raise RuntimeError(f"{worker} has medsam2_atlas {package_version()}, the client {self.version}")
+
+
+def with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function with PyTorch's number of threads set, and returns its result."""
+    with _busy:
+        limit_threads(threads)
+        return function(*arguments)
 
 
 def work(job: Job, item: Item) -> Outcome:

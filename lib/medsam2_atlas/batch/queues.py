@@ -22,7 +22,7 @@ from distributed import Scheduler, Security, SpecCluster
 
 from medsam2_atlas.batch.addresses import CERTIFICATES, check_certificates
 from medsam2_atlas.batch.cluster_config import ClusterConfig, WorkerGroup
-from medsam2_atlas.batch.dask_engine import CPU, GPU
+from medsam2_atlas.batch.dask_tasks import CPU, GPU
 from medsam2_atlas.batch.tls import make_certificates
 
 log = logging.getLogger(__name__)

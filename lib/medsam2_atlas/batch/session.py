@@ -78,7 +78,7 @@ class Session:
         if job.registration is not None:
             choose_settings("registration.yaml", {"method": job.registration})
         if job.threads:
-            _limit_threads(job.threads)
+            limit_threads(job.threads)
         self.models = BatchModels(job, kept_scores)
 
     @cached_property
@@ -127,7 +127,7 @@ class Session:
             )
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
     """Sets the number of threads of PyTorch and ITK. Results on the CPU depend on it in the last digits."""
     import SimpleITK as sitk
     import torch

@@ -16,6 +16,7 @@ from medsam2_atlas.base.console import console, echo
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.cli.as_published import AsPublishedOption, follow_published_method
+from medsam2_atlas.cli.cluster_options import ClusterOption, ThreadsOption, TlsOption, WorkersOption, check_cluster_options
 from medsam2_atlas.cli.options import (
     CHOICES,
     AtlasOption,
@@ -40,25 +41,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 """Number of failures that are printed."""
-
-ClusterOption = Annotated[
-    str,
-    typer.Option(
-        "--cluster",
-        help="Run on a Dask cluster: `local`, the address of a scheduler, or a YAML file for SLURM, PBS or LSF; see "
-        "docs/cluster.md. Default: this process alone.",
-    ),
-]
-WorkersOption = Annotated[
-    int, typer.Option(min=0, help="Number of workers of `--cluster local`. Default: one for each GPU or CPU.")
-]
-TlsOption = Annotated[
-    Path | None,
-    typer.Option("--tls", help="Folder of the cluster's certificates (`medsam2-atlas cluster certificates`)."),
-]
-ThreadsOption = Annotated[
-    int, typer.Option(min=0, help="Threads of PyTorch in each process. Default: PyTorch's own number; on a cluster, 1.")
-]
 
 
 def batch_command(
@@ -120,13 +102,8 @@ def batch_command(
     check_segmenter(segmenter)
     if cluster and serial:
         raise InputError("--serial", "does not fit --cluster.", "Omit one of them.")
-    if workers and cluster != "local":
-        raise InputError("--workers", "is for --cluster local only.", "Other clusters have their own workers.")
     folders = named_folders(folder)
-    if cluster:
-        from medsam2_atlas.batch.addresses import check_cluster
-
-        check_cluster(cluster, tls)
+    check_cluster_options(cluster, workers, tls)
     if not is_url(source) and not Path(source).exists():
         raise InputError(source, "does not exist.", "Name a folder, a CSV file, or the DICOMweb URL of a PACS.")
     check_folder(out)
