@@ -28,7 +28,8 @@ PEOPLE = {"kim": "annotator", "lee": "reviewer", "max": "admin"}
 FOR_ANNOTATORS = {
     "GET": "/ /docs /openapi.json /info/ /auth/token/valid /ohif/{path:path} /proxy/dicom/{path:path} /review /review/cases"
     " /review/picture /jobs /jobs/{name} /jobs/{name}/events /jobs/{name}/result /session/{session_id} /train/ /scoring/"
-    " /batch/infer /datastore/ /datastore/image /datastore/image/info /datastore/label /datastore/label/info"
+    " /batch/infer /batch/infer/progress /datastore/ /datastore/image /datastore/image/info /datastore/label"
+    " /datastore/label/info"
     " /datastore/label/rtstruct /datastore/label/version /datastore/label/versions"
     " /annotation/case /annotation/label /annotation/compare /annotation/compare/label",
     "POST": "/activelearning/{strategy} /infer/{model} /proxy/dicom/{path:path}"

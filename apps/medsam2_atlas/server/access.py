@@ -48,7 +48,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("POST",), r"/infer/[^/]+", "annotator"),
     (("GET", "DELETE"), r"/jobs(/[^/]+(/(events|result))?)?", "annotator"),
     (("POST",), r"/activelearning/[^/]+", "annotator"),
-    (("GET",), r"/(train|batch/infer|scoring)/?", "annotator"),
+    (("GET",), r"/(train|batch/infer(/progress)?|scoring)/?", "annotator"),
     (("GET", "PUT", "DELETE"), r"/session(/[^/]*)?", "annotator"),
     (_READ, r"/datastore/?", "annotator"),
     (_READ, r"/datastore/(image|label)(/(info|versions|version|rtstruct))?", "annotator"),

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Protocol
 
 from medsam2_atlas.base.errors import MedSAM2AtlasError, StorageError
 from medsam2_atlas.batch.config import BatchConfig
@@ -95,6 +95,14 @@ def unwatched(tally: Tally) -> None:
     """Ignores the state."""
 
 
+class Entries(Protocol):
+    """Takes the entry of each case that has ended, as a manifest does."""
+
+    def add(self, entry: Entry) -> None:
+        """Keeps an entry; raises OSError if the disk is full."""
+        ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """The cases to do.
@@ -148,7 +156,7 @@ class Plan:
 def conduct(
     plan: Plan,
     engine: Engine,
-    manifest: Manifest,
+    manifest: Entries,
     publisher: Publisher,
     job: Job,
     config: BatchConfig,
@@ -176,7 +184,7 @@ class _Run:
     """The state of `conduct`."""
 
     def __init__(
-        self, plan: Plan, engine: Engine, manifest: Manifest, publisher: Publisher, job: Job, config: BatchConfig, watch: Watch
+        self, plan: Plan, engine: Engine, manifest: Entries, publisher: Publisher, job: Job, config: BatchConfig, watch: Watch
     ) -> None:
         self._engine, self._manifest, self._publisher = engine, manifest, publisher
         self._job, self._config, self._watch = job, config, watch
