@@ -54,7 +54,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("GET",), r"/worklist/(next|figures)", "annotator"),
     (("DELETE",), r"/worklist/claim", "annotator"),
     (("POST",), r"/worklist/assign", "reviewer"),
-    (("GET",), r"/(train|batch/infer|scoring)/?", "annotator"),
+    (("GET",), r"/(train|batch/infer(/progress)?|scoring)/?", "annotator"),
     (("GET", "PUT", "DELETE"), r"/session(/[^/]*)?", "annotator"),
     (_READ, r"/datastore/?", "annotator"),
     (_READ, r"/datastore/(image|label)(/(info|versions|version|rtstruct))?", "annotator"),

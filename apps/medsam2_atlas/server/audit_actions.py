@@ -103,7 +103,11 @@ NOT_RECORDED: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("GET",), r"/worklist/next", "names the next case; reading its image is recorded"),
     (("POST",), r"/activelearning/[^/]+", "names the next case; reading its image is recorded"),
     (("GET",), r"/jobs(/[^/]+(/events)?)?", "the progress of jobs; their start and their results are recorded"),
-    (("GET",), r"/(train|scoring|batch/infer)/?", "the progress of a task; its start and end are recorded"),
+    (
+        ("GET",),
+        r"/(train|scoring|batch/infer(/progress)?)/?",
+        "the progress of a task; its start and end are recorded",
+    ),
 )
 """Requests that are recorded only if they are refused, each with the reason."""
 
