@@ -29,7 +29,8 @@ FOR_ANNOTATORS = {
     "GET": "/ /figures /compare /compare/case /compare/picture /page/{file} /docs /openapi.json /info/ /auth/token/valid"
     " /ohif/{path:path} /proxy/dicom/{path:path} /review /worklist/cases /worklist/summary /worklist/picture /worklist/next"
     " /jobs /jobs/{name} /jobs/{name}/events /jobs/{name}/result /session/{session_id} /train/ /scoring/"
-    " /batch/infer /batch/infer/progress /datastore/ /datastore/image /datastore/image/info /datastore/label /datastore/label/info"
+    " /batch/infer /batch/infer/progress /datastore/ /datastore/image /datastore/image/info /datastore/label"
+    " /datastore/label/info"
     " /datastore/label/rtstruct /datastore/label/version /datastore/label/versions"
     " /annotation/case /annotation/label /annotation/compare /annotation/compare/label /worklist/figures /worklist/next",
     "POST": "/activelearning/{strategy} /infer/{model} /proxy/dicom/{path:path}"
