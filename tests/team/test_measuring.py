@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,41 @@ def test_a_damaged_version_does_not_stop_the_others(
     record.write_text("{")
     measured(store, table)
     assert not measure_next(store, table)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError(), ValueError("x"), RecursionError()])
+@pytest.mark.parametrize("where", ["labels", "__init__"])
+def test_no_error_of_a_study_keeps_the_others_from_their_figures(
+    store: StudyStore, table: FigureTable, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    sign_off(store, 2, "kim", None, seconds=60.0)
+    store.save_label("b", FINAL, block(folder, 2), author="lee")
+    original = getattr(measuring._Versions, where)
+
+    def fail(self: Any, *arguments: Any) -> Any:
+        if "a" in (*arguments, getattr(self, "study", "")):
+            raise error
+        return original(self, *arguments)
+
+    monkeypatch.setattr(measuring._Versions, where, fail)
+    found = measured(store, table)
+    assert [one.author for one in found] == (["kim", "lee"] if where == "labels" else ["lee"])
+    assert not measure_next(store, table)
+
+
+def test_an_error_of_the_table_is_not_taken_for_one_of_a_study(
+    store: StudyStore, table: FigureTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_off(store, 2, "kim", None)
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "known", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            measure_next(store, table)
+    assert [one.author for one in measured(store, table)] == ["kim"]
 
 
 def test_an_erased_study_leaves_no_figures(store: StudyStore, table: FigureTable, folder: Path) -> None:

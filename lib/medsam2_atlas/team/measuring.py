@@ -6,6 +6,7 @@ Two label maps are compared with one pass over their voxels (`evaluation.label_o
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ def measure_next(store: StudyStore, table: FigureTable) -> bool:
         table: the table of the figures.
 
     Returns:
-        Whether there was a study to measure. An error of one study is logged; it is measured again after its next version.
+        Whether there was a study to measure. Any error of one study is logged; it is measured again after its next version.
 
     Raises:
         StorageError: the studies cannot be read.
@@ -57,16 +58,19 @@ def mark_of(version: Version) -> str:
 
 
 def _measure(store: StudyStore, table: FigureTable, study: str, newest: str) -> None:
+    """Computes the missing records of a study. Whatever its files cause, the study is marked, so that the others have their turn."""
+    known, kept, new = table.known(study), list[int](), list[tuple[str, Record]]()
     try:
         versions = _Versions(store, study)
         own = own_versions(versions.finals)
-        known = table.known(study)
+        kept = [version.number for version in own if known.get(version.number) == mark_of(version)]
+        new = [(mark_of(version), _record_or_less(versions, version)) for version in own if version.number not in kept]
+    except sqlite3.Error:
+        raise
     except MedSAM2AtlasError as error:
         log.warning("the team's figures of a study cannot be computed: %s", error)
-        table.put(study, newest, [], ())
-        return
-    kept = [version.number for version in own if known.get(version.number) == mark_of(version)]
-    new = [(mark_of(version), _record(versions, version)) for version in own if version.number not in kept]
+    except Exception:
+        log.exception("the team's figures of a study cannot be computed")
     table.put(study, newest, new, kept)
 
 
@@ -89,6 +93,17 @@ class _Versions:
     def labels(self, tag: str, number: int) -> Volume:
         """Returns the label map `[z, y, x]` of a version on the grid of the present image."""
         return read_labels(self._store.version_file(self.study, tag, number), image=self.image)
+
+
+def _record_or_less(versions: _Versions, version: Version) -> Record:
+    """Returns the record of a version; only its author and time if anything else fails, such as the disk."""
+    try:
+        return _record(versions, version)
+    except sqlite3.Error:
+        raise
+    except Exception:
+        log.exception("the team's figures of a version cannot be computed")
+        return Record(versions.study, version.number, version.author, version.author_id, version.made)
 
 
 def _record(versions: _Versions, version: Version) -> Record:
