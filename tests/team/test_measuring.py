@@ -66,6 +66,12 @@ def test_edits_dice_and_time_of_a_version_come_from_its_record_and_its_start(sto
     assert (record.author, record.start, record.seconds, record.organ_seconds) == ("kim", "atlas", 90.0, {LIVER: 30.5})
     assert (record.edited_voxels, record.edited_ml) == ({LIVER: 9}, {LIVER: 0.072})
     assert record.dice == {"atlas": {LIVER: 0.8}}
+    assert record.first_start == "atlas"
+    sign_off(store, 4, "kim", {"tag": "final", "version": 1})
+    sign_off(store, 4, "lee", {"tag": "atlas", "version": 1})
+    _, second, third = measured(store, table)
+    assert (second.start, second.first_start) == ("final", "atlas")
+    assert [(pair.number, pair.same_start) for pair in third.pairs] == [(2, True)]  # kim began with the same prediction
 
 
 def test_a_later_prediction_is_not_compared_and_a_version_from_nothing_is_all_edited(
@@ -78,8 +84,8 @@ def test_a_later_prediction_is_not_compared_and_a_version_from_nothing_is_all_ed
     first, second, third = measured(store, table)
     assert (first.start, first.edited_voxels, first.dice, first.seconds) == ("", {LIVER: 18}, {}, None)
     assert (second.edited_voxels, second.dice) == ({LIVER: 9}, {})
-    assert (second.pairs, second.untold) == ((), 1)  # the prediction may be made from the first version
-    assert (third.start, third.edited_voxels, third.untold) == (None, None, 2)
+    assert (second.pairs, second.untold) == ((), ("token:kim",))  # the prediction may be made from the first version
+    assert (third.start, third.first_start, third.edited_voxels, len(third.untold)) == (None, None, None, 2)
 
 
 def test_independent_versions_of_two_people_are_compared(store: StudyStore, table: FigureTable) -> None:
@@ -91,7 +97,7 @@ def test_independent_versions_of_two_people_are_compared(store: StudyStore, tabl
         ("kim", 1, False, {LIVER: 0.8})
     ]
     assert [(pair.author, pair.dice) for pair in third.pairs] == [("lee", {LIVER: round(6 / 7, 4)})]
-    assert (third.untold, third.edited_voxels) == (0, {LIVER: 18})
+    assert (third.untold, third.edited_voxels) == ((), {LIVER: 18})
 
 
 def test_each_version_is_measured_once(store: StudyStore, table: FigureTable, monkeypatch: pytest.MonkeyPatch) -> None:
