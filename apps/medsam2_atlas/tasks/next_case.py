@@ -139,7 +139,7 @@ class _Team:
         except MedSAM2AtlasError:  # the study was just removed, or the PACS does not answer
             return True
         now = time.time()
-        recent = [entry for entry in assignments(info).values() if now - entry["ts"] < CLAIM_SECONDS]
+        recent = [entry for entry in assignments(info).values() if abs(now - entry["ts"]) < CLAIM_SECONDS]
         return bool(recent) and not any(client and entry.get("client_id") == client for entry in recent)
 
 
