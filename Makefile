@@ -18,7 +18,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools evaluate prompts loop large-ct atlas-time gpu full-gpu performance load fuzz folder-dicomweb read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools evaluate prompts loop large-ct atlas-time gpu full-gpu performance load fuzz worklist-bench folder-dicomweb read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
 
 help:  ## list these targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -146,6 +146,9 @@ load: $(VENV)/.installed-dev  ## measure a server's response times with twenty a
 
 fuzz: $(VENV)/.installed-dev  ## send 20,000 files with mutated headers to the routes of a real server
 	$(BIN)/python bench/fuzz.py
+
+worklist-bench: $(VENV)/.installed-dev  ## measure a server's worklist with 5,000 cases in a folder and in a PACS
+	$(BIN)/python bench/worklist.py
 
 folder-dicomweb: $(VENV)/.installed-dev  ## measure how fast a studies folder shows a CT of clinical size to viewers
 	$(BIN)/python bench/folder_dicomweb.py

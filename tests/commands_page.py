@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from generated_part import GeneratedPart
 from medsam2_atlas.cli import app
+from medsam2_atlas.cli.examples import EXAMPLES, PROGRAM
 
 PAGE = GeneratedPart("commands.md", "commands")
 
@@ -40,8 +41,9 @@ def _section(name: str, command: Any) -> str:
     usage = f"{name}{' ' + shown if shown else ''}{' [OPTIONS]' if options else ''}"
     text = " ".join((command.help or "").split())
     rows = "".join(_row(p) for p in (*arguments, *options))
+    shown_example = f"```sh\n{PROGRAM} {EXAMPLES[name.removeprefix(PROGRAM).strip()]}\n```\n"
     table = f"\n| argument or option | default | meaning |\n| --- | --- | --- |\n{rows}" if rows else ""
-    return f"## `{name}`\n\n{text}\n\n```text\n{usage}\n```\n{table}"
+    return f"## `{name}`\n\n{text}\n\n```text\n{usage}\n```\n\n{shown_example}{table}"
 
 
 def _shown(argument: Any) -> str:

@@ -51,11 +51,12 @@ from tasks import replies
 from tasks.about import described, organs_of
 from tasks.atlas_trainer import ATLAS_TRAINER, AtlasTrainTask
 from tasks.batch_task import BatchTask
-from tasks.claims import claimed, in_work_process
+from tasks.claims import claimed, in_work_process, work_running
 from tasks.compare_task import CompareTask
 from tasks.housekeeper import Housekeeper
 from tasks.known import check_model, check_strategy, check_study
 from tasks.learner import Learner
+from tasks.learning_ahead import LearningAhead
 from tasks.next_case import NextCase
 from tasks.predictions import Predictions
 from tasks.scoring_method import OrganScoring
@@ -93,10 +94,12 @@ class MedSAM2AtlasApp(MONAILabelApp):
         if not in_work_process():
             _ = self._models.ladder  # so that the server fails at its start, not at the first case, if the device is unusable
         foundation, baseline = self._foundation(conf), self._named(conf, "baseline")
-        self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation, baseline)
-        self._housekeeper = Housekeeper(self._studies, lambda: self._learner.idle)
-        # Measuring in the background would fetch every series of a PACS, so it must be requested explicitly.
+        # Learning fetches series of a PACS that nobody has asked for yet, so it must be requested explicitly.
         remote = is_url(studies)
+        limits = (config.learn_ahead, config.learn_mb * 1_000_000)
+        ahead = LearningAhead(self.datastore, *limits, lambda: work_running(self._work)) if remote else None
+        self._learner = Learner(self._models, self._predictions, self._table, self.datastore, foundation, baseline, ahead)
+        self._housekeeper = Housekeeper(self._studies, lambda: self._learner.idle)
         self._learns = replies.flag({"learning": conf.get("learning", not remote)}, "learning")
         super().__init__(
             app_dir,

@@ -28,6 +28,7 @@ def url(studies: Path, atlas_folder: Path, tmp_path_factory: pytest.TempPathFact
         "server_queue": "2",
         "server_label_mb": "1",
         "server_head_seconds": "3",
+        "server_gone_seconds": "2",
     }
     with server(studies, tmp_path_factory.mktemp("server"), conf) as client:
         yield client.get_server_url().rstrip("/")

@@ -62,6 +62,17 @@ def listed(series: Any, study: Any = "1.2.3") -> dict[str, Any]:
     return {tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in values.items()}
 
 
+def _uid(part: bytes) -> str:
+    return str(pydicom.dcmread(BytesIO(part), stop_before_pixels=True).SOPInstanceUID)
+
+
+def _instances(parts: list[bytes]) -> list[dict[str, Any]]:
+    """Returns the instances of a series in QIDO's format."""
+    headers = [pydicom.dcmread(BytesIO(part), stop_before_pixels=True) for part in parts]
+    values = [{"00080018": ("UI", str(one.SOPInstanceUID)), "00200013": ("IS", int(one.InstanceNumber))} for one in headers]
+    return [{tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in one.items()} for one in values]
+
+
 def _sent(pacs: FakePacs, series: str, accept: str) -> bool:
     """Returns whether the PACS sends a series for an `Accept` header. By default it sends Explicit VR Little Endian."""
     if pacs.syntaxes == "sends":
@@ -108,6 +119,11 @@ def fake_pacs() -> Iterator[FakePacs]:
             path = self.path.partition("?")[0].split("/")
             if path[-1] == "series":
                 self._answer(200, json.dumps(pacs.series).encode(), "application/dicom+json")
+            elif path[-1] == "instances" and path[-2] in pacs.objects:
+                self._answer(200, json.dumps(_instances(pacs.objects[path[-2]])).encode(), "application/dicom+json")
+            elif path[-2] == "instances" and path[-3] in pacs.objects:
+                found = [part for part in pacs.objects[path[-3]] if _uid(part) == path[-1]]
+                self._answer(200, multipart(found), f'multipart/related; type="application/dicom"; boundary={BOUNDARY}')
             elif path[-2] == "series" and path[-1] in pacs.objects and not _sent(pacs, path[-1], self.headers["Accept"] or ""):
                 self._answer(400 if pacs.syntaxes == "old" else 406, b"not acceptable", "text/plain")
             elif path[-2] == "series" and path[-1] in pacs.objects:

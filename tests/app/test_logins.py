@@ -108,6 +108,12 @@ def test_a_stolen_cookie_is_useless_after_the_logout(client: TestClient) -> None
     assert client.post("/logout").status_code == 303
 
 
+def test_a_logout_makes_the_browser_forget_the_pictures(client: TestClient) -> None:
+    client.post("/login", data=FORM)
+    assert client.post("/logout").headers["clear-site-data"] == '"cache"'
+    assert "clear-site-data" not in client.get("/logout").headers
+
+
 @pytest.mark.parametrize(
     "origin", ["https://elsewhere.example", "null", "http://127.0.0.1.elsewhere.example", "http://127.0.0.1:81"]
 )

@@ -103,6 +103,12 @@ def test_a_viewers_object_becomes_a_label_map_through_a_reader_process(hospital:
     assert stow(hospital.url, chunks, params={"confirm": "true"}).status_code == 200  # without a length
 
 
+def test_a_list_of_fields_reaches_the_pacs_with_its_commas(hospital: Hospital) -> None:
+    fields = "includefield=00081030%2C00080060&fuzzymatching=false"
+    assert requests.get(f"{hospital.url}/proxy/dicom/qido/series?limit=7&{fields}", timeout=30).ok
+    assert hospital.pacs.asked[-1] == f"/dicom-web/series?limit=7&{fields.replace('%2C', ',')}"
+
+
 def test_the_transfer_syntax_that_a_viewer_requests_is_passed_to_the_pacs(hospital: Hospital, tmp_path: Path) -> None:
     files = write_series(tmp_path, upright(ARRAY[:2]))
     for file in files:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from monailabel.config import settings
 
-from server.dicomweb import _changed
+from server.dicomweb import _changed, with_query
 from server.pacs_links import OwnLinks
 
 PACS = "http://orthanc:8042/dicom-web"
@@ -61,3 +61,20 @@ def test_only_lists_and_metadata_are_changed(monkeypatch: pytest.MonkeyPatch) ->
         assert _changed(content, False, "") == content
     plain = b'[ {"00100020": {"vr": "LO"}} ]'
     assert _changed(plain, False, "") is plain
+
+
+@pytest.mark.parametrize(
+    ("query", "passed"),
+    [
+        (b"", ""),
+        (b"includefield=00081030%2C00080060", "?includefield=00081030,00080060"),
+        (b"includefield=00081030,00080060", "?includefield=00081030,00080060"),
+        (b"StudyDate=20260101%2D20260131", "?StudyDate=20260101-20260131"),
+        (b"PatientName=%2AM%C3%BCller%5EA%2A", "?PatientName=*M%C3%BCller%5EA*"),
+        (b"a=%26b%3D1%2Bc%23d%25e%3Bf&flag", "?a=%26b%3D1%2Bc%23d%25e%3Bf&flag"),
+        (b"a=b+c%20d&a=%0D%0AHost%3A", "?a=b+c%20d&a=%0D%0AHost:"),
+        (b"a=%zz%2", "?a=%zz%2"),
+    ],
+)
+def test_a_query_reaches_the_pacs_without_escapes_that_it_does_not_need(query: bytes, passed: str) -> None:
+    assert with_query("http://pacs/studies", query) == f"http://pacs/studies{passed}"

@@ -34,6 +34,11 @@ def state(url: str, job: dict[str, Any]) -> dict[str, Any]:
     return about
 
 
+def shown(url: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Returns a job from the list of jobs; listing jobs does not count as following them."""
+    return next(one for one in requests.get(f"{url}/jobs").json() if one["id"] == job["id"])
+
+
 def test_a_running_model_blocks_no_request_and_can_be_cancelled(url: str) -> None:
     job = begin(url, strategy="D")
     running = until(lambda: (about := state(url, job))["state"] == "running" and about["stage"] and about, 60)
@@ -97,6 +102,31 @@ def test_a_job_is_cancelled_when_its_client_disconnects(url: str) -> None:
     job = requests.get(f"{url}/jobs").json()[-1]
     assert job["subject"] == "second"
     until(lambda: state(url, job)["state"] == "cancelled", 60)
+
+
+def test_a_viewers_job_is_cancelled_when_nobody_follows_it_and_others_go_on(url: str) -> None:
+    attended = {"image": "second", "wait": "false", "attended": "true"}
+    job = requests.post(f"{url}/infer/medsam2_atlas", {"params": '{"strategy": "C"}'}, params=attended).json()
+    script = begin(url, "first", strategy="C")
+    with requests.get(f"{url}/jobs/{job['id']}/events", stream=True, timeout=60) as stream:
+        lines = (line for line in stream.iter_lines(decode_unicode=True) if line.startswith("data: "))
+        until(lambda: json.loads(next(lines)[6:])["state"] == "running", 60)
+        time.sleep(3)
+        assert shown(url, job)["state"] == "running"
+    for _ in range(4):  # the page is loaded again
+        time.sleep(1)
+        (mine,) = [one for one in requests.get(f"{url}/jobs", {"mine": "true"}).json() if one["id"] == job["id"]]
+    assert mine["state"] == "running"
+    gone = until(lambda: (about := shown(url, job))["state"] == "cancelled" and about, 60)
+    assert gone["reason"] == "nobody has followed it for 2 s"
+    until(lambda: shown(url, script)["state"] == "running", 60)
+    time.sleep(3)
+    assert shown(url, script)["state"] == "running"
+    requests.delete(f"{url}/jobs/{script['id']}")
+    recorded = requests.get(f"{url}/audit", {"action": "job.cancel"}).text.splitlines()
+    (line,) = [json.loads(line) for line in recorded if job["id"] in line]
+    assert line["details"]["reason"] == gone["reason"]
+    assert "who" not in line
 
 
 def test_stored_results_are_returned_at_once_while_another_model_runs(url: str) -> None:

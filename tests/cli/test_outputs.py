@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from typer.testing import CliRunner
 
 from command_lines import labelled_studies
+from commands_page import commands
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.cli import app, outputs, weights
 from medsam2_atlas.cli.outputs import DICOM, JSON, PNG, WEIGHTS, check_files, check_folder
@@ -20,9 +23,10 @@ SEGMENT = ["segment", "CT", "-o", "l.nii.gz"]
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Makes commands run in a folder that contains only a folder `folder` and a file `file`; their inputs do not exist."""
+    """Makes commands run in a folder with only the folders `folder` and `images` and a file `file`; inputs do not exist."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
+    for name in ("folder", "images"):
+        (tmp_path / name).mkdir()
     (tmp_path / "file").touch()
     return tmp_path
 
@@ -57,20 +61,75 @@ def test_an_unsuitable_suffix_is_refused(arguments: list[str], output: str) -> N
     assert "End its name in ." in message
 
 
-FILES = [
-    ["segment", "CT", "-o", "{}.nii.gz"],
-    [*SEGMENT, "--report", "{}.json"],
-    [*SEGMENT, "--preview", "{}.png"],
-    ["propagate", "CT", "--prompts", "p.json", "--logits", "{}.npz"],
-    ["atlas", "scores", "CT", "--atlas", "A", "-o", "{}.npz"],
-    ["dicom", "seg", "L", "SERIES", "{}.dcm"],
-    ["dicom", "rtstruct", "L", "SERIES", "{}.dcm"],
-    ["train", "unet", "CASES", "run", "--half", "{}.pt"],
-    ["train", "demo", "{}.pt"],
-]
+FILES = {
+    ("segment", "out"): ["segment", "CT", "-o", "{}.nii.gz"],
+    ("segment", "report"): [*SEGMENT, "--report", "{}.json"],
+    ("segment", "preview"): [*SEGMENT, "--preview", "{}.png"],
+    ("propagate", "logits"): ["propagate", "CT", "--prompts", "p.json", "--logits", "{}.npz"],
+    ("check", "report"): ["check", "file", "--report", "{}.json"],
+    ("studies verify", "report"): ["studies", "verify", "STUDIES", "--report", "{}.json"],
+    ("atlas scores", "out"): ["atlas", "scores", "CT", "--atlas", "A", "-o", "{}.npz"],
+    ("dicom seg", "out"): ["dicom", "seg", "L", "SERIES", "{}.dcm"],
+    ("dicom rtstruct", "out"): ["dicom", "rtstruct", "L", "SERIES", "{}.dcm"],
+    ("train unet", "half"): ["train", "unet", "CASES", "run", "--half", "{}.pt"],
+    ("train demo", "out"): ["train", "demo", "{}.pt"],
+}
+"""A command line for each parameter that names a file to write. Its inputs do not exist, so outputs are checked first."""
+
+FOLDERS = {
+    ("phantoms", "out"): ["phantoms", "{}"],
+    ("compare", "out"): ["compare", "STUDIES", "-o", "{}"],
+    ("evaluate", "out"): ["evaluate", "--images", "images", "--labels", ".", "-o", "{}"],
+    ("atlas build", "out"): ["atlas", "build", "REFS", "{}"],
+    ("data prepare", "out"): ["data", "prepare", "LAYOUT", "DIR", "{}"],
+    ("demo", "out"): ["demo", "{}"],
+    ("train unet", "run"): ["train", "unet", "CASES", "{}"],
+    ("train demo", "cache"): ["train", "demo", "out.pt", "--cache", "{}"],
+    ("studies backup", "dest"): ["studies", "backup", "STUDIES", "{}"],
+    ("studies restore", "studies"): ["studies", "restore", "DEST", "{}"],
+}
+"""A command line for each parameter that names a folder to write to."""
+
+TESTED_ELSEWHERE = {
+    ("weights fetch", "out"): "its folder is created",
+    ("labels export", "out"): "its suffix depends on the stored file",
+    ("thresholds", "atlas"): "is input and output",
+    ("tokens add", "file"): "is changed by adding a line, without work before it",
+}
+"""Further parameters that name something to write, with the reasons why they are not in the tables above."""
+
+INPUTS = {
+    *("image", "images", "label", "labels", "truth", "references", "series", "cases", "source", "studies", "folder", "path"),
+    *("atlas", "checkpoint", "unet_weights", "unet", "start", "prompts", "mask", "tokens", "root"),
+    *(("weights check", "file"), ("viewer install", "file"), ("tokens check", "file")),
+    *(("studies restore", "dest"), ("studies snapshots", "dest")),
+}
+"""Names of the parameters that name a file or folder to read; with its command, if the name has both meanings."""
 
 
-@pytest.mark.parametrize("command", FILES, ids=" ".join)
+def test_every_parameter_that_names_a_file_or_folder_is_known_as_input_or_output() -> None:
+    """A new output belongs in one of the tables above, so that these tests cover it."""
+    outputs, unknown = {*FILES, *FOLDERS, *TESTED_ELSEWHERE}, []
+    for name, command in commands():
+        for parameter, kind in get_type_hints(inspect.unwrap(command.callback)).items():
+            key = (name.removeprefix("medsam2-atlas "), parameter)
+            if "Path" in str(kind) and not {key, parameter} & {*outputs, *INPUTS}:
+                unknown.append(key)
+    assert not unknown
+
+
+def test_the_tables_contain_only_parameters_that_exist() -> None:
+    hints = {name.removeprefix("medsam2-atlas "): get_type_hints(inspect.unwrap(one.callback)) for name, one in commands()}
+    for command, parameter in (*FILES, *FOLDERS, *TESTED_ELSEWHERE, *(key for key in INPUTS if isinstance(key, tuple))):
+        assert parameter in hints[command], (command, parameter)
+
+
+@pytest.mark.parametrize("command", FILES.values(), ids=" ".join)
+def test_an_output_with_a_suffix_of_another_format_is_refused(command: list[str]) -> None:
+    assert "End its name in ." in refused([part.format("out") + ".txt" if "{}" in part else part for part in command])
+
+
+@pytest.mark.parametrize("command", FILES.values(), ids=" ".join)
 def test_a_file_whose_folder_does_not_exist_is_refused(command: list[str]) -> None:
     message = refused([part.format("none/out") for part in command])
     assert "cannot be written: its folder does not exist" in message
@@ -78,36 +137,27 @@ def test_a_file_whose_folder_does_not_exist_is_refused(command: list[str]) -> No
     assert "is not a folder" in refused([part.format("file/out") for part in command])
 
 
-@pytest.mark.parametrize("command", FILES, ids=" ".join)
+@pytest.mark.parametrize("command", FILES.values(), ids=" ".join)
 def test_a_folder_is_refused_as_an_output_file(command: list[str]) -> None:
     for suffix in (".nii.gz", ".json", ".png", ".npz", ".dcm", ".pt"):
         Path(f"out{suffix}").mkdir()
     assert "is a folder" in refused([part.format("out") for part in command])
 
 
-@pytest.mark.parametrize("command", [*FILES, ["weights", "fetch", "-o", "{}.pt"]], ids=" ".join)
+@pytest.mark.parametrize("command", [*FILES.values(), ["weights", "fetch", "-o", "{}.pt"]], ids=" ".join)
 def test_an_output_file_in_an_unwritable_folder_is_refused(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = os.access  # replaced, because permissions do not stop root from writing
     monkeypatch.setattr(outputs.os, "access", lambda path, mode: Path(path).name != "folder" and allowed(path, mode))
     assert "may not write into" in refused([part.format("folder/out") for part in command])
 
 
-FOLDERS = [
-    ["phantoms", "{}"],
-    ["compare", "STUDIES", "-o", "{}"],
-    ["atlas", "build", "REFS", "{}"],
-    ["train", "unet", "CASES", "{}"],
-    ["train", "demo", "out.pt", "--cache", "{}"],
-]
-
-
-@pytest.mark.parametrize("command", FOLDERS, ids=" ".join)
+@pytest.mark.parametrize("command", FOLDERS.values(), ids=" ".join)
 def test_a_file_is_refused_as_an_output_folder(command: list[str]) -> None:
     assert "is a file" in refused([part.format("file") for part in command])
     assert "file" in refused([part.format("file/out") for part in command])
 
 
-@pytest.mark.parametrize("command", FOLDERS, ids=" ".join)
+@pytest.mark.parametrize("command", FOLDERS.values(), ids=" ".join)
 def test_an_output_folder_that_cannot_be_created_or_written_to_is_refused(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +196,11 @@ def test_two_outputs_need_two_files() -> None:
         check_files((Path("a.json"), JSON), (Path("folder/../a.json"), JSON))
 
 
+def test_the_viewer_is_not_unpacked_if_it_cannot_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDSAM2_ATLAS_VIEWER", "file")
+    assert "is a file" in refused(["viewer", "install", "file"])
+
+
 def test_a_device_is_not_replaced_by_a_file() -> None:
     os.mkfifo("pipe.json")
     assert "not a regular file" in refused([*SEGMENT, "--report", "pipe.json"])
@@ -169,7 +224,7 @@ def test_outputs_that_can_be_written_are_accepted() -> None:
     check_files((Path("run/best/half.pt"), WEIGHTS), made=(Path("run/best"),))
     check_folder(Path("none/of/these"))
     check_folder(Path("atlas"), replaced=True)
-    assert {file.name for file in Path().iterdir()} == {"folder", "file", "l.nii.gz"}  # the checks create nothing
+    assert {file.name for file in Path().iterdir()} == {"folder", "images", "file", "l.nii.gz"}  # the checks create nothing
 
 
 def test_fetching_weights_creates_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ def page() -> Iterator[Any]:
 def run(page: Any, name: str, expression: str, **given: Any) -> Any:
     """Returns the value of a JavaScript expression with a module `m` and the given values `i`."""
     code = (resource("apps/medsam2_atlas") / "server" / "annotator" / name).read_text(encoding="utf-8")
+    code = code.replace("import.meta.url", "'http://127.0.0.1/sub/ohif/annotator.js'")  # modules here have no address
     return page.evaluate(_RUN, [code, expression, given])
 
 
@@ -136,6 +137,14 @@ def test_a_lasso_on_an_oblique_pane_is_refused(page: Any) -> None:
             outline=[[0, 0, 0], [2, 2, 2], [4, 0, 3]],
             size=SIZE,
         )
+
+
+def test_an_expired_login_is_told_with_the_page_to_log_in(page: Any) -> None:
+    content = {"error": {"message": "You are not logged in.", "remedy": "Send a token."}}
+    found = run(page, "server.js", "[401, 409].map(status => new m.Refused(status, i.content).message)", content=content)
+    assert "http://127.0.0.1/sub/login" in found[0]
+    assert "stays on the screen" in found[0]
+    assert found[1] == "You are not logged in. Send a token."
 
 
 def test_active_seconds_are_counted_by_organ_without_pauses_and_survive_a_reload(page: Any) -> None:

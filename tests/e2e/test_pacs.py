@@ -50,16 +50,27 @@ class Hospital:
         return [ds for uid in series for ds in self.pacs.retrieve_series(self.study, uid)]
 
 
+def described(ds: Dataset, n: int) -> None:
+    ds.StudyDescription = "abdomen, portal venous"
+
+
 @pytest.fixture(scope="module")
 def hospital(target_files: ReferenceFiles, atlas_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     folder = tmp_path_factory.mktemp("hospital")
-    files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)))
+    files = write_series(folder / "series", sitk.ReadImage(str(target_files.image)), described)
     with orthanc(folder / "orthanc") as url:
         study, series = send(url, files)
         with server(url, folder / "server", {"atlas": str(atlas_folder)}) as client:
             yield Hospital(
                 DICOMwebClient(url), client, client.get_server_url().rstrip("/"), study, series, folder / "series", url
             )
+
+
+def test_a_list_of_studies_shows_their_descriptions(hospital: Hospital) -> None:
+    """The viewer asks for all fields of its list in one parameter, with escaped commas."""
+    query = {"StudyInstanceUID": hospital.study, "includefield": "00081030,00080060"}
+    (found,) = requests.get(f"{hospital.url}/proxy/dicom/qido/studies", query, timeout=30).json()
+    assert found["00081030"]["Value"] == ["abdomen, portal venous"]
 
 
 def labels_of(file: str | Path) -> np.ndarray:

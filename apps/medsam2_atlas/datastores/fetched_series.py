@@ -101,6 +101,22 @@ class FetchedSeries:
             gives_up=lambda: breaker.failed_since(began),
         )
 
+    def size(self, series: str) -> int:
+        """Returns the size of a series' files in bytes; 0 if they are not stored."""
+        with contextlib.suppress(OSError):
+            return sum(file.stat().st_size for file in self.folder(series).iterdir())
+        return 0
+
+    def drop(self, series: str) -> None:
+        """Deletes the files of a series, which can be fetched again.
+
+        Raises:
+            OSError: a file cannot be deleted.
+        """
+        folder = self.folder(series)
+        if folder.is_dir():
+            remove_folder(folder, self._folder)
+
     def problems(self) -> dict[str, str]:
         """Returns the reasons why fetched series cannot be used, by UID."""
         failed = {series: error for series, (_, error) in list(self._failed.items()) if isinstance(error, InputError)}

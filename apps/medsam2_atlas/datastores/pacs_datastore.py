@@ -27,7 +27,7 @@ from datastores.label_sender import LabelSender
 from datastores.segmentations import StoredSeg, label_origin
 from datastores.series_list import SeriesList
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.base.errors import InputError, NotFoundError, UnavailableError
+from medsam2_atlas.base.errors import InputError, NotFoundError, StorageError, UnavailableError
 from medsam2_atlas.base.scratch import scratch_file
 from medsam2_atlas.dicom import LabelOrigin, labels_of_series, seg_to_file, valid_uid, write_rtstruct, write_seg
 from medsam2_atlas.dicom.headers import from_json
@@ -152,6 +152,31 @@ class PacsDatastore(StudyDatastore):
             InputError: always.
         """
         raise InputError("image", "cannot be uploaded to this server.", "Send the series to the PACS.")
+
+    def fetched_bytes(self, study: str) -> int:
+        """Returns the space that a series takes on this server, in bytes: its files and its volume; 0 if it is not fetched."""
+        try:
+            return self._files.size(study) + self.store.image(study).file.stat().st_size
+        except (OSError, NotFoundError):
+            return 0
+
+    def drop_fetched(self, study: str) -> bool:
+        """Deletes the files and the volume of a series, which the PACS still has. Predictions stay.
+
+        Returns:
+            False, and nothing has changed, if the PACS does not list the series, or a person has a label map or a draft of it.
+
+        Raises:
+            NotFoundError: the series is not fetched.
+            StorageError: a file cannot be deleted.
+        """
+        if not self.web.breaker.ready or study not in (self._list.last() or {}) or not self.store.drop_image(study):
+            return False
+        try:
+            self._files.drop(study)
+        except OSError as error:
+            raise StorageError(study, f"cannot be deleted ({error}).", "Check the permissions of the model folder.") from error
+        return True
 
     def status(self) -> dict[str, Any]:
         """Returns the counts of studies and label maps for `/info`."""

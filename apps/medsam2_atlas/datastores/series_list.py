@@ -72,7 +72,7 @@ class SeriesList:
         return self._at_most(_FRESH_SECONDS, _SOON_SECONDS)
 
     def last(self) -> SeriesByUid | None:
-        """As `get`, but never waits. Returns the same object until the list changes."""
+        """Returns the series of the last list without waiting for a new one; the same object until the list changes."""
         return self._at_most(_FRESH_SECONDS, 0.0, first=0.0)
 
     def find(self, series: str) -> Mapping[str, str] | None:

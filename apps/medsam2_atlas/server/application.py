@@ -104,6 +104,7 @@ def create_app(config: ServerConfig) -> FastAPI:
     app.state.readiness = Readiness(lambda: [*check_server(), *check_audit(parts.audit.opened)])
     app.state.config, app.state.queue, app.state.metrics = config, parts.queue, parts.metrics
     app.state.access, app.state.stopping, app.state.audit = parts.access, parts.stopping, parts.audit
+    app.state.attendance = parts.attendance
     parts.access.on_tokens_changed(parts.audit.tokens_read)
     errors.install(app)
     for own in _OWN_ROUTES:

@@ -29,6 +29,7 @@ from medsam2_atlas.audit.reading import LineQuery, lines
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.job import Job
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.storage import WorkFolder
 from server.audit_actions import REFUSED, Action, action_of, study_of, tag_of, version_of
@@ -97,6 +98,11 @@ class Audit:
         self._write(
             {"action": "settings.tokens", "outcome": "failed" if problem else "done", "details": details, "flush": False}
         )
+
+    def job_abandoned(self, job: Job) -> None:
+        """Records that the server cancelled a job, because its viewer has gone."""
+        details = {"job": job.id, "owner": job.person, "reason": job.reason}
+        self._write({"action": "job.cancel", "study": job.subject, "details": details, "flush": False})
 
     @cached_property
     def _limiter(self) -> CapacityLimiter:

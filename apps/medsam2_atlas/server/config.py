@@ -36,6 +36,8 @@ class ServerConfig(BaseModel):
     label_mb: int = Field(500, ge=1, description="max megabytes of an uploaded label map")
     drafts_mb: int = Field(200, ge=1, description="max megabytes of all drafts of each person")
     pictures_mb: int = Field(200, ge=1, description="max megabytes of all small pictures of cases for the worklist")
+    learn_ahead: int = Field(10, ge=1, le=10_000, description="series of a PACS that learning keeps measured ahead of need")
+    learn_mb: int = Field(20_000, ge=1, description="max megabytes of series that learning has fetched and nobody signed off")
     reader_processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")
     reader_voxels_million: int = Field(600, ge=1, description="max voxels of an image, in millions")
     reader_memory_mb: int = Field(8000, ge=1000, description="max address space of a reader process, in megabytes")
@@ -64,6 +66,9 @@ class ServerConfig(BaseModel):
     audit_keep_days: int = Field(0, ge=0, description="days to keep closed files of the audit log; 0 keeps them forever")
     files_for_group: bool = Field(False, description="whether the studies folder's group can read and write files, too")
     review: bool = Field(False, description="whether models learn only from final label maps that a reviewer has accepted")
+    gone_seconds: float = Field(
+        10.0, ge=0, le=86_400, description="seconds after which a viewer's job that nobody follows is cancelled; 0 never does"
+    )
     root_path: str = Field("", description="path below which a proxy serves the app, such as /medsam2")
 
     @field_validator("roots")

@@ -1,8 +1,10 @@
 """Security headers of every answer: they forbid browsers to run unknown scripts and to store data.
 
 By default an answer gets `no-store` and a policy under which a browser loads and runs nothing. This applies to CTs, label maps,
-pictures, lists with names, and errors. Pages set their own policy through `html_page` or as in `server.viewer`. Browsers may
-cache only files that are the same for everybody (`CACHED`).
+large pictures, lists with names, and errors. Pages set their own policy through `html_page` or as in `server.viewer`. Browsers
+may cache only files that are the same for everybody, and the small pictures of the worklist (`CACHED`). These are kept in the
+browser of one person only, never in a proxy, and the browser has to ask each time whether it may still show them. So nobody
+sees one without a login, or after its study was erased. A logout clears them.
 
 The middleware is the outermost, so that redirects, refusals and proxied answers get the headers, too.
 """
@@ -20,8 +22,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CACHED = ("private, max-age=86400", "private, no-cache")
-"""Values of `Cache-Control` for static files: their names change with the content, or the browser asks each time. All other
-values become `no-store`."""
+"""Allowed values of `Cache-Control`. With the first, the name of a file changes with its content; with the second, the browser
+asks each time. All other values become `no-store`."""
 
 _NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'"
 _ASSETS = (

@@ -64,8 +64,11 @@ async def infer(
     mask: Annotated[UploadFile | None, File()] = None,
     output: Output | None = None,
     wait: bool = True,
+    attended: bool = False,
 ) -> Response:
     """Returns the result; with `wait=false`, returns the job at once (202).
+
+    With `attended=true`, the job is cancelled if nobody follows it for `server_gone_seconds`; see `GET /jobs/{id}/events`.
 
     An interactive model can refine a mask: the file `mask` of the form (a label map on the grid of the image), or a stored
     version of the study's label map, which the params name by its tag (`mask`) and number (`mask_version`).
@@ -101,9 +104,12 @@ async def infer(
     except BaseException:  # also if the request is cancelled
         _remove(upload, given)
         raise
+    if attended:
+        request.app.state.attendance.begin(job)
     if not wait:
         return JsonAnswer(queue.describe(job), 202, headers={"Location": f"/jobs/{job.id}", "X-Job-ID": job.id})
-    result = await outcome(request, job)
+    with request.app.state.attendance.following(job):
+        result = await outcome(request, job)
     response = await run_in_threadpool(answer, result, output, True)
     response.headers["X-Job-ID"] = job.id
     return response

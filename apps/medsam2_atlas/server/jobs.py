@@ -18,9 +18,10 @@ from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.base.jobs import ENDED, Job, JobQueue, unknown_job
 from medsam2_atlas.base.json_text import to_json
 from server.access import user_of
+from server.attendance import Attendance
 from server.audit import note
 from server.infer import Output, answer
-from server.owners import may_use
+from server.owners import may_use, owner_id
 from server.stopping import Stopping
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
@@ -30,16 +31,26 @@ _ALIVE_SECONDS = 15.0
 
 
 @router.get("", summary="Your recent jobs; for reviewers, the jobs of all users")
-async def list_jobs(request: Request) -> list[dict[str, Any]]:
-    """Returns the jobs in the order of their submission. `position` counts the jobs of other users, too."""
+async def list_jobs(request: Request, mine: bool = False) -> list[dict[str, Any]]:
+    """Returns the jobs in the order of their submission. `position` counts the jobs of other users, too.
+
+    With `mine=true`, returns only your own jobs, and counts as following them: a viewer that is loading asks for them.
+    """
     queue, user = _queue(request), user_of(request)
-    return [queue.describe(job) for job in queue.jobs() if may_use(user, job.owner)]
+    if not mine:
+        return [queue.describe(job) for job in queue.jobs() if may_use(user, job.owner)]
+    found = [job for job in queue.jobs() if job.owner == owner_id(user)]
+    for job in found:
+        _attendance(request).asked(job)
+    return [queue.describe(job) for job in found]
 
 
 @router.get("/{name}", summary="The progress of a job")
 async def show_job(request: Request, name: str) -> dict[str, Any]:
     """Returns state, position in the queue, stage, completed fraction of the stage and of each organ, seconds per stage."""
-    return _queue(request).describe(_job(request, name))
+    job = _job(request, name)
+    _attendance(request).asked(job)
+    return _queue(request).describe(job)
 
 
 @router.delete("/{name}", summary="Cancel a job")
@@ -72,21 +83,22 @@ async def job_result(request: Request, name: str, output: Output | None = None) 
 async def _events(request: Request, queue: JobQueue, job: Job) -> AsyncIterator[str]:
     seen, silent = -1, 0.0
     stopping: Stopping = request.app.state.stopping
-    while not await request.is_disconnected():
-        last = stopping.begun
-        about = queue.describe(job)
-        if about["revision"] != seen:
-            seen, silent = about["revision"], 0.0
-            yield f"event: job\ndata: {to_json(about)}\n\n"
-            if about["state"] in ENDED:
+    with _attendance(request).following(job):
+        while not await request.is_disconnected():
+            last = stopping.begun
+            about = queue.describe(job)
+            if about["revision"] != seen:
+                seen, silent = about["revision"], 0.0
+                yield f"event: job\ndata: {to_json(about)}\n\n"
+                if about["state"] in ENDED:
+                    return
+            elif silent > _ALIVE_SECONDS:
+                silent = 0.0
+                yield ": still running\n\n"
+            if last:
                 return
-        elif silent > _ALIVE_SECONDS:
-            silent = 0.0
-            yield ": still running\n\n"
-        if last:
-            return
-        await asyncio.sleep(_LOOK_SECONDS)
-        silent += _LOOK_SECONDS
+            await asyncio.sleep(_LOOK_SECONDS)
+            silent += _LOOK_SECONDS
 
 
 def _job(request: Request, name: str) -> Job:
@@ -99,6 +111,11 @@ def _job(request: Request, name: str) -> Job:
     if not may_use(user_of(request), job.owner):
         raise unknown_job(name)
     return job
+
+
+def _attendance(request: Request) -> Attendance:
+    attendance: Attendance = request.app.state.attendance
+    return attendance
 
 
 def _queue(request: Request) -> JobQueue:

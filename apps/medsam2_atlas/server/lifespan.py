@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,7 @@ from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.imaging import decoding
 from medsam2_atlas.storage import WorkFolder
 from server import dicomweb, log_lines, private_files
+from server.announcement import announce
 from server.erasures import finish_interrupted, watch_erasures
 from server.parts import Parts
 from server.stopping import bounded
@@ -51,8 +53,12 @@ def lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[No
         await run_in_threadpool(instance.on_init_complete)
         await run_in_threadpool(format_lines)  # also for handlers that libraries have added meanwhile
         stop_watching = watch_erasures(queue, instance.datastore().store.erased, instance.forget_cases)
+        watching = asyncio.create_task(parts.attendance.watch(audit.job_abandoned))
         async with dicomweb.client() as app.state.dicomweb:
+            missing = await run_in_threadpool(instance._missing)
+            announce(config, missing, Path(settings.MONAI_LABEL_APP_DIR))
             yield
+        watching.cancel()
         for end in (stop_watching, lambda: queue.stop(STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
             await run_in_threadpool(bounded, end, STOP_SECONDS)
         await run_in_threadpool(bounded, audit.close, STOP_SECONDS)

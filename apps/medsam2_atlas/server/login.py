@@ -103,6 +103,7 @@ async def logout(request: Request) -> Response:
     """Ends the login of the cookie."""
     _access(request).logins.end(request.cookies.get(cookie_name(request), ""))
     response = RedirectResponse("/login", 303)
+    response.headers["Clear-Site-Data"] = '"cache"'  # the small pictures of cases; browsers follow it over HTTPS only
     response.set_cookie(cookie_name(request), "", max_age=0, path=None, **_flags(request))
     return response
 

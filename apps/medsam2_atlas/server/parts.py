@@ -9,6 +9,7 @@ from monailabel.interfaces.utils.app import app_instance
 from medsam2_atlas.base.jobs import JobQueue
 from server import infer
 from server.access import Access
+from server.attendance import Attendance
 from server.audit import Audit
 from server.config import ServerConfig
 from server.connections import Connections
@@ -27,10 +28,12 @@ class Parts:
     stopping: Stopping
     audit: Audit
     connections: Connections
+    attendance: Attendance
 
     @classmethod
     def of(cls, config: ServerConfig) -> Parts:
         """Creates the parts for a configuration."""
         queue = JobQueue(config.queue, dispose=infer.dispose, per_person=config.queue_per_person)
         metrics = Metrics(queue.counts, lambda: app_instance().datastore().status(), lambda: app_instance()._infers)
-        return cls(config, queue, metrics, Access(config), Stopping(), Audit(config), Connections(config.connection_limits))
+        connections, attendance = Connections(config.connection_limits), Attendance(queue, config.gone_seconds)
+        return cls(config, queue, metrics, Access(config), Stopping(), Audit(config), connections, attendance)

@@ -70,6 +70,7 @@ class CaseState:
         confidence: mean confidence of the prompts, 0..1; None if it is unknown.
         look_first: organs whose prompts have the lowest confidence, each with its confidence, 0..1; empty if signed off.
         check: organs whose confidence is below `NEEDS_A_LOOK`, each with its confidence; empty if signed off.
+        here: whether its image is on this server and can be used.
         study_uid: Study Instance UID of a series of a PACS; empty for a folder.
         text: all texts that a search looks in, without regard to case.
     """
@@ -97,6 +98,7 @@ class CaseState:
     confidence: float | None = None
     look_first: tuple[tuple[str, float], ...] = ()
     check: tuple[tuple[str, float], ...] = ()
+    here: bool = False
     study_uid: str = ""
     text: str = ""
 
@@ -242,6 +244,7 @@ def _state(facts: _Facts, models: tuple[str, ...], reports: PredictionStore) -> 
         confidence=sum(confidences.values()) / len(confidences) if confidences else None,
         look_first=sure[:_LOOK_FIRST],
         check=tuple(entry for entry in sure if entry[1] < NEEDS_A_LOOK),
+        here=facts.image is not None,
         study_uid=(facts.series or {}).get("StudyInstanceUID", ""),
         text=" ".join((patient, description, day, facts.study)).casefold(),
     )
@@ -299,5 +302,10 @@ def viewer_path(datastore: StudyDatastore, study: str) -> str:
     except MedSAM2AtlasError:  # the image was just removed, or cannot be used
         return ""
     uid = str(info.get("StudyInstanceUID", ""))
-    series = f"&SeriesInstanceUIDs={study}" if isinstance(datastore, PacsDatastore) else ""
-    return f"/ohif/monai-label?StudyInstanceUIDs={uid}{series}" if uid else ""
+    return ohif_path(uid, study if isinstance(datastore, PacsDatastore) else "") if uid else ""
+
+
+def ohif_path(study_uid: str, series_uid: str = "") -> str:
+    """Returns the path of a DICOM study, or of one of its series, in OHIF."""
+    series = f"&SeriesInstanceUIDs={series_uid}" if series_uid else ""
+    return f"/ohif/monai-label?StudyInstanceUIDs={study_uid}{series}"

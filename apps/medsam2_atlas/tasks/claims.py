@@ -116,6 +116,11 @@ def end_orphans(work: WorkFolder) -> list[Claim]:
     return ended
 
 
+def work_running(work: WorkFolder) -> bool:
+    """Returns whether a training, a batch or a scoring of the studies is running."""
+    return bool(_claims(work))
+
+
 def check_training(work: WorkFolder) -> None:
     """Checks that a training may start; ends trainings whose server has ended.
 

@@ -32,6 +32,7 @@ from medsam2_atlas.scoremaps import fusion_config
 from medsam2_atlas.segmenters.changed_settings import foundation_settings
 from medsam2_atlas.studies import file_stamp
 from medsam2_atlas.studies.models import Models
+from tasks.learning_ahead import TRIES, LearningAhead
 from tasks.predictions import Predictions
 from tasks.retries import Retries
 
@@ -66,6 +67,7 @@ class Learner:
         datastore: Callable[[], Datastore],
         foundation: str,
         baseline: str = "",
+        ahead: LearningAhead | None = None,
     ) -> None:
         """Prepares the thread; `start` starts it.
 
@@ -76,6 +78,7 @@ class Learner:
             datastore: returns the server's datastore.
             foundation: name of the foundation model.
             baseline: name of the model to compare it with; if empty, the first trained model that can run.
+            ahead: chooses the series of a PACS to measure; None for a folder, of which all studies are measured.
         """
         self._models, self._predictions, self._table, self._datastore = models, predictions, table, datastore
         self.foundation, self._named_baseline = foundation, baseline
@@ -84,7 +87,7 @@ class Learner:
         self._waiting, self._last_request = 0, 0.0
         self._thread: threading.Thread | None = None
         self._later = Retries()
-        self._progress = (0, 0)
+        self._progress, self._ahead = (0, 0), ahead
 
     def start(self) -> None:
         """Starts the thread, which ends with the process at the latest."""
@@ -150,18 +153,29 @@ class Learner:
         """Measures one study that has no final label map and no current measures; returns whether there was such a study."""
         versions, rows = self.versions(), self._table.rows()
         studies = sorted(self._datastore().get_unlabeled_images())
-        current = sum(study in rows and rows[study].current(versions) for study in studies)
-        self._progress = (current, len(studies))
+        if self._ahead is None:
+            current = sum(study in rows and rows[study].current(versions) for study in studies)
+            self._progress = (current, len(studies))
+        else:
+            plan = self._ahead.plan(studies, rows, versions)
+            studies, self._progress = plan.studies, (plan.ready, plan.goal)
         if "missing" in versions:
             return False
         self._later.keep({_ALL, *studies})
+        failures = 0
         for study in studies:
             if self._stop.is_set() or not self._later.due(study):
                 continue
             try:
-                stamp = _stamp(self._predictions.image(study))
+                image = self._image(study)
+                if image is None:
+                    return False
+                stamp = _stamp(image)
             except Exception as error:  # noqa: BLE001 - an unavailable image must not stop the others
                 self._put_off(study, error)
+                failures += 1
+                if self._ahead is not None and failures >= TRIES:  # it may have fetched many series in vain
+                    return False
                 continue
             row = rows.get(study)
             if row is None or row.image != stamp or not row.current(versions):
@@ -169,6 +183,17 @@ class Learner:
                 return True
             self._later.succeeded(study)
         return False
+
+    def _image(self, study: str) -> Path | None:
+        """Returns the image of a study; fetches it from the PACS if there is room for it, else returns None."""
+        if self._ahead is None or self._ahead.is_here(study):
+            return self._predictions.image(study)
+        if not self._ahead.prepare(study):
+            log.info("no more series are measured: those that learning has fetched take too much space (server_learn_mb)")
+            return None
+        image = self._predictions.image(study)
+        self._ahead.fetched(study)
+        return image
 
     def _measure(self, study: str, stamp: str, versions: dict[str, str]) -> None:
         """Measures a study and records its measures, or the reason why there are none."""

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from datastores.case_claims import Claim
-from datastores.pacs_datastore import PacsDatastore
+from datastores.folder_datastore import FolderDatastore
 from datastores.study_datastore import StudyDatastore
-from tasks.case_states import DONE, NEW, PREDICTED, PROBLEM, RETURNED, SIGNED_OFF, WAITS, CaseState, viewer_path
+from tasks.case_states import DONE, NEW, PREDICTED, PROBLEM, RETURNED, SIGNED_OFF, WAITS, CaseState, ohif_path
 
 IN_WORK = "in work"
 STATES = (NEW, PREDICTED, IN_WORK, WAITS, RETURNED, SIGNED_OFF, PROBLEM)
@@ -245,11 +245,10 @@ class Worklist:
         }
 
     def _viewer(self, about: CaseState) -> str:
-        """Returns the path of a case in OHIF; see `viewer_path`. The PACS is not asked."""
-        if not isinstance(self._datastore, PacsDatastore):
-            return viewer_path(self._datastore, about.study)
-        uids = f"StudyInstanceUIDs={about.study_uid}&SeriesInstanceUIDs={about.study}"
-        return f"/ohif/monai-label?{uids}" if about.study_uid else ""
+        """Returns the path of a case in OHIF; as `viewer_path`, but asks neither the index nor the PACS."""
+        if isinstance(self._datastore, FolderDatastore):
+            return ohif_path(self._datastore.instances.uids(about.study)[0]) if about.here else ""
+        return ohif_path(about.study_uid, about.study) if about.study_uid else ""
 
 
 def _action(case: Case, person: Asking) -> str:

@@ -18,7 +18,7 @@ from medsam2_atlas.atlas.sex import read_sexes
 from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
-from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.base.progress import Progress, doing, silent
 from medsam2_atlas.imaging.kinds import SUFFIXES, suffix_in, unused_images
 from medsam2_atlas.registration import (
     CommonSpace,
@@ -131,6 +131,7 @@ def build_atlas(
     template = replace(space.template, hu=space.template.hu.round())  # the stored form
     warped: list[Reference] = []
     for number, (case, transform, points) in enumerate(zip(cases, space.transforms, space.keypoints, strict=True)):
+        doing(case.name)
         try:
             warped.append(replace(warp_reference(case, transform, template), keypoints=points))
         except Exception as error:  # noqa: BLE001 - one bad reference must not block the others
@@ -154,7 +155,9 @@ def _read(
 ) -> list[AnnotatedCT]:
     """Returns the references that can be read; see `build_atlas`."""
     cases: list[AnnotatedCT] = []
+    progress("reading references", 0.0)
     for number, files in enumerate(references):
+        doing(files.name)
         try:
             cases.append(read_annotated(files, options.registration, options.table, options.hu, Snapshots()))
         except Exception as error:  # noqa: BLE001 - one bad reference must not block the others
@@ -172,6 +175,7 @@ def _common_space(
         AtlasError: no case can be registered.
     """
     while cases:
+        doing(f"{len(cases)} references")
         try:
             return build_common_space([case.work for case in cases], registration, progress=progress)
         except UnregisteredError as failure:

@@ -18,7 +18,7 @@ from medsam2_atlas.atlas.reading import AnnotatedCT, Snapshots, read_annotated
 from medsam2_atlas.atlas.reference import Reference, ReferenceFiles
 from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.errors import InputError, problem_of
-from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.base.progress import Progress, doing, silent
 from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.registration import Keypoints, Transform, WorkImage, keypoints_of, register
 
@@ -77,6 +77,7 @@ def grow_atlas(
     if fresh:
         base.check_method(options.registration.method)
     for number, files in enumerate(fresh):
+        doing(files.name)
         try:
             case = read_annotated(files, options.registration, options.table, options.hu, snapshots)
             reference, reason = _registered(case, base, keep, options)

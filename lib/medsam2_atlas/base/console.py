@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
-from rich.progress import BarColumn, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
 from medsam2_atlas.base.printable import LineFormatter, printable
-from medsam2_atlas.base.progress import Progress
+from medsam2_atlas.base.progress import Progress, showing
+
+LINE_SECONDS = 60.0
+"""Time between two lines about the progress of a stage, if there is no terminal."""
 
 
 class _ErrorConsole(Console):
@@ -65,18 +69,35 @@ def set_up_logging(verbose: bool) -> None:
     )
 
 
-@contextmanager
-def bars(*, time_left: bool = False) -> Iterator[Progress]:
-    """Shows one progress bar per stage for the duration of the block; yields the progress callable that moves the bars.
+class _Bars(Bars):
+    """Progress bars with a line below them that shows what the job works on."""
 
-    Args:
-        time_left: whether the bars also show the estimated remaining time.
+    note = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yields the bars and the line."""
+        yield from super().get_renderables()
+        if self.note:
+            yield Text(f"  {printable(self.note)}", style="dim", no_wrap=True, overflow="ellipsis")
+
+    def show(self, text: str) -> None:
+        """Shows what the job works on."""
+        self.note = text
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Shows the progress of a job for the duration of the block; yields the progress callable.
+
+    A terminal shows a bar with the remaining time for each stage, and below them what the job works on (`progress.doing`).
+    Elsewhere, such as in a log file, each stage gets a line when it begins, and then a line each minute.
     """
-    columns: list[ProgressColumn] = [TextColumn("{task.description:<26}"), BarColumn()]
-    columns += [TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn()]
-    if time_left:
-        columns += [TextColumn("left"), TimeRemainingColumn()]
-    with Bars(*columns, console=console, transient=False) as display:
+    if not console.is_terminal:
+        yield _lines()
+        return
+    columns = (TextColumn("{task.description:<22}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with _Bars(*columns, *times, console=console, transient=False) as display, showing(display.show):
         tasks: dict[str, TaskID] = {}
 
         def progress(stage: str, share: float, organ: int | None = None) -> None:
@@ -86,4 +107,32 @@ def bars(*, time_left: bool = False) -> Iterator[Progress]:
                 tasks[stage] = display.add_task(stage, total=1.0)
             display.update(tasks[stage], completed=share)
 
-        yield progress
+        try:
+            yield progress
+        finally:
+            display.show("")
+
+
+def _lines() -> Progress:
+    """Returns a progress callable that prints plain lines."""
+    stages: dict[str, float] = {}
+    printed = 0.0
+
+    def progress(stage: str, share: float, organ: int | None = None) -> None:
+        nonlocal printed
+        now = time.monotonic()
+        if organ is not None:
+            return
+        if stage not in stages:
+            stages[stage] = printed = now
+            console.print(f"{stage} …", markup=False, highlight=False)
+        elif now - printed >= LINE_SECONDS and 0 < share < 1:
+            printed = now
+            left = (now - stages[stage]) * (1 - share) / share
+            console.print(f"{stage} {share:.0%}, about {_duration(left)} left", markup=False, highlight=False)
+
+    return progress
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

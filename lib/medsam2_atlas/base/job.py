@@ -51,6 +51,7 @@ class Job:
         submitted: time of submission, in seconds since 1970; likewise `started` and `ended`, which are None until then.
         revision: increases with every change of the job.
         cancelling: whether the job will stop at its next progress report.
+        reason: why the job was cancelled, if nobody has asked for it; else empty.
         outcome: the future that gets the result or the error.
     """
 
@@ -71,6 +72,7 @@ class Job:
     ended: float | None = None
     revision: int = 0
     cancelling: bool = False
+    reason: str = ""
     outcome: Future[Any] = field(default_factory=Future, repr=False)
     _stage_began: float = 0.0
 

@@ -125,6 +125,8 @@ class JobQueue:
             if job.state == "queued":
                 ahead = self._waiting.place(job) + (self._running is not None)
                 about |= {"position": ahead, "expected_wait_s": round(ahead * self._usual_seconds())}
+            if job.reason:
+                about |= {"reason": job.reason}
             failed = job.state == "failed" and job.outcome.done()
             error = job.outcome.exception() if failed else None
             return about | ({"error": str(error)} if error is not None else {})
@@ -159,6 +161,19 @@ class JobQueue:
         job = self.job(name)
         self._cancel(job, CancelledError(job.kind, "was cancelled while it waited."))
         return job
+
+    def abandon(self, job: Job, reason: str) -> None:
+        """Cancels a job whose client has gone.
+
+        Args:
+            job: the job; one that has ended stays as it is.
+            reason: why, for the job's description.
+        """
+        with self._lock:
+            if job.state in ENDED:
+                return
+            job.reason = reason
+        self._cancel(job, CancelledError(job.kind, f"was cancelled: {reason}."))
 
     def stop(self, seconds: float = 10.0) -> None:
         """Cancels all jobs, releases all waiters, and ends the thread.

@@ -6,7 +6,7 @@ raise an exception to stop the job.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -61,3 +61,51 @@ def reporting(progress: Progress) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def _unseen(text: str) -> None:
+    """Ignores what a job works on."""
+
+
+_shown: ContextVar[Callable[[str], None]] = ContextVar("what a job works on", default=_unseen)
+
+
+def doing(text: str) -> None:
+    """Shows what this thread's job works on, such as the name of a reference; does nothing unless a block of `showing` runs.
+
+    Args:
+        text: what the job works on until the next call.
+    """
+    _shown.get()(text)
+
+
+@contextmanager
+def showing(show: Callable[[str], None]) -> Iterator[None]:
+    """Passes each text of `doing` to a function for the duration of the block."""
+    token = _shown.set(show)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def noting(what: str) -> Progress:
+    """Returns a progress callable for one case of many. It moves no bar; it shows stage, fraction and organs by `doing`.
+
+    Args:
+        what: name of the case.
+    """
+    last, organs = "", dict[int, float]()
+
+    def noted(stage: str, share: float, organ: int | None = None) -> None:
+        nonlocal last
+        if stage != last:
+            last = stage
+            organs.clear()
+        if organ is not None:
+            organs[organ] = share
+            return
+        ready = f", {sum(one >= 1 for one in organs.values())} of {len(organs)} organs ready" if organs else ""
+        doing(f"{what}: {stage} {share:.0%}{ready}")
+
+    return noted

@@ -29,6 +29,10 @@ def resource(name: str) -> Path:
     raise FileNotFoundError(f"{name} did not come with this installation; reinstall medsam2-atlas.")
 
 
+ADDRESS_VARIABLE, QUIET_VARIABLE = "MEDSAM2_ATLAS_ADDRESS", "MEDSAM2_ATLAS_QUIET"
+"""Variables that `medsam2-atlas serve` sets for the server: its addresses, and whether its log goes only to the file."""
+
+
 def python_path() -> str:
     """Returns the `PYTHONPATH` of MONAI Label's processes: the app, the packages in the wheel, and the current value."""
     folders = [str(resource("apps/medsam2_atlas")), str(BUNDLED) if BUNDLED.is_dir() else "", os.environ.get("PYTHONPATH", "")]

@@ -13,7 +13,7 @@ from medsam2_atlas.audit.log import record_command
 from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.cli.options import StudiesArgument
-from medsam2_atlas.cli.outputs import JSON, check_files
+from medsam2_atlas.cli.outputs import JSON, check_files, check_folder
 
 if TYPE_CHECKING:
     from medsam2_atlas.archive import Backup, Verification
@@ -42,7 +42,7 @@ def verify_command(
     from medsam2_atlas.base.files import write_json
 
     backup = (Path(studies) / IDENTITY).is_file()
-    with bars(time_left=True) as progress:
+    with bars() as progress:
         if backup:
             found = verify_backup(Path(studies), again=again, progress=progress)
         else:
@@ -67,13 +67,14 @@ def backup_command(
 
     The exit status is 1 if files are damaged or could not be copied; the snapshot contains all other files.
     """
+    check_folder(dest)
     from medsam2_atlas.archive import Place, back_up
     from medsam2_atlas.storage import WorkFolder
 
     place, done = Place.existing(studies), False
     details: dict[str, object] = {"to": str(dest.absolute()), "images": images}
     try:
-        with bars(time_left=True) as progress:
+        with bars() as progress:
             made = back_up(place, dest, images=images, keep=keep, moved=moved, progress=progress)
         details |= {"snapshot": made.snapshot.name, "problems": len(made.snapshot.problems), "removed": len(made.removed)}
         done = True
@@ -94,7 +95,8 @@ def restore_command(
     from medsam2_atlas.storage import WorkFolder
 
     place = Place.of(studies)
-    with bars(time_left=True) as progress:
+    check_folder(place.root)
+    with bars() as progress:
         made = restore(dest, place, when=snapshot, progress=progress)
         details = {"from": str(dest.absolute()), "snapshot": made.snapshot.name, "damaged": len(made.damaged)}
         record_command(WorkFolder(place.work), "studies.restore", details=details)

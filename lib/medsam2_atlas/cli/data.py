@@ -61,7 +61,7 @@ def prepare_command(
     choice = Choice(_names(references), _names(targets), all_cases, partial)
     options = PrepareOptions(choice, strict, HuRule.parse(hu))
     name, content = read_layout(layout)
-    with bars(time_left=True) as progress:
+    with bars() as progress:
         prepared = prepare(name, content, source, out, options, progress=progress)
     _show(prepared, out)
 

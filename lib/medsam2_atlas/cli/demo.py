@@ -21,7 +21,7 @@ def demo_command(
         bool, typer.Option("--keep", help="Leave a server for the viewer running at the end, until Ctrl+C.")
     ] = False,
 ) -> None:
-    """Build an atlas of the sample references, serve a sample CT, and annotate it as a client would. Takes a few minutes."""
+    """Segment a sample CT through a real server, as a client would, and compare all strategies. Takes a few minutes."""
     check_folder(out)
     os.environ["PYTHONPATH"] = python_path()
     os.execv(sys.executable, [sys.executable, str(resource("apps/demo.py")), str(out), device, "keep" if keep else ""])

@@ -26,7 +26,7 @@ def doctor_command(
     config: ConfigOption = None,
     dicomweb: Annotated[str, typer.Option(help="DICOMweb URL to test.")] = "http://127.0.0.1:8042/dicom-web",
 ) -> None:
-    """Check versions, device, weights, engine, atlas, settings and DICOMweb server; print a remedy for each missing part.
+    """Check the installation: versions, device, weights, engine, atlas, settings, DICOMweb server; print missing remedies.
 
     The exit status is 1 if something is missing.
     """

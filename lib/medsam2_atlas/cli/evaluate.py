@@ -171,7 +171,7 @@ def evaluate_command(
     if as_published:
         print_other_registration(Models(conf).base_atlas())
     choice = Choice(images, labels, tuple(counts), empty, jobs, seed, strict, tuple(changed_settings()))
-    with umask_of_user(), bars(time_left=True) as progress:
+    with umask_of_user(), bars() as progress:
         results = conduct(setting, choice, progress)
     _print(results)
     echo(f"{out / 'report.html'} written")

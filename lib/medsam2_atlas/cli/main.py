@@ -33,6 +33,7 @@ from medsam2_atlas.cli import (
     weights,
 )
 from medsam2_atlas.cli.endings import EPILOG, end, plain_endings
+from medsam2_atlas.cli.examples import add_examples, example
 
 
 class _Commands(TyperGroup):
@@ -52,8 +53,9 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     help="Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device.",
-    epilog=EPILOG,
+    epilog=f"{example('')}\n\n{EPILOG}",
     no_args_is_help=True,
+    rich_markup_mode=None,  # its tables leave 17 of 80 columns for the texts
     pretty_exceptions_enable=False,
 )
 app.add_typer(atlas.app, name="atlas")
@@ -92,6 +94,9 @@ def version_command() -> None:
     from medsam2_atlas.base.version import package_version
 
     echo(package_version())
+
+
+add_examples(app)
 
 
 def main() -> None:

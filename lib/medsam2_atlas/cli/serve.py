@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.file_modes import set_umask
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.base.own_user import ensure_home, ensure_temp
-from medsam2_atlas.base.resource import python_path, resource, state_folder
+from medsam2_atlas.base.resource import ADDRESS_VARIABLE, QUIET_VARIABLE, python_path, resource, state_folder
 from medsam2_atlas.base.root_path import parse_root_path
 from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.cli.options import AtlasOption, CheckpointOption, ConfigOption, DeviceOption
@@ -22,6 +24,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve_command(
+    context: typer.Context,
     studies: Annotated[str, typer.Argument(help="Studies folder, or the DICOMweb URL of a PACS such as Orthanc.")],
     atlas: AtlasOption = None,
     checkpoint: CheckpointOption = None,
@@ -54,10 +57,13 @@ def serve_command(
         typer.Option(help="Setting of the app as KEY=VALUE, such as unet_3d=FILE or learning=false. Repeatable."),
     ] = None,
 ) -> None:
-    """Start the server for OHIF and 3D Slicer."""
+    """Start the server for browsers and 3D Slicer, and print the address to open.
+
+    In a terminal, the log goes only to its file; `medsam2-atlas --verbose serve …` prints it, too.
+    """
     if not is_url(studies) and not Path(studies).is_dir():
         raise InputError(studies, "is neither a folder nor a URL.", "Name a folder of CTs or a DICOMweb URL.")
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--uvicorn_app", "server.application:app"]
+    command = [sys.executable, "-m", "server.start", "start_server", "--uvicorn_app", "server.application:app"]
     command += ["--studies", studies, "--host", host, "--port", str(port), "--conf", "device", device]
     for key, value in (("atlas", atlas), ("checkpoint", checkpoint), ("server_tokens", tokens)):
         if value is not None:
@@ -100,7 +106,23 @@ def serve_command(
     os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     # Otherwise each of the forty handler threads would keep its own arena of freed memory.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    os.environ[ADDRESS_VARIABLE] = " ".join(_addresses(host, port))
+    os.environ.pop(QUIET_VARIABLE, None)
+    if sys.stderr.isatty() and not context.find_root().params.get("verbose"):
+        os.environ[QUIET_VARIABLE] = "1"
+        console.print("The server starts …")
     os.execv(sys.executable, command)
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """Returns the addresses at which people reach the server: this machine's name too, if it listens on all networks.
+
+    >>> _addresses("::1", 8000)
+    ['http://[::1]:8000']
+    """
+    if host in ("", "0.0.0.0", "::"):
+        return [f"http://127.0.0.1:{port}", f"http://{socket.gethostname()}:{port}"]
+    return [f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"]
 
 
 def _app_folder(port: int) -> Path:

@@ -89,7 +89,7 @@ def _with_weights(atlas: Atlas, references: Path, checkpoint: Path | None, confi
         soft_wrap=True,
     )
     began = time.perf_counter()
-    with bars(time_left=True) as progress:
+    with bars() as progress:
         found, unusable = learn_for_atlas(atlas, files, weights, progress)
     seconds = time.perf_counter() - began
     print_left_out(unusable)

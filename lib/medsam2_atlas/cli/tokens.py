@@ -18,7 +18,7 @@ app = typer.Typer(help="Add and list the people who may log in to the server.", 
 _File = Annotated[Path, typer.Argument(help="Token file (YAML), as for `serve --tokens`.")]
 
 
-@app.command("add", epilog="Example: medsam2-atlas tokens add tokens.yaml kim --role reviewer --expires 2027-01-31")
+@app.command("add")
 def add_command(
     file: _File,
     name: Annotated[str, typer.Argument(help="Name of the person.")],
@@ -38,7 +38,7 @@ def add_command(
     typer.echo(token)
 
 
-@app.command("check", epilog="Example: medsam2-atlas tokens check tokens.yaml")
+@app.command("check")
 def check_command(file: _File) -> None:
     """List the people in a token file, or report why the server would refuse the file."""
     from medsam2_atlas.access.token_entries import read_tokens

@@ -51,6 +51,7 @@ def install_command(
     file: Annotated[Path, typer.Argument(help="Archive of the viewer (.tgz), as `npm pack` writes it.")],
 ) -> None:
     """Install the annotator's viewer from a file, without a network. Only the version in configs/viewer.yaml is accepted."""
+    check_folder(viewer_package().folder.parent)
     with bars() as progress:
         install_viewer(file, progress)
     _installed()

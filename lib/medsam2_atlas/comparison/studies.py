@@ -12,7 +12,7 @@ import numpy as np
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.base.files import write_json
-from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.base.progress import Progress, doing, noting, reporting, silent
 from medsam2_atlas.evaluation import OrganScore, compare_labels
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.imaging.labels import organ_table
@@ -140,10 +140,13 @@ def compare_studies(
     studies = folder.studies()
     for number, study in enumerate(studies):
         try:
-            results = {
-                tag: runner.get(segmenter, study.name, study.image).segmentation
-                for tag, segmenter in zip(tags, segmenters, strict=True)
-            }
+            results = {}
+            for ready, (tag, segmenter) in enumerate(zip(tags, segmenters, strict=True)):
+                progress("studies", (number + ready / 2) / len(studies))
+                doing(f"{study.name}, {segmenter.name}")
+                with reporting(noting(f"{study.name}, {segmenter.name}")):
+                    results[tag] = runner.get(segmenter, study.name, study.image).segmentation
+            doing(f"{study.name}: comparing")
             result.cases.append(_compared(study, results))
             marks |= {s.report.mark for s in results.values() if s.report.mark}
         except MedSAM2AtlasError as error:

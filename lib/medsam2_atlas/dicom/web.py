@@ -153,14 +153,10 @@ class DicomWeb:
         try:
             found = json.loads(content) if content else []
         except (ValueError, RecursionError) as error:
-            raise StorageError(
-                "PACS",
-                f"answers with something other than a list of {path.rpartition('/')[2]} ({str(error)[:200]}).",
-                _CHECK_URL,
-            ) from error
+            raise StorageError("PACS", f"answers with something other than a list ({str(error)[:200]}).", _CHECK_URL) from error
         found = [found] if isinstance(found, dict) else found
         if not isinstance(found, list):
-            raise StorageError("PACS", f"answers with something other than a list of {path.rpartition('/')[2]}.", _CHECK_URL)
+            raise StorageError("PACS", "answers with something other than a list.", _CHECK_URL)
         return found
 
     def fetch_series(self, study: str, series: str, folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.base.overlay import choose_settings
-from medsam2_atlas.base.progress import Progress, silent
+from medsam2_atlas.base.progress import Progress, doing, noting, reporting, silent
 from medsam2_atlas.experiment.cases import EvaluationCase
 from medsam2_atlas.experiment.record import Record
 from medsam2_atlas.experiment.setting import Setting
@@ -118,8 +118,11 @@ class Session:
         """
         outcome = Outcome()
         for variant in task.variants:
+            what = f"{task.case.name}, {variant.name}"
+            doing(what)
             try:
-                self._run_one(task.case, variant)
+                with reporting(noting(what)):
+                    self._run_one(task.case, variant)
                 outcome.done += 1
             except Exception as error:
                 if strict and isinstance(error, MedSAM2AtlasError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medsam2_atlas.base.progress import Progress, part, silent
+from medsam2_atlas.base.progress import Progress, doing, part, silent
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig
 from medsam2_atlas.registration.deformable import deform
@@ -70,7 +70,10 @@ def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, 
         UnregisteredError: an image cannot be registered.
     """
     images = [image.at_spacing(config.spacing).with_config(config.image) for image in images]
-    keypoints = [keypoints_of(image, config.keypoints) for image in images]
+    keypoints = []
+    for i, image in enumerate(images):
+        doing(f"keypoints of image {i + 1} of {len(images)}")
+        keypoints.append(keypoints_of(image, config.keypoints))
     if config.method in BY_KEYPOINTS:
         return _by_keypoints(images, keypoints, config, progress)
     template = _first_template(images, config.group.long_share)
@@ -79,6 +82,7 @@ def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, 
     total = rounds * len(images)
     for turn in range(rounds):
         for i, image in enumerate(images):
+            doing(f"round {turn + 1} of {rounds}, image {i + 1} of {len(images)}")
             try:
                 if image is template:
                     transforms[i] = Transform((Affine(torch.eye(3), torch.zeros(3)),))
@@ -124,6 +128,7 @@ def _by_keypoints(
     for turn in range(dense):
         transforms = []
         for i, (image, start) in enumerate(zip(images, starts, strict=True)):
+            doing(f"round {turn + 1} of {dense}, image {i + 1} of {len(images)}")
             try:
                 transforms.append(deform(template.around_body(), image, start, config))
             except Exception as error:

@@ -100,6 +100,14 @@ class ImageChanges:
         """
         return self._folder.index.again(lambda: self._remove(study, image))
 
+    def drop(self, study: str, image: Path) -> bool:
+        """Deletes the image of a study unless a person has a label map or a draft of it; returns whether it was deleted.
+
+        Raises:
+            OSError: the image cannot be deleted; nothing has changed.
+        """
+        return self._folder.index.again(lambda: self._drop(study, image))
+
     def belongings(self, study: str) -> dict[Path, str]:
         """Returns the files and folders of a study besides its image, with their paths in the folder for removed images."""
         found: dict[Path, str] = {}
@@ -181,6 +189,32 @@ class ImageChanges:
             self._info_file(study).unlink(missing_ok=True)
             rows.drop_image(study)
         return made.get()
+
+    def _drop(self, study: str, image: Path) -> bool:
+        made = Outcome[bool](study)
+        with made.guarded(self._folder.index), self._folder.index.writing() as rows:
+            if self._has_work(study):
+                return False
+            image.unlink(missing_ok=True)
+            made.value = True
+            self._info_file(study).unlink(missing_ok=True)
+            rows.drop_image(study)
+        return made.get()
+
+    def _has_work(self, study: str) -> bool:
+        """Returns whether a person has, or once had, a label map of a study, or has a draft of it."""
+        tags = set()
+        for path, name in self.belongings(study).items():
+            kind, tag = name.split("/")[:2]
+            if kind == DRAFTS:
+                return True
+            if kind == "versions":
+                tags.add(tag)
+                if any(version.origin != "model" for version in self._folder.reconciler.lineage(study, tag).versions()):
+                    return True
+            elif tag not in tags:  # another program has put the file there, and it was not recorded yet
+                return path.exists()
+        return False
 
     def _info_file(self, study: str) -> Path:
         return self._folder.work.path / "images" / f"{study}.json"

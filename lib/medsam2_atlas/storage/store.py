@@ -283,6 +283,22 @@ class StudyStore(StudyContents):
         with self._errors("be removed", study):
             return self._image_changes.remove(study, image.file)
 
+    def drop_image(self, study: str) -> bool:
+        """Deletes the image of a study, without a copy: only for an image that can be fetched again from a PACS.
+
+        Predictions of models stay on disk and belong to the study again once its image is back.
+
+        Returns:
+            False, and nothing has changed, if a person has a label map or a draft of the study.
+
+        Raises:
+            NotFoundError: the study does not exist.
+            StorageError: the image cannot be deleted; nothing has changed.
+        """
+        image = self.image(study)
+        with self._errors("be deleted", study):
+            return self._image_changes.drop(study, image.file)
+
     def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, confirmed: bool) -> Saved:
         """Checks a label map without a lock, then makes it the next version. Repeats this if another version came first.
 

@@ -1,11 +1,12 @@
 /* The extension: connects OHIF's life cycle to a session per study, and shows its panel. */
 
+import { stayPresent } from './job.js';
 import { followKeys } from './keys.js';
 import { followMarks } from './marks.js';
 import { modeOf } from './mode.js';
 import { loadStyle, showPanel, showText } from './panel/panel.js';
 import { hangingProtocols, setWindow } from './panes.js';
-import { lassoed, marked } from './running.js';
+import { lassoed, marked, resumeModel } from './running.js';
 import { Session } from './session.js';
 import { jumpTo } from './volume.js';
 
@@ -13,6 +14,7 @@ export { hangingProtocols };
 
 const WAIT_MS = 200;
 const panel = { node: null, end: null };
+const endPresence = stayPresent(); // OHIF and the CT take a while to load
 let current = null; // the open study: its session, and functions that end it
 
 /** Fills OHIF's panel as soon as both the panel and the session exist. */
@@ -82,6 +84,9 @@ async function begin(services, opened) {
   setWindow(services, displaySet);
   await session.open();
   showLinkedSlice(services, session);
+  if (session.state.about && !opened.closed) {
+    resumeModel(session).finally(endPresence);
+  }
 }
 
 /** Shows the slice that the page's address names, as links of the comparison do; slices are counted from 0. */

@@ -5,12 +5,27 @@ import { filled } from './lasso.js';
 import { allMarks, inVoxels, refined, removeMarks } from './marks.js';
 
 /** Runs the chosen model, and loads its prediction as the label map that is edited. */
-export async function runModel(session) {
+export function runModel(session) {
   const { model } = session.state;
+  return run(session, model, () => jobs.start(model, session.image));
+}
+
+/** Goes on with a run that began before the page was loaded again. */
+export async function resumeModel(session) {
+  const names = session.state.models.map(({ name }) => name);
+  const job = await jobs.unfinished(names, session.image).catch(() => undefined); // the case can be edited without it
+  if (job && !session.state.job) {
+    session.store.set({ model: job.kind });
+    await run(session, job.kind, async () => job);
+  }
+}
+
+/** Shows a run until it ends, and loads its prediction. `begin` returns its job; null if the result is stored already. */
+async function run(session, model, begin) {
   const timeLeft = jobs.timer();
   try {
     session.store.set({ message: null, job: { model, state: 'starting', stage: '', share: 0, organs: {}, left: null } });
-    let job = await jobs.start(model, session.image);
+    let job = await begin();
     if (job) {
       const show = about => session.store.set({ job: { ...about, model, left: timeLeft(about) } });
       show(job);

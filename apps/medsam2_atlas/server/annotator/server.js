@@ -2,11 +2,14 @@
 
 const SERVER = new URL('..', import.meta.url).href; // a proxy may serve it below a path of its host
 
+const LOGIN = 'Your login has expired. Log in in another tab (' + SERVER + 'login), then try again here. Your work stays on the screen.';
+
 /** An answer that refuses a request. `content`: its JSON, if it has any. */
 export class Refused extends Error {
   constructor(status, content) {
     const { error = {} } = content;
-    super([error.message, error.remedy].filter(Boolean).join(' ') || 'The server answered with status ' + status + '.');
+    const words = status === 401 ? LOGIN : [error.message, error.remedy].filter(Boolean).join(' ');
+    super(words || 'The server answered with status ' + status + '.');
     this.status = status;
     this.content = content;
   }

@@ -7,6 +7,7 @@ import { notesSection } from './notes.js';
 import { organsSection } from './organs.js';
 import { reviewSection } from './review.js';
 import { runSection } from './run.js';
+import { seriesSection } from './series.js';
 import { submitSection } from './submit.js';
 import { versionsSection } from './versions.js';
 import { element, fill } from './view.js';
@@ -21,8 +22,11 @@ export function loadStyle() {
 
 /** Fills an element with the panel of a session; returns a function that ends its updates. */
 export function showPanel(node, session) {
-  const makers = [notesSection, caseSection, runSection, organsSection, editSection, reviewSection, submitSection, versionsSection, keysSection];
-  const sections = makers.map(make => make(session));
+  const parts = [
+    ...[notesSection, caseSection, seriesSection, runSection, organsSection, editSection, reviewSection],
+    ...[submitSection, versionsSection, keysSection],
+  ];
+  const sections = parts.map(make => make(session));
   fill(node, ...sections.map(section => section.node));
   const update = state => sections.forEach(section => section.update(state));
   update(session.state);

@@ -1,0 +1,105 @@
+"""Jobs of viewers that have gone are cancelled; all other jobs go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from base.test_jobs import Gate
+from medsam2_atlas.base.jobs import Job, JobQueue
+from server.attendance import Attendance
+from waiting import until
+
+
+@pytest.fixture
+def queue() -> Iterator[JobQueue]:
+    queue = JobQueue(limit=4)
+    yield queue
+    queue.stop()
+
+
+@pytest.fixture
+def job(queue: JobQueue) -> Job:
+    return queue.submit("unet_3d", "case-7", Gate())
+
+
+def state(queue: JobQueue, job: Job) -> str:
+    return str(queue.describe(job)["state"])
+
+
+def test_a_job_that_nobody_follows_is_cancelled_with_the_reason(queue: JobQueue, job: Job) -> None:
+    attendance = Attendance(queue, 10)
+    attendance.begin(job)
+    assert attendance.cancel_abandoned(9.9) == []
+    assert attendance.cancel_abandoned(0.2) == [job]
+    until(lambda: state(queue, job) == "cancelled", 5)
+    assert queue.describe(job)["reason"] == "nobody has followed it for 10 s"
+    assert attendance.cancel_abandoned(100) == []
+
+
+def test_a_job_that_waits_for_its_turn_is_cancelled_at_once(queue: JobQueue, job: Job) -> None:
+    attendance, waiting = Attendance(queue, 10), queue.submit("unet_3d", "case-8", Gate())
+    attendance.begin(waiting)
+    attendance.cancel_abandoned(10)
+    assert state(queue, waiting) == "cancelled"
+    with pytest.raises(Exception, match="was cancelled: nobody has followed it"):
+        waiting.outcome.result(1)
+    until(lambda: state(queue, job) == "running", 5)
+
+
+def test_a_job_survives_a_reload_of_its_page(queue: JobQueue, job: Job) -> None:
+    attendance = Attendance(queue, 10)
+    attendance.begin(job)
+    with attendance.following(job):
+        attendance.cancel_abandoned(100)
+    attendance.cancel_abandoned(8)
+    attendance.asked(job)  # the page loads
+    attendance.cancel_abandoned(8)
+    with attendance.following(job), attendance.following(job):
+        attendance.cancel_abandoned(100)
+    until(lambda: state(queue, job) == "running", 5)
+    attendance.cancel_abandoned(10)
+    until(lambda: state(queue, job) == "cancelled", 5)
+
+
+def test_jobs_of_scripts_are_never_cancelled(queue: JobQueue, job: Job) -> None:
+    attendance = Attendance(queue, 10)
+    with attendance.following(job):
+        pass
+    attendance.asked(job)
+    assert attendance.cancel_abandoned(1000) == []
+    assert not job.cancelling
+
+
+def test_with_zero_seconds_no_job_is_cancelled(queue: JobQueue, job: Job) -> None:
+    attendance = Attendance(queue, 0)
+    attendance.begin(job)
+    assert attendance.cancel_abandoned(1000) == []
+    asyncio.run(asyncio.wait_for(attendance.watch(lambda _: None), 5))  # ends at once
+
+
+def test_each_cancelled_job_is_recorded(queue: JobQueue, job: Job) -> None:
+    attendance, recorded = Attendance(queue, 0.04), list[Job]()
+    attendance.begin(job)
+
+    async def watch() -> None:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(attendance.watch(recorded.append), 1)
+
+    asyncio.run(watch())
+    assert recorded == [job]
+
+
+def test_a_job_that_has_ended_stays_as_it_is(queue: JobQueue) -> None:
+    attendance, gate = Attendance(queue, 10), Gate()
+    job = queue.submit("unet_3d", "case-7", gate)
+    attendance.begin(job)
+    gate.open.set()
+    assert job.outcome.result(5) == "through"
+    assert attendance.cancel_abandoned(100) == []
+    queue.abandon(job, "late")
+    assert state(queue, job) == "done"
+    assert "reason" not in queue.describe(job)

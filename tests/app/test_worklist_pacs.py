@@ -1,0 +1,254 @@
+"""The worklist of a PACS: attributes from its list, one slice for a picture, and learning ahead of need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from app.fake_pacs import FakePacs, fake_pacs
+from app.test_pacs_datastore import ARRAY, QUICK, datastore_of, label_for
+from datastores.pacs_datastore import PacsDatastore
+from datastores.series_list import SeriesList
+from medsam2_atlas.active_learning import Assessment, ScoreTable
+from medsam2_atlas.dicom.web import DicomWeb
+from medsam2_atlas.imaging.hounsfield import CHECK
+from series_files import upright, write_series
+from server.people import User
+from tasks.case_pictures import CasePictures
+from tasks.case_states import CaseTable
+from tasks.learner import Learner
+from tasks.learning_ahead import LearningAhead
+from tasks.worklist import Query, Worklist
+
+KIM = User("kim", "annotator", "token:kim")
+
+
+@pytest.fixture
+def pacs() -> Iterator[FakePacs]:
+    with fake_pacs() as found:
+        yield found
+
+
+def add(pacs: FakePacs, folder: Path, count: int) -> list[str]:
+    """Adds series to a PACS, whose names begin with their number; returns their UIDs."""
+    files = write_series(folder / "files", upright(ARRAY))
+    return [pacs.add(files, series=f"1.2.{n}", study=f"1.3.{n}") for n in range(1, count + 1)]
+
+
+def fetches(pacs: FakePacs) -> list[str]:
+    """Returns the series that were fetched as a whole."""
+    return [path.rpartition("/")[2] for path in pacs.asked if path.rpartition("/")[0].endswith("/series")]
+
+
+def worklist_of(datastore: PacsDatastore, folder: Path) -> Worklist:
+    return Worklist(datastore, CaseTable(datastore, ScoreTable(folder / "t.sqlite"), ("unet_3d",)).states)
+
+
+def listed(pacs: FakePacs, folder: Path) -> PacsDatastore:
+    """Returns a datastore that has listed the series of the PACS."""
+    datastore = datastore_of(pacs, folder)
+    assert datastore.list_images()
+    return datastore
+
+
+def test_patients_dates_and_descriptions_come_from_the_list_of_the_pacs(pacs: FakePacs, tmp_path: Path) -> None:
+    first, second = add(pacs, tmp_path, 2)
+    pacs.series[0] |= {
+        "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^<b>Jane</b>", "Ideographic": "x"}]},
+        "00100020": {"vr": "LO", "Value": ["P 7\n"]},
+        "00080020": {"vr": "DA", "Value": ["20260930"]},
+        "00081030": {"vr": "LO", "Value": ["Follow-up"]},
+    }
+    pacs.series[1] |= {"00100010": {"vr": "PN", "Value": [{"Alphabetic": ["x"]}]}, "00080020": {"Value": ["soon"]}}
+    datastore = listed(pacs, tmp_path)
+    page = worklist_of(datastore, tmp_path).page(Query(sort="patient"), KIM)
+    rows = {row["study"]: row for row in page["rows"]}
+    about = rows[first]
+    assert (about["patient"], about["date"]) == ("Doe <b>Jane</b> · P 7", "2026-09-30")
+    assert about["description"] == "abdomen · Follow-up"
+    assert about["viewer"] == f"/ohif/monai-label?StudyInstanceUIDs=1.3.1&SeriesInstanceUIDs={first}"
+    assert (rows[second]["patient"], rows[second]["date"], rows[second]["action"]) == (second, "", "segment")
+    assert fetches(pacs) == []
+    asked = [path for path in pacs.asked if path.partition("?")[0].endswith("/series")]
+    assert all(f"includefield={name}" in asked[0] for name in ("PatientName", "StudyDescription", "SeriesDescription"))
+
+
+def test_the_list_is_not_requested_for_each_page_and_a_slow_pacs_delays_no_page(pacs: FakePacs, tmp_path: Path) -> None:
+    add(pacs, tmp_path, 2)
+    worklist = worklist_of(listed(pacs, tmp_path), tmp_path)
+    pacs.hangs = True
+    for _ in range(20):
+        assert worklist.page(Query(), KIM)["total"] == 2
+    assert len(pacs.asked) == 1
+
+
+def test_the_name_of_a_patient_is_not_stored_with_a_fetched_image(pacs: FakePacs, tmp_path: Path) -> None:
+    (series,) = add(pacs, tmp_path, 1)
+    pacs.series[0] |= {"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]}}
+    datastore = listed(pacs, tmp_path)
+    datastore.get_image_uri(series)
+    assert "PatientName" not in datastore.store.image(series).info  # exported data sets contain this information
+    assert "Doe" not in json.dumps(datastore.json())
+    assert worklist_of(datastore, tmp_path).page(Query(), KIM)["rows"][0]["patient"] == "Doe Jane"
+
+
+def test_a_stored_list_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
+    old = {"StudyInstanceUID": "1.3", "SeriesInstanceUID": "1.2", "PatientID": "7", "StudyDate": "20260102", "Modality": "CT"}
+    (tmp_path / "series.json").write_text(json.dumps([old | {"SeriesDescription": "abdomen"}]))
+    found = SeriesList(list, tmp_path / "series.json").last()
+    assert found is not None
+    assert (found["1.2"]["PatientID"], found["1.2"]["PatientName"]) == ("7", "")
+
+
+def test_a_picture_of_a_series_that_is_not_fetched_needs_one_object(pacs: FakePacs, tmp_path: Path) -> None:
+    (series,) = add(pacs, tmp_path, 1)
+    pictures = CasePictures(listed(pacs, tmp_path), ("unet_3d",), CHECK, 10**7)
+    wanted = pictures.find(series)
+    assert (wanted.image, wanted.file) == (None, None)
+    file = pictures.draw(wanted)
+    assert file is not None
+    objects = [path.rpartition("/")[2] for path in pacs.asked if path.rpartition("/")[0].endswith("/instances")]
+    headers = [pydicom.dcmread(BytesIO(part), stop_before_pixels=True) for part in pacs.objects[series]]
+    middle = sorted(headers, key=lambda header: int(header.InstanceNumber))[len(headers) // 2]
+    assert objects == [middle.SOPInstanceUID]
+    assert fetches(pacs) == []
+    values = (ARRAY[0].shape[1], ARRAY[0].shape[0])
+    width, height = Image.open(file).size
+    assert max(width, height) == 320
+    assert width / height == pytest.approx(values[0] / values[1], rel=0.5)
+    assert pictures.draw(pictures.find(series)) == file
+    assert len(objects) == 1
+
+
+@pytest.mark.parametrize("what", [b"not DICOM", b"\0" * 128 + b"DICM" + b"x" * 1000, b""])
+def test_a_hostile_object_gives_no_picture_and_is_not_fetched_again_at_once(
+    pacs: FakePacs, tmp_path: Path, what: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (series,) = add(pacs, tmp_path, 1)
+    monkeypatch.setattr("app.fake_pacs._uid", lambda part: "1.9")
+    monkeypatch.setattr("app.fake_pacs._instances", lambda _: [{"00080018": {"Value": ["1.9"]}}, {"00080018": 7}, "x", None])
+    pacs.objects[series] = [what]
+    pictures = CasePictures(listed(pacs, tmp_path), (), CHECK, 10**7)
+    assert [pictures.draw(pictures.find(series)) for _ in range(3)] == [None] * 3
+    assert len([path for path in pacs.asked if path.endswith("/instances/1.9")]) == 1
+
+
+def test_a_pacs_that_does_not_answer_gives_no_picture(pacs: FakePacs, tmp_path: Path) -> None:
+    (series,) = add(pacs, tmp_path, 1)
+    pictures = CasePictures(listed(pacs, tmp_path), (), CHECK, 10**7)
+    pacs.hangs = True
+    assert pictures.draw(pictures.find(series)) is None
+    asked = len(pacs.asked)
+    assert pictures.draw(pictures.find(series)) is None
+    assert len(pacs.asked) <= asked + 1  # a probe
+
+
+class Shelf:
+    """A learner for a PACS, whose measures are pretended."""
+
+    def __init__(self, pacs: FakePacs, folder: Path, count: int, max_bytes: int = 10**9) -> None:
+        self.datastore, self.table = listed(pacs, folder), ScoreTable(folder / "t.sqlite")
+        self.running = False
+        self.ahead = LearningAhead(lambda: self.datastore, count, max_bytes, lambda: self.running)
+        models: Any = SimpleNamespace(atlas=lambda: SimpleNamespace(version="a1"), hu=CHECK)
+        predictions: Any = SimpleNamespace(
+            image=lambda study: Path(self.datastore.get_image_uri(study)),
+            available=lambda role: [],
+            segmenter=lambda tag: SimpleNamespace(version=lambda: ""),
+        )
+        self.learner = Learner(models, predictions, self.table, lambda: self.datastore, "atlas", "", self.ahead)
+        self.problems: dict[str, Exception] = {}
+        self.learner._assess = self._assess  # type: ignore[method-assign]
+
+    def _assess(self, study: str) -> Assessment:
+        if study in self.problems:
+            raise self.problems[study]
+        return Assessment({"disagreement": 0.5}, {})
+
+    def run(self) -> None:
+        while self.learner.measure_next():
+            pass
+
+
+def test_learning_fetches_only_the_next_few_series(pacs: FakePacs, tmp_path: Path) -> None:
+    names = add(pacs, tmp_path, 6)
+    shelf = Shelf(pacs, tmp_path, 2)
+    shelf.datastore.store.assignments.assign(names[4], "kim", "lee")
+    shelf.run()
+    assert fetches(pacs) == [names[4], names[0]]
+    assert shelf.learner.progress() == (2, 2)
+    file = label_for(shelf.datastore, names[0], tmp_path)
+    shelf.datastore.store.save_label(names[0], "final", file, author="kim")
+    shelf.run()
+    assert fetches(pacs) == [names[4], names[0], names[1]]
+    shelf.datastore.get_image_uri(names[5])  # somebody opens another one
+    shelf.run()
+    assert set(shelf.table.rows()) == {names[4], names[0], names[1]}
+
+
+def test_a_series_that_cannot_be_measured_is_not_among_the_next_ones(pacs: FakePacs, tmp_path: Path) -> None:
+    names = add(pacs, tmp_path, 4)
+    shelf = Shelf(pacs, tmp_path, 2)
+    shelf.problems = {names[0]: ValueError("no voxels")}
+    shelf.run()
+    assert fetches(pacs) == names[:3]
+    assert shelf.learner.progress() == (2, 2)
+
+
+def test_learning_tries_only_a_few_series_in_a_row_if_they_cannot_be_fetched(pacs: FakePacs, tmp_path: Path) -> None:
+    add(pacs, tmp_path, 8)
+    for parts in pacs.objects.values():
+        parts[:] = [b"not DICOM"]
+    shelf = Shelf(pacs, tmp_path, 5)
+    assert not shelf.learner.measure_next()
+    assert len(fetches(pacs)) == 3
+
+
+def test_fetched_series_that_nobody_needs_make_room_for_new_ones(pacs: FakePacs, tmp_path: Path) -> None:
+    names = add(pacs, tmp_path, 9)
+    shelf = Shelf(pacs, tmp_path, 1)
+    shelf.problems = dict.fromkeys(names[:7], ValueError("no voxels"))
+    shelf.run()
+    store, here = shelf.datastore.store, set(names[:8])
+    assert set(store.images()) == here
+    file = label_for(shelf.datastore, names[0], tmp_path)
+    store.save_label(names[0], "mine", file, author="kim")
+    store.save_prediction(names[1], "unet_3d", file)
+    shelf.datastore.claims.touch(names[2], "token:kim", "kim")
+    store.assignments.assign(names[3], "kim", "lee")
+    (store.work.path / "drafts" / names[4]).mkdir(parents=True)
+    (store.work.path / "drafts" / names[4] / f"{'0' * 32}.draft").write_bytes(b"{}")
+    store.save_label(names[7], "final", label_for(shelf.datastore, names[7], tmp_path), author="kim")
+
+    small = LearningAhead(lambda: shelf.datastore, 1, 1, lambda: shelf.running)
+    small.plan([name for name in names if name != names[7]], {}, {})
+    shelf.running = True
+    assert not small.prepare(names[8])
+    assert set(store.images()) == here, "a batch may be reading them"
+    shelf.running = False
+    assert not small.prepare(names[8]), "the series that are kept take too much space"
+    assert set(store.images()) == here - {names[1], names[5], names[6]}
+    shelf.datastore.get_image_uri(names[1])  # fetched again when it is needed, with its prediction
+    assert store.label(names[1], "unet_3d").version.number == 1
+
+
+def test_a_series_that_the_pacs_no_longer_lists_is_never_deleted(pacs: FakePacs, tmp_path: Path) -> None:
+    names = add(pacs, tmp_path, 2)
+    shelf = Shelf(pacs, tmp_path, 2)
+    shelf.run()
+    pacs.series.clear()
+    datastore = PacsDatastore(DicomWeb(pacs.url, limits=QUICK), tmp_path / "work")
+    datastore.list_images()
+    for name in names:
+        assert not datastore.drop_fetched(name)
+    assert np.isfinite(datastore.fetched_bytes(names[0]))
+    assert set(datastore.store.images()) == set(names)
