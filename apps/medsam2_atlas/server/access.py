@@ -51,7 +51,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("GET", "DELETE"), r"/jobs(/[^/]+(/(events|result))?)?", "annotator"),
     (("POST",), r"/activelearning/[^/]+", "annotator"),
     (("POST",), r"/worklist/(next|claim)", "annotator"),
-    (("GET",), r"/worklist/figures", "annotator"),
+    (("GET",), r"/worklist/(next|figures)", "annotator"),
     (("DELETE",), r"/worklist/claim", "annotator"),
     (("POST",), r"/worklist/assign", "reviewer"),
     (("GET",), r"/(train|batch/infer|scoring)/?", "annotator"),

@@ -58,8 +58,13 @@ def _days(dated: Sequence[tuple[datetime, Record]], days: Iterable[Any], only: s
     listed = []
     for day in days:
         people = {person: studies for person, studies in found.get(day, {}).items() if person}
-        shown = {names[person]: len(studies) for person, studies in people.items() if only in (None, person)}
-        listed.append({"day": day.isoformat(), "signed_off": len(set().union(*found.get(day, {}).values())), "people": shown})
+        shown: dict[str, int] = defaultdict(int)  # two people may have the same name
+        for person, studies in people.items():
+            if only in (None, person):
+                shown[names[person]] += len(studies)
+        listed.append(
+            {"day": day.isoformat(), "signed_off": len(set().union(*found.get(day, {}).values())), "people": dict(shown)}
+        )
     return listed
 
 
@@ -168,8 +173,8 @@ def _agreement(records: Sequence[Record], only: str | None) -> dict[str, Any]:
 
 
 def _names(records: Iterable[Record]) -> dict[str, str]:
-    """Returns the last name of each person."""
-    return {record.person: record.author or "unknown" for record in records}
+    """Returns the last name of each person; empty on a server without logins."""
+    return {record.person: record.author for record in records}
 
 
 def _rounded(measure: Any, values: Sequence[float], digits: int) -> float | None:
