@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import fmean, median
 from typing import Any
@@ -38,7 +39,8 @@ def team_figures(records: Sequence[Record], days: int, now: datetime, only: str 
         if made is not None and first <= (local := made.astimezone(now.tzinfo)).date() <= now.date():
             dated.append((local, record))
     dated.sort(key=lambda entry: entry[0])
-    newest = {record.study: (made, record) for made, record in dated}  # the last one of a study
+    known = _known_organs(records)
+    newest = {record.study: (made, _of_known(record, known)) for made, record in dated}  # the last one of a study
     inside = [record for _, record in dated]
     return {
         "days": _days(dated, [first + timedelta(days=n) for n in range(days)], only),
@@ -170,6 +172,23 @@ def _agreement(records: Sequence[Record], only: str | None) -> dict[str, Any]:
             }
     unknown = sum(record.untold for record in {record.study: record for record in records}.values())
     return {"agreement": list(reversed(found.values()))[:_MAX_PAIRS], "agreement_unknown": unknown}
+
+
+def _known_organs(records: Iterable[Record]) -> dict[str, set[int]]:
+    """Returns the organs that each model has found in at least one case. A model may not segment the others at all."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for record in records:
+        for model, organs in record.predicted.items():
+            found[model] |= {*organs}
+    return found
+
+
+def _of_known(record: Record, known: Mapping[str, set[int]]) -> Record:
+    """Returns a record with the Dice of those organs only that the models know."""
+    dice = {
+        model: {k: value for k, value in values.items() if k in known.get(model, ())} for model, values in record.dice.items()
+    }
+    return replace(record, dice=dice)
 
 
 def _names(records: Iterable[Record]) -> dict[str, str]:
