@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from app.test_access import here
 from base.test_jobs import Gate
 from medsam2_atlas.base.jobs import Job, JobQueue
+from server.application import create_app
 from server.attendance import PAGE_SECONDS, Attendance
+from server.config import ServerConfig
+from token_files import bearer, token_of, tokens_for
 from waiting import until
 
 
@@ -74,6 +79,20 @@ def test_a_page_that_loads_from_a_slow_line_keeps_its_job(queue: JobQueue, job: 
     attendance.asked(job)  # a question does not shorten the time
     assert attendance.cancel_abandoned(9.9) == []
     assert attendance.cancel_abandoned(0.2) == [job]
+
+
+@pytest.mark.parametrize("path", ["/", "/worklist/summary", "/ohif/monai-label?StudyInstanceUIDs=1.2.3"])
+def test_an_open_page_of_the_jobs_owner_counts_as_following_for_a_minute(path: str, tmp_path: Path) -> None:
+    tokens = tokens_for(tmp_path / "tokens.yaml", {"kim": "annotator", "lee": "reviewer"})
+    app = create_app(ServerConfig(tokens=str(tokens)))
+    client, attendance, queue = here(app, follow_redirects=False), app.state.attendance, app.state.queue
+    jobs = [queue.submit("unet_3d", "case-7", Gate(), owner=f"token:{name}", attended=True) for name in ("kim", "lee")]
+    for job in jobs:
+        attendance.begin(job)
+    client.get(path, headers=bearer(token_of("kim")))  # the summary itself needs studies
+    assert attendance.cancel_abandoned(PAGE_SECONDS) == [jobs[1]]
+    assert attendance.cancel_abandoned(10) == [jobs[0]]
+    queue.stop()
 
 
 def test_jobs_of_scripts_are_never_cancelled(queue: JobQueue, job: Job) -> None:
