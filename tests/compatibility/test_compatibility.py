@@ -30,12 +30,14 @@ from medsam2_atlas.atlas import Atlas, ReferenceFiles, find_references, grow
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.comparison import compare_studies
 from medsam2_atlas.imaging.decoding.unreadable import Unreadable, UnreadableFileError
+from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.scoremaps import alignment
 from medsam2_atlas.storage import StudyFolder, StudyStore, WorkFolder
 from medsam2_atlas.studies import PredictionStore, atlas_store, grow_studies_atlas
 from medsam2_atlas.unet import TrainingCase, UNetTraining, load_unet, unet_config
 from server.config import ServerConfig
 from server.sign_in import Access
+from tasks.case_pictures import CasePictures
 from tasks.claims import check_training
 from tasks.learner import Learner
 from tasks.predictions import Predictions
@@ -216,16 +218,19 @@ def test_comparisons_are_kept(opened: Opened, copy: Path) -> None:
     ]
 
 
-def test_pictures_of_earlier_versions_make_room_for_new_ones(copy: Path) -> None:
-    from medsam2_atlas.imaging.hounsfield import CHECK
-    from tasks.case_pictures import CasePictures
-
-    folder = copy / "studies" / ".medsam2_atlas" / "pictures"
-    old = set(folder.iterdir())
+def test_old_pictures_are_drawn_in_the_new_way_and_make_room(opened: Opened, copy: Path) -> None:
+    old = {file: file.read_bytes() for file in (copy / "studies" / ".medsam2_atlas" / "pictures").glob("*.png")}
     assert old
-    pictures = CasePictures(StudyDatastore(copy / "studies", MODELS), MODELS, CHECK, 1)
+    datastore = StudyDatastore(copy / "studies", MODELS)
+    pictures = CasePictures(datastore, MODELS, CHECK, 10**9)
     drawn = pictures.draw(pictures.find("signed"))
-    assert set(folder.iterdir()) == {drawn}
+    assert drawn is not None
+    assert drawn not in old
+    assert drawn.stat().st_size > 1000
+    assert {file: file.read_bytes() for file in old} == old
+    full = CasePictures(datastore, MODELS, CHECK, drawn.stat().st_size)
+    newest = full.draw(full.find("open"))
+    assert {file for file in drawn.parent.iterdir() if file.suffix == ".png"} == {newest}
 
 
 def test_files_that_ended_a_reader_are_still_listed(copy: Path) -> None:
