@@ -61,6 +61,10 @@ def test_generations_are_kept() -> None:
         assert set(generation.expected) <= set(QUESTIONS)
 
 
+REPLACED = {"/review/cases": "/worklist/cases", "/review/picture": "/worklist/picture"}
+"""Routes of earlier versions that only the page `/review` used, and the routes that replace them."""
+
+
 @pytest.mark.parametrize("part", QUESTIONS)
 def test_everything_kept_is_found_again(opened: Opened, part: str) -> None:
     found, expected = opened.answers[part], opened.generation.expected
@@ -68,7 +72,11 @@ def test_everything_kept_is_found_again(opened: Opened, part: str) -> None:
         pytest.skip("this question did not exist when this generation was made")
     if isinstance(found, Exception):
         raise found
-    assert not differences(expected[part], found)
+    kept = expected[part]
+    if part == "routes":
+        assert set(REPLACED.values()) <= set(found)
+        kept = {path: about for path, about in kept.items() if path not in REPLACED}
+    assert not differences(kept, found)
 
 
 def test_opening_changes_no_file(opened: Opened) -> None:
