@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -336,3 +337,23 @@ def test_the_holder_of_a_claim_is_named(datastore: StudyDatastore) -> None:
     datastore.claims.claim("a", "token:kim", "kim")
     with pytest.raises(ConflictError, match="kim"):
         datastore.claims.claim("a", "token:lee", "lee")
+
+
+def test_the_next_case_is_one_with_unsaved_work_unless_the_person_has_just_left_it(
+    client: TestClient, datastore: StudyDatastore
+) -> None:
+    folder = datastore.store.work.path / "drafts" / "a"
+    folder.mkdir(parents=True)
+    (folder / f"{hashlib.sha256(b'token:kim').hexdigest()[:32]}.draft").write_bytes(b"{}")
+    datastore.store.assignments.assign("c", "kim", "reva")
+    assert ask(client, "lee", "POST", "next")["study"] == "b"
+    first = ask(client, "kim", "POST", "next")
+    assert first["study"] == "a"
+    assert "you have unsaved work on it" in first["why"]
+    assert ask(client, "kim", "POST", "next")["study"] == "a"
+    assert ask(client, "kim", "POST", "next", **{"except": "a"})["study"] == "c"
+    assert ask(client, "kim", "POST", "next", **{"except": "c"})["study"] != "a", "she still has it open"
+    datastore.claims.release("a", "token:kim")
+    assert ask(client, "kim", "POST", "next", **{"except": "c"})["study"] == "a"
+    datastore.claims.claim("a", "token:lee", "lee")
+    assert ask(client, "kim", "POST", "next")["study"] == "c", "another person works on it"

@@ -259,6 +259,20 @@ def test_own_jobs_show_their_progress_and_can_be_cancelled(page: Any, url: str) 
     assert TEAM.asked[0][:2] == ("DELETE", "/jobs/a1")
 
 
+def test_own_jobs_that_ended_early_are_shown_with_the_reason_until_they_are_repeated(page: Any, url: str) -> None:
+    job = {"kind": "unet_3d", "state": "cancelled", "ended": 1.0}
+    gone = {**job, "id": "a1", "subject": "P-0003", "reason": "nobody has followed it for 10 s"}
+    failed = {**job, "id": "a2", "subject": "P-0004", "state": "failed", "error": "The memory is full."}
+    own, done = {**job, "id": "a3", "subject": "P-0005"}, {**job, "id": "a4", "subject": "P-0006", "state": "done"}
+    repeated = [{**gone, "id": "a5", "subject": "P-0007"}, {**done, "id": "a6", "subject": "P-0007"}]
+    TEAM.summary = {"queue": {"running": 0, "waiting": 0, "yours": [gone, failed, own, done, *repeated]}}
+    go(page, url)
+    assert page.locator("#jobs li").all_inner_texts() == [
+        "unet_3d on P-0003\nThe server has cancelled it: nobody has followed it for 10 s.",
+        "unet_3d on P-0004\nFailed: The memory is full.",
+    ]
+
+
 def test_names_from_outside_are_shown_as_text(page: Any, url: str) -> None:
     fields = ("study", "patient", "description", "author", "why", "assigned")
     hostile = dict.fromkeys(fields, HOSTILE) | {

@@ -15,6 +15,7 @@ LIVER, SPLEEN = 6, 1
 
 
 def record(study: str, number: int, author: str, day: str, **more: Any) -> Record:
+    more.setdefault("predicted", {model: tuple(dice) for model, dice in more.get("dice", {}).items()})
     return Record(study, number, author, f"token:{author}", f"2026-11-{day}T09:00:00+00:00", **more)
 
 
@@ -117,6 +118,16 @@ def test_the_trend_has_the_newest_version_of_each_case_by_week_and_model() -> No
     assert found[0]["mean"] == 0.8
     liver = by(team_figures(records, 30, NOW)["organs"], "organ", "liver")
     assert (liver["dice"], liver["models"]) == (0.85, {"atlas": 0.9, "unet_3d": 0.5})
+
+
+def test_an_organ_that_a_model_never_finds_does_not_count_for_it() -> None:
+    dice = {"liver_only": {LIVER: 0.9, SPLEEN: 0.0}, "atlas": {LIVER: 0.8, SPLEEN: 0.0}}
+    records = [
+        record("a", 1, "kim", "26", dice=dice, predicted={"liver_only": (LIVER,), "atlas": (LIVER,)}),
+        record("b", 1, "kim", "26", dice={"atlas": {LIVER: 0.8, SPLEEN: 0.5}}),
+    ]
+    found = {one["model"]: (one["dice"], one["mean"]) for one in team_figures(records, 30, NOW)["trend"]}
+    assert found == {"liver_only": ({"liver": 0.9}, 0.9), "atlas": ({"spleen": 0.25, "liver": 0.8}, 0.525)}
 
 
 def test_the_newest_agreement_of_two_people_is_given_for_each_case() -> None:

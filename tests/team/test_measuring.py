@@ -66,6 +66,7 @@ def test_edits_dice_and_time_of_a_version_come_from_its_record_and_its_start(sto
     assert (record.author, record.start, record.seconds, record.organ_seconds) == ("kim", "atlas", 90.0, {LIVER: 30.5})
     assert (record.edited_voxels, record.edited_ml) == ({LIVER: 9}, {LIVER: 0.072})
     assert record.dice == {"atlas": {LIVER: 0.8}}
+    assert record.predicted == {"atlas": (LIVER,)}
     assert record.first_start == "atlas"
     sign_off(store, 4, "kim", {"tag": "final", "version": 1})
     sign_off(store, 4, "lee", {"tag": "atlas", "version": 1})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import fmean, median
 from typing import Any
@@ -39,7 +40,8 @@ def team_figures(records: Sequence[Record], days: int, now: datetime, only: str 
         if made is not None and first <= (local := made.astimezone(now.tzinfo)).date() <= now.date():
             dated.append((local, record))
     dated.sort(key=lambda entry: entry[0])
-    newest = {record.study: (made, record) for made, record in dated}  # the last one of a study
+    known = _known_organs(records)
+    newest = {record.study: (made, _of_known(record, known)) for made, record in dated}  # the last one of a study
     inside = [record for _, record in dated]
     pairs, unknown = _agreement(inside, only)
     return {
@@ -197,6 +199,23 @@ def _agreement(records: Sequence[Record], only: str | None) -> tuple[list[dict[s
         people = (frozenset((record.person, other)) for other in record.untold)
         unknown |= {(record.study, both) for both in people if only is None or only in both}
     return list(reversed(found.values())), len(unknown - found.keys())
+
+
+def _known_organs(records: Iterable[Record]) -> dict[str, set[int]]:
+    """Returns the organs that each model has found in at least one case. A model may not segment the others at all."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for record in records:
+        for model, organs in record.predicted.items():
+            found[model] |= {*organs}
+    return found
+
+
+def _of_known(record: Record, known: Mapping[str, set[int]]) -> Record:
+    """Returns a record with the Dice of those organs only that the models know."""
+    dice = {
+        model: {k: value for k, value in values.items() if k in known.get(model, ())} for model, values in record.dice.items()
+    }
+    return replace(record, dice=dice)
 
 
 def _names(records: Iterable[Record]) -> dict[str, str]:

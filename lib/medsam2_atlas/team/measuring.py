@@ -127,11 +127,12 @@ def _record(versions: _Versions, version: Version) -> Record:
     if source is not None and (overlap := _overlap(versions, source, labels)) is not None:
         compared |= {"start": source.tag, **_edits(overlap)}
     first = first_source(version, versions.find)
-    compared |= {"dice": {}, "first_start": None if first is None else first.tag}
+    compared |= {"dice": {}, "predicted": {}, "first_start": None if first is None else first.tag}
     for tag, predictions in versions.by_tag.items():
         found = unseen_prediction(predictions, versions.finals) if tag != FINAL else None
         if found is not None and (overlap := _overlap(versions, Source(tag, found.number), labels)) is not None:
             compared["dice"][tag] = _dice(overlap)
+            compared["predicted"][tag] = tuple(sorted(overlap.first_organs & {*organ_table().indices}))
     pairs, untold = _pairs(versions, version, labels)
     return Record(**{**vars(about), **compared, "pairs": tuple(pairs), "untold": tuple(untold)})
 

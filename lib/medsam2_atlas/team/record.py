@@ -45,6 +45,7 @@ class Record:
             the start is unknown. Organs without a change have 0.
         edited_ml: the same as volume in ml.
         dice: by model and organ number, the Dice (0..1) of the model's last prediction before the study was signed off.
+        predicted: by model, the numbers of the organs in that prediction.
         pairs: agreement with earlier versions by other people.
         untold: ids (or else names) of earlier authors for whom the records do not tell whether the version was made from
             theirs.
@@ -62,6 +63,7 @@ class Record:
     edited_voxels: Mapping[int, int] | None = None
     edited_ml: Mapping[int, float] | None = None
     dice: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    predicted: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pairs: tuple[Pair, ...] = ()
     untold: tuple[str, ...] = ()
 
@@ -85,6 +87,7 @@ class Record:
         for name in ("organ_seconds", "edited_voxels", "edited_ml"):
             found[name] = None if found[name] is None else _by_organ(found[name])
         found["dice"] = {str(model): _by_organ(dice) for model, dice in found["dice"].items()}
+        found["predicted"] = {str(model): tuple(map(int, organs)) for model, organs in found["predicted"].items()}
         found["pairs"] = tuple(Pair(**{**pair, "dice": _by_organ(pair["dice"])}) for pair in found["pairs"])
         found["untold"] = tuple(map(str, found["untold"]))
         return cls(**found)
