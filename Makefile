@@ -18,7 +18,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ORTHANC_DATA ?= $(HOME)/.local/share/medsam2_atlas/orthanc
 
-.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools evaluate prompts loop large-ct atlas-time gpu full-gpu performance load fuzz worklist-bench folder-dicomweb read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
+.PHONY: help install lock sbom pin-images wheel startup demo test test-slow lint serve orthanc e2e-tools evaluate prompts loop large-ct atlas-time gpu full-gpu performance batch-bench load fuzz worklist-bench folder-dicomweb read-time memory inputs settings report-schema docs commands troubleshooting pictures tutorial-pictures clean
 
 help:  ## list these targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -137,6 +137,12 @@ full-gpu: $(VENV)/.installed-dev  ## test the server on a GPU whose memory anoth
 	$(BIN)/python bench/full_gpu.py
 
 # Two threads measure truly only on an idle machine. The cases of 100 and 235 slices are modelled from unit costs.
+batch-bench: $(VENV)/.installed-dev  ## measure batches: losses of a cluster, 10,000 cases, throughput against the cost model
+	$(BIN)/python bench/batch.py losses
+	$(BIN)/python bench/batch.py many
+	$(BIN)/python bench/batch.py many --cluster
+	$(BIN)/python bench/batch.py throughput --cases 24 --case-seconds 2
+
 performance: $(VENV)/.installed-dev  ## compare MedSAM2's engine with the published loop, and write docs/performance.md
 	$(BIN)/python bench/engine.py --case small 14 100 235 --threads 1 2 --json bench/engine.json
 	$(BIN)/python bench/engine.py --page bench/engine.json

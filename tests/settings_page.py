@@ -26,6 +26,7 @@ TITLES = {
     "active_learning.yaml": "The next case",
     "evaluation.yaml": "Scores",
     "energy.yaml": "Energy and CO2e",
+    "batch.yaml": "Batches",
     "server.yaml": "Server",
 }
 

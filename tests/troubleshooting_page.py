@@ -26,6 +26,7 @@ AREAS = {
     ),
     "Studies and label maps": ("storage", "datastores"),
     "Server and logins": ("server", "main", "access", "audit"),
+    "Batches and clusters": ("batch",),
     "Backup, restore and erasing": ("archive", "erasing"),
 }
 """Headings, and the folders whose messages stand below them."""

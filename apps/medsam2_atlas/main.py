@@ -154,7 +154,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
 
     def init_batch_infer(self) -> BatchTask:
         """Returns the task that runs a model on many studies."""
-        return BatchTask()
+        return BatchTask(self._work)
 
     def init_strategies(self) -> dict[str, Any]:
         """Returns the strategies for the next case, by name."""

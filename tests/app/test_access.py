@@ -29,9 +29,10 @@ FOR_ANNOTATORS = {
     "GET": "/ /figures /compare /compare/case /compare/picture /page/{file} /docs /openapi.json /info/ /auth/token/valid"
     " /ohif/{path:path} /proxy/dicom/{path:path} /review /worklist/cases /worklist/summary /worklist/picture /worklist/next"
     " /jobs /jobs/{name} /jobs/{name}/events /jobs/{name}/result /session/{session_id} /train/ /scoring/"
-    " /batch/infer /datastore/ /datastore/image /datastore/image/info /datastore/label /datastore/label/info"
+    " /batch/infer /batch/infer/progress /datastore/ /datastore/image /datastore/image/info /datastore/label"
+    " /datastore/label/info"
     " /datastore/label/rtstruct /datastore/label/version /datastore/label/versions"
-    " /annotation/case /annotation/label /annotation/compare /annotation/compare/label /worklist/figures",
+    " /annotation/case /annotation/label /annotation/compare /annotation/compare/label /worklist/figures /worklist/next",
     "POST": "/activelearning/{strategy} /infer/{model} /proxy/dicom/{path:path}"
     " /annotation/changes /annotation/submit /annotation/refine /worklist/claim /worklist/next",
     "PUT": "/annotation/draft /datastore/image/info /datastore/label /datastore/label/info /session/",

@@ -23,6 +23,7 @@ from medsam2_atlas.imaging.volume import read_labels, read_volume, write_volume
 from medsam2_atlas.storage import StudyStore
 from tasks.annotated_case import offered_model, start_of
 from token_files import bearer, token_of, tokens_for
+from waiting import until
 
 KIM, LEE, REVA = ("kim", "lee", "reva")
 LIVER, RIGHT_KIDNEY = 6, 2
@@ -406,6 +407,16 @@ def test_others_see_who_works_on_a_case_until_it_is_signed_off(url: str, truth: 
     assert (info["work"]["counted_by"], 0 < info["work"]["seconds"] < 60, info["returned"]) == ("server", True, None)
     assert case(url, "used")["claimed"]["person"] == "lee"
     assert ask(url, "DELETE", "draft", LEE, image="used").status_code == 204
+
+
+def test_the_figures_of_the_team_appear_after_a_sign_off(url: str) -> None:
+    """The other tests have signed off cases; the background counts them while no model runs."""
+
+    def people() -> list[str]:
+        answer = requests.get(f"{url}/worklist/figures", headers=bearer(token_of(REVA)), timeout=10)
+        return [one["person"] for one in answer.json()["people"]]
+
+    until(lambda: set(people()) >= {KIM, LEE}, 60, "the figures do not appear")
 
 
 def test_one_organ_is_refined_by_marks_in_the_viewer(url: str, truth: np.ndarray) -> None:

@@ -108,6 +108,13 @@ def test_next_gives_each_person_another_case_and_claims_it(client: TestClient, d
     assert ask(client, "kim", "POST", "next", strategy="nonsense")[0] == 404
 
 
+def test_the_next_case_can_be_seen_without_claiming_it(client: TestClient, datastore: StudyDatastore) -> None:
+    seen = client.get("/worklist/next", params={"except": "b"}, headers={"who": "kim"}).json()
+    assert (seen["study"], "disagreement (0.50)" in seen["why"]) == ("c", True)
+    assert datastore.claims.all().studies() == []
+    assert client.get("/worklist/next", params={"strategy": "x"}, headers={"who": "kim"}).status_code == 404
+
+
 def test_returned_cases_come_first_then_assigned_ones_and_those_of_others_last(
     client: TestClient, datastore: StudyDatastore, tmp_path: Path
 ) -> None:
@@ -130,6 +137,16 @@ def test_returned_cases_come_first_then_assigned_ones_and_those_of_others_last(
     ask(client, "reva", "POST", "assign", study="a", person="lee")
     assert ask(client, "lee", "POST", "next")["study"] == "a"
     sign_off(datastore, tmp_path, "a", "lee", 7)
+    assert ask(client, "lee", "POST", "next")["study"] == "b"
+
+
+def test_an_earlier_assignment_does_not_replace_the_author_of_a_returned_case(
+    client: TestClient, datastore: StudyDatastore, tmp_path: Path
+) -> None:
+    ask(client, "reva", "POST", "assign", study="a", person="lee")
+    sign_off(datastore, tmp_path, "a", "kim")  # an assignment is advice
+    give_back(client, "a", 1, "spleen")
+    assert ask(client, "kim", "POST", "next")["study"] == "a"
     assert ask(client, "lee", "POST", "next")["study"] == "b"
 
 

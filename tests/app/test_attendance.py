@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from app.test_access import here
 from base.test_jobs import Gate
 from medsam2_atlas.base.jobs import Job, JobQueue
-from server.attendance import Attendance
+from server.application import create_app
+from server.attendance import PAGE_SECONDS, Attendance
+from server.config import ServerConfig
+from token_files import bearer, token_of, tokens_for
 from waiting import until
 
 
@@ -65,6 +70,31 @@ def test_a_job_survives_a_reload_of_its_page(queue: JobQueue, job: Job) -> None:
     until(lambda: state(queue, job) == "cancelled", 5)
 
 
+def test_a_page_that_loads_from_a_slow_line_keeps_its_job(queue: JobQueue, job: Job) -> None:
+    attendance = Attendance(queue, 10)
+    attendance.begin(job)
+    with attendance.following(job):  # the old page ends after the new one has begun to load
+        attendance.asked(job, PAGE_SECONDS)
+    attendance.cancel_abandoned(PAGE_SECONDS)
+    attendance.asked(job)  # a question does not shorten the time
+    assert attendance.cancel_abandoned(9.9) == []
+    assert attendance.cancel_abandoned(0.2) == [job]
+
+
+@pytest.mark.parametrize("path", ["/", "/worklist/summary", "/ohif/monai-label?StudyInstanceUIDs=1.2.3"])
+def test_an_open_page_of_the_jobs_owner_counts_as_following_for_a_minute(path: str, tmp_path: Path) -> None:
+    tokens = tokens_for(tmp_path / "tokens.yaml", {"kim": "annotator", "lee": "reviewer"})
+    app = create_app(ServerConfig(tokens=str(tokens)))
+    client, attendance, queue = here(app, follow_redirects=False), app.state.attendance, app.state.queue
+    jobs = [queue.submit("unet_3d", "case-7", Gate(), owner=f"token:{name}", attended=True) for name in ("kim", "lee")]
+    for job in jobs:
+        attendance.begin(job)
+    client.get(path, headers=bearer(token_of("kim")))  # the summary itself needs studies
+    assert attendance.cancel_abandoned(PAGE_SECONDS) == [jobs[1]]
+    assert attendance.cancel_abandoned(10) == [jobs[0]]
+    queue.stop()
+
+
 def test_jobs_of_scripts_are_never_cancelled(queue: JobQueue, job: Job) -> None:
     attendance = Attendance(queue, 10)
     with attendance.following(job):
@@ -91,6 +121,31 @@ def test_each_cancelled_job_is_recorded(queue: JobQueue, job: Job) -> None:
 
     asyncio.run(watch())
     assert recorded == [job]
+
+
+def test_an_error_of_one_job_does_not_end_the_watch(queue: JobQueue, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    attendance, recorded = Attendance(queue, 0.04), list[Job]()
+    others = [queue.submit("unet_3d", name, Gate()) for name in ("stuck", "case-9")]
+    for one in (job, *others):
+        attendance.begin(one)
+    abandon = queue.abandon
+
+    def refuses(one: Job, reason: str) -> None:
+        if one.subject == "stuck":
+            raise RuntimeError("cannot be cancelled")
+        abandon(one, reason)
+
+    def record(one: Job) -> None:
+        recorded.append(one)
+        raise OSError("the disk is full")
+
+    async def watch() -> None:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(attendance.watch(record), 1)
+
+    monkeypatch.setattr(queue, "abandon", refuses)
+    asyncio.run(watch())
+    assert recorded == [job, others[1]]
 
 
 def test_a_job_that_has_ended_stays_as_it_is(queue: JobQueue) -> None:

@@ -15,12 +15,13 @@ import SimpleITK as sitk
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.base.database import writing
-from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, WeightsError
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, UnavailableError, WeightsError
+from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.storage import WorkFolder
 from medsam2_atlas.studies.models import Models
 from tasks.about import described
-from tasks.batch_task import BatchTask
+from tasks.batch_task import BatchTask, batch_state
 from tasks.housekeeper import Housekeeper
 from tasks.learner import Learner
 from tasks.next_case import NextCase
@@ -311,6 +312,31 @@ def test_a_study_that_fails_does_not_end_a_batch() -> None:
     for workers in (1, 2):
         result = BatchTask()({"device": "cpu", "multi_gpu": False, "max_workers": workers}, store, infer)
         assert result == {"a": {"label": "a"}, "b": {"problem": "RuntimeError: from a library"}, "c": {"label": "c"}}
+
+
+def test_a_batch_tries_what_may_pass_again_and_tells_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, attempts = BatchConfig(first_pause=0.01), list[str]()
+    monkeypatch.setattr("tasks.batch_task.batch_config", lambda: config)
+
+    def infer(request: dict[str, Any], _: Any) -> dict[str, Any]:
+        attempts.append(request["image"])
+        if attempts == ["a"]:
+            raise UnavailableError("PACS", "does not answer.", "Wait.")
+        if request["image"] == "b":
+            raise InputError("b", "is empty.", "Remove it.")
+        return {"label": request["image"]}
+
+    work = WorkFolder.of(tmp_path)
+    work.folder("")
+    assert batch_state(work) is None
+    store: Any = SimpleNamespace(list_images=lambda: ["a", "b"])
+    result = BatchTask(work)({"model": "atlas", "device": "cpu"}, store, infer)
+    assert result == {"a": {"label": "a"}, "b": {"problem": "b: is empty. Remove it."}}
+    assert sorted(attempts) == ["a", "a", "b"]
+    state = batch_state(work)
+    assert state is not None
+    assert (state["model"], state["ended"], state["total"], state["done"], state["failed"]) == ("atlas", True, 2, 1, 1)
+    assert "is empty" not in str(state)  # no names or reasons, which may contain names
 
 
 def test_any_failure_to_load_weights_is_a_weights_error(tmp_path: Path) -> None:

@@ -11,21 +11,14 @@ import pytest
 
 from datastores.case_claims import ACTIVE_GAP_SECONDS, CLAIM_SECONDS, CaseClaims
 from medsam2_atlas.base.errors import ConflictError
+from waiting import Clock
 
 KIM, LEE = ("token:kim", "kim"), ("token:lee", "lee")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1.8e9
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1.8e9)
 
 
 @pytest.fixture

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from monailabel.config import settings
+from starlette.requests import Request
 
+from medsam2_atlas.base.errors import InputError
+from server import dicomweb
 from server.dicomweb import _changed, with_query
 from server.pacs_links import OwnLinks
 
@@ -78,3 +84,13 @@ def test_only_lists_and_metadata_are_changed(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_a_query_reaches_the_pacs_without_escapes_that_it_does_not_need(query: bytes, passed: str) -> None:
     assert with_query("http://pacs/studies", query) == f"http://pacs/studies{passed}"
+
+
+@pytest.mark.parametrize("query", [b"PatientName=\x7f", b"PatientName=" + b"x" * 70_000])
+def test_a_query_that_no_request_to_the_pacs_can_contain_is_refused(query: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", PACS)
+    monkeypatch.setattr(dicomweb, "app_instance", lambda: SimpleNamespace(datastore=lambda: None))
+    app = SimpleNamespace(state=SimpleNamespace(dicomweb=httpx.AsyncClient()))
+    request = Request({"type": "http", "method": "GET", "headers": [], "query_string": query, "app": app})
+    with pytest.raises(InputError, match=r"cannot be sent to the PACS .*Correct the query"):
+        asyncio.run(dicomweb.look_up(request, "qido/studies"))

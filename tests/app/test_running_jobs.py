@@ -108,6 +108,7 @@ def test_a_viewers_job_is_cancelled_when_nobody_follows_it_and_others_go_on(url:
     attended = {"image": "second", "wait": "false", "attended": "true"}
     job = requests.post(f"{url}/infer/medsam2_atlas", {"params": '{"strategy": "C"}'}, params=attended).json()
     script = begin(url, "first", strategy="C")
+    assert (job["attended"], script["attended"]) == (True, False)
     with requests.get(f"{url}/jobs/{job['id']}/events", stream=True, timeout=60) as stream:
         lines = (line for line in stream.iter_lines(decode_unicode=True) if line.startswith("data: "))
         until(lambda: json.loads(next(lines)[6:])["state"] == "running", 60)

@@ -37,6 +37,17 @@ def test_a_terminal_shows_a_bar_with_the_time_left_and_what_the_job_works_on(sho
     assert max(len(line.split("\x1b")[0]) for line in text.replace("\r", "\n").split("\n")) <= 80
 
 
+@pytest.mark.parametrize("shown", [True], indirect=True)
+def test_a_terminal_shows_how_many_organs_are_ready(shown: StringIO) -> None:
+    with bars() as progress:
+        for organ in range(1, 5):
+            progress("propagation", 1.0 if organ < 3 else 0.2, organ)
+        progress("propagation", 0.6)
+        until(lambda: "2 of 4 organs ready" in shown.getvalue(), 10)
+        progress("fusion", 0.5)
+    assert "organs ready" not in shown.getvalue().rpartition("fusion")[2]
+
+
 @pytest.mark.parametrize("shown", [False], indirect=True)
 def test_without_a_terminal_each_stage_gets_a_line_and_then_one_a_minute(
     shown: StringIO, monkeypatch: pytest.MonkeyPatch

@@ -126,6 +126,18 @@ def test_stopping_cancels_running_and_waiting_jobs() -> None:
     for job in (running, waiting):
         with pytest.raises(CancelledError):
             job.outcome.result(10)
+        assert queue.describe(job)["reason"] == "the server is stopping"
+
+
+def test_a_job_has_a_reason_only_if_no_person_has_cancelled_it(queue: JobQueue) -> None:
+    gate = Gate()
+    running, erased = queue.submit("m", "a", gate), queue.submit("m", "b", lambda: None)
+    gate.began.wait(10)
+    queue.cancel(running.id)
+    queue.abandon(running, "nobody has followed it")  # too late
+    queue.forget(lambda job: job is erased)
+    assert "reason" not in queue.describe(running)
+    assert queue.describe(erased)["reason"] == "its study was erased"
 
 
 def test_a_part_of_a_stage_reports_fractions_of_the_whole() -> None:

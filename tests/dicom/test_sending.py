@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from app.fake_pacs import FakePacs, fake_pacs
 from medsam2_atlas.base.errors import InputError, StorageError, UnavailableError
 from medsam2_atlas.cli import app
-from medsam2_atlas.dicom.sending import unpacked
+from medsam2_atlas.dicom.one_part import OnePart
+from medsam2_atlas.dicom.sending import send, unpacked
+from medsam2_atlas.dicom.web import DicomWeb, DicomWebLimits
 from series_files import upright, write_series
 
 
@@ -62,6 +64,27 @@ def test_an_instance_that_is_rejected_does_not_stop_the_others(pacs: FakePacs, e
     pacs.store_status = 200
     (export / "old").write_bytes((export / "one" / "000.dcm").read_bytes()[132:])  # as written before DICOM had file headers
     assert "6 instances; not sent: 1 instances" in run(export, pacs.url)
+
+
+def test_an_answer_that_is_too_large_does_not_stop_the_others(pacs: FakePacs, export: Path) -> None:
+    files = [(file.name, file) for file in sorted(export.glob("one/*"))]
+    pacs.store_answer = bytes(3000)
+    sent = send(files, DicomWeb(pacs.url, limits=DicomWebLimits(list_bytes=2000)))
+    assert (len(pacs.stored), sent.count, list(sent.problems)) == (3, 0, [name for name, _ in files])
+    assert "is larger than" in sent.problems[files[0][0]]
+
+
+def test_a_large_file_is_not_read_into_memory(pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "frames.dcm"
+    file.write_bytes(bytes(128) + b"DICM" + np.random.default_rng(1).bytes(5_000_000))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read as a whole"))
+    DicomWeb(pacs.url).store(file)
+    with file.open("rb") as stream:
+        body = OnePart(stream)
+        pieces = list(iter(body.read, b""))
+    assert max(map(len, pieces)) <= 1 << 20
+    assert len(body) == sum(map(len, pieces))
+    assert pacs.stored == [b"".join(pieces)]
 
 
 def test_the_address_is_checked_before_the_first_file_is_sent(pacs: FakePacs, export: Path) -> None:

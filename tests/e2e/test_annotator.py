@@ -24,6 +24,7 @@ from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.imaging.labels import organ_table
 from series_files import write_series
 from viewers import FETCHED, with_fetched_viewer
+from waiting import until
 
 browser = pytest.importorskip("e2e.browser")
 
@@ -98,6 +99,25 @@ def test_a_run_shows_its_progress_and_can_be_cancelled(viewer: Annotator) -> Non
     viewer.shot("2-progress")
     viewer.press("cancel")
     assert "Nothing has changed" in viewer.message("Cancelled")
+    assert not viewer.voxels().any()
+
+
+def test_a_run_survives_a_reload_and_ends_when_the_page_has_gone(viewer: Annotator) -> None:
+    viewer.part("model").select_option("medsam2_atlas")
+    viewer.press("segment-all")
+    viewer.part("stage").filter(has_text="medsam2_atlas:").wait_for()
+    (job,) = [one for one in requests.get(f"{viewer.url}/jobs").json() if one["state"] in ("queued", "running")]
+
+    def state() -> str:  # listing jobs does not count as following them
+        return next(str(one["state"]) for one in requests.get(f"{viewer.url}/jobs").json() if one["id"] == job["id"])
+
+    viewer.page.reload(wait_until="domcontentloaded")
+    viewer.part("stage").filter(has_text="medsam2_atlas:").wait_for(timeout=90_000)
+    assert state() == "running"
+    viewer.page.goto("about:blank")
+    until(lambda: state() in ("cancelling", "cancelled"), 30)
+    until(lambda: state() == "cancelled", 60)
+    viewer.open()
     assert not viewer.voxels().any()
 
 

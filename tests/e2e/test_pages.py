@@ -16,6 +16,7 @@ browser = pytest.importorskip("e2e.browser")
 pytestmark = pytest.mark.skipif(browser.chromium_program() is None, reason="Chromium is not installed")
 
 FIGURES: dict[str, Any] = {
+    "total": {"signed_off": 11, "minutes": 5.1, "timed": 7, "agreement": 0.9, "pairs": 1},
     "days": [{"day": f"2026-11-{day:02d}", "signed_off": day % 4} for day in range(1, 28)],
     "people": [{"person": "Ana Silva", "signed_off": 9, "minutes": 6.2}, {"person": HOSTILE, "signed_off": 2, "minutes": None}],
     "organs": [
@@ -24,10 +25,19 @@ FIGURES: dict[str, Any] = {
     ],
     "trend": [
         {"week": f"2026-11-{day:02d}", "model": model, "dice": {"liver": 0.9}, "mean": 0.7 + day / 200, "cases": 4}
+        | {"began_with_it": 3 if model == "medsam2_atlas" else 0, "start_unknown": 1}
         for day in (2, 9, 16)
         for model in ("medsam2_atlas", "unet_3d")
     ],
-    "agreement": [{"study": "a", "people": ["Ana Silva", "Kim Lee"], "dice": {"liver": 0.95, "duodenum": 0.6}, "mean": 0.9}],
+    "agreement": [
+        {
+            "study": "a",
+            "people": ["Ana Silva", "Kim Lee"],
+            "dice": {"liver": 0.95, "duodenum": 0.6},
+            "mean": 0.9,
+            "same_start": True,
+        }
+    ],
 }
 VERSIONS = [
     {"tag": "final", "version": 2, "author": "Ana Silva", "time": "2026-11-27T10:00:00+00:00"},
@@ -225,7 +235,7 @@ def test_an_expired_session_leads_to_the_login_and_back_to_the_same_filters(page
 
 def test_empty_lists_say_what_to_do(page: Any, url: str) -> None:
     for changes, text in (
-        ({"pacs": True}, "storescu --scan-directories"),
+        ({"pacs": True}, "medsam2-atlas dicom send FOLDER URL"),
         ({"may": {"upload": True, "assign": True, "review": True}}, "Drop CTs on the area above"),
         ({}, "Ask an admin of this server"),
     ):
@@ -247,6 +257,20 @@ def test_own_jobs_show_their_progress_and_can_be_cancelled(page: Any, url: str) 
     page.get_by_label("Cancel unet_3d on P-0003").click()
     page.get_by_text("The job was cancelled.").wait_for()
     assert TEAM.asked[0][:2] == ("DELETE", "/jobs/a1")
+
+
+def test_own_jobs_that_ended_early_are_shown_with_the_reason_until_they_are_repeated(page: Any, url: str) -> None:
+    job = {"kind": "unet_3d", "state": "cancelled", "ended": 1.0}
+    gone = {**job, "id": "a1", "subject": "P-0003", "reason": "nobody has followed it for 10 s"}
+    failed = {**job, "id": "a2", "subject": "P-0004", "state": "failed", "error": "The memory is full."}
+    own, done = {**job, "id": "a3", "subject": "P-0005"}, {**job, "id": "a4", "subject": "P-0006", "state": "done"}
+    repeated = [{**gone, "id": "a5", "subject": "P-0007"}, {**done, "id": "a6", "subject": "P-0007"}]
+    TEAM.summary = {"queue": {"running": 0, "waiting": 0, "yours": [gone, failed, own, done, *repeated]}}
+    go(page, url)
+    assert page.locator("#jobs li").all_inner_texts() == [
+        "unet_3d on P-0003\nThe server has cancelled it: nobody has followed it for 10 s.",
+        "unet_3d on P-0004\nFailed: The memory is full.",
+    ]
 
 
 def test_names_from_outside_are_shown_as_text(page: Any, url: str) -> None:
@@ -271,7 +295,7 @@ def test_names_from_outside_are_shown_as_text(page: Any, url: str) -> None:
 def test_figures_are_charts_with_words_and_sorted_tables(page: Any, url: str) -> None:
     page.goto(f"{url}/figures")
     page.locator("#per-day svg").wait_for()
-    assert page.locator("#per-day svg").get_attribute("aria-label") == "Signed-off cases a day: 42 cases in 27 days"
+    assert page.locator("#per-day svg").get_attribute("aria-label") == "Signed-off cases a day: 11 cases in 27 days"
     assert "unet_3d 0.78 at the end" in page.locator("#trend svg").get_attribute("aria-label")
     first = page.locator("#per-organ tbody tr").first
     assert first.inner_text().split("\t") == ["left adrenal gland", "–", "12.3", "340", "0.550"]
@@ -279,6 +303,21 @@ def test_figures_are_charts_with_words_and_sorted_tables(page: Any, url: str) ->
     assert first.inner_text().startswith("liver")
     page.locator("#trend-organ").select_option("liver")
     assert "liver: medsam2_atlas 0.90" in page.locator("#trend svg").get_attribute("aria-label")
+
+
+def test_the_figures_show_totals_over_cases_and_how_many_began_with_the_prediction(page: Any, url: str) -> None:
+    page.goto(f"{url}/figures")
+    page.locator("#between tbody tr").wait_for()
+    cards = [" ".join(text.split()) for text in page.locator("#cards .card").all_inner_texts()]
+    assert cards[0] == "11 cases signed off in 27 days"  # and not 42, the sum of the days
+    assert cards[2:] == ["5.1 min median active time of 7 cases", "0.90 median Dice between people"]
+    page.get_by_text("medsam2_atlas: 9 of 12 cases drawn from its prediction; unknown for 3.").wait_for()
+    page.get_by_text("unet_3d: 0 of 12 cases drawn from its prediction; unknown for 3.").wait_for()
+    page.get_by_text("measures corrections, not accuracy").wait_for()
+    assert "yes" in page.locator("#between tbody tr").inner_text().split("\t")
+    TEAM.summary = {"you": {"name": "Kim Lee", "role": "annotator"}}
+    page.reload()
+    page.get_by_text("median Dice between you and others").wait_for()
 
 
 def test_a_comparison_shows_the_lowest_dice_first_and_leads_to_the_slice(page: Any, url: str) -> None:

@@ -154,9 +154,8 @@ async def keep_draft(
 
         def keep() -> None:
             unpacked(body, shape)
-            datastore = app_instance().datastore()
-            datastore.claims.touch(image, user.id, user.name)
             app_instance().drafts.save(image, user.id, body, shape, kept, known=known, drawn_on=image_mark)
+            app_instance().datastore().claims.touch(image, user.id, user.name)
 
         await in_turn(keep)
     return Response(status_code=204)

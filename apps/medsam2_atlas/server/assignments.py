@@ -23,9 +23,10 @@ from server.audit import note
 from server.context import mention
 from server.forms import LimitedRoute
 from server.people import User
+from tasks.annotated_case import title_of
 from tasks.case_states import viewer_path
 from tasks.known import check_strategy, check_study
-from tasks.next_case import OTHERS
+from tasks.next_case import OTHERS, is_next_of
 
 router = APIRouter(prefix="/worklist", tags=["Worklist"], route_class=LimitedRoute)
 
@@ -46,42 +47,31 @@ def next_case(
     Cases that a reviewer returned to the person come first, then those assigned to the person, then the strategy's. Cases that
     others work on or that are assigned to others come last; such a case keeps its claim.
     """
-    instance, user = app_instance(), user_of(request)
-    datastore: StudyDatastore = instance.datastore()
-    name = strategy or _STRATEGY
-    check_strategy(name, instance._strategies)
-    asked = {"strategy": name, "except": without, "client_id": user.name, "person": user.id, "person_name": user.name}
+    user, claims = user_of(request), _datastore().claims
     for _ in range(_TRIES):
-        chosen = instance._strategies[name](asked, datastore)
+        chosen = _chosen(user, strategy, without)
         if not chosen:
             return {}
-        study = str(chosen["id"])
-        mention(study)
+        study = str(chosen["study"])
         try:
-            claim: Claim | None = datastore.claims.claim(study, user.id, user.name)
+            claim: Claim | None = claims.claim(study, user.id, user.name)
         except ConflictError:
-            claim = datastore.claims.of(study)
+            claim = claims.of(study)
             if OTHERS not in chosen["why"]:
                 continue  # another person has just claimed it
-        return {
-            "study": study,
-            "why": chosen["why"],
-            "viewer": viewer_path(datastore, study),
-            "claimed": None if claim is None else claim.as_dict(),
-        }
+        note(request.scope, study=study)
+        return {**chosen, "claimed": None if claim is None else claim.as_dict()}
     raise ConflictError("next case", "is being claimed by other people.", "Try again.")
 
 
 @router.get("/next", summary="The next case of the person, and why; claims nothing")
-def show_next_case(request: Request) -> dict[str, Any]:
-    """Returns the case that `POST` would choose now (`study`), and the reason (`why`); an empty object if all are done."""
-    instance, user = app_instance(), user_of(request)
-    asked = {"strategy": _STRATEGY, "client_id": user.name, "person": user.id, "person_name": user.name}
-    chosen = instance._strategies[_STRATEGY](asked, instance.datastore())
-    if not chosen:
-        return {}
-    mention(str(chosen["id"]))
-    return {"study": str(chosen["id"]), "why": chosen["why"]}
+def show_next_case(
+    request: Request,
+    strategy: Annotated[str | None, Query(description="strategy of active learning; by default, disagreement")] = None,
+    without: Annotated[str | None, Query(alias="except", description="a case that is not chosen")] = None,
+) -> dict[str, Any]:
+    """Returns the case that `POST /worklist/next` would choose now, without `claimed`; an empty object if all are done."""
+    return _chosen(user_of(request), strategy, without)
 
 
 @router.post("/claim", summary="Claim a case")
@@ -146,8 +136,11 @@ def figures(
     """
     user, now = user_of(request), datetime.now().astimezone()
     since = (now - timedelta(days=days)).astimezone(timezone.utc).date().isoformat()  # a day more: days are those of the server
-    records = _datastore().figures.records(since)
-    return team_figures(records, days, now, None if user.may("reviewer") else user.id or user.name)
+    datastore = _datastore()
+    found = team_figures(datastore.figures.records(since), days, now, None if user.may("reviewer") else user.id or user.name)
+    for pair in found["agreement"]:
+        pair["title"] = title_of(datastore, pair["study"])
+    return found
 
 
 def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version | None) -> Claim | None:
@@ -161,9 +154,7 @@ def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version 
     """
     signed_off = final is not None and not final.removed
     if final is not None and final.returned:
-        assignment = datastore.store.assignments.of(study)
-        own = final.author_id == user.id if final.author_id else bool(final.author) and final.author == user.name
-        signed_off = not (assignment.person == user.name if assignment is not None else own)
+        signed_off = not is_next_of(Person(user.name, user.id), final, datastore.store.assignments.of(study))
     datastore.claims.touch(study, user.id, user.name, works=not signed_off)
     return datastore.claims.of(study)
 
@@ -183,6 +174,20 @@ def may_accept(store: StudyStore, study: str, user: User) -> bool:
     except NotFoundError:
         return False
     return not versions[-1].accepted and may_judge(versions, Person(user.name, user.id))
+
+
+def _chosen(user: User, strategy: str | None, without: str | None) -> dict[str, Any]:
+    """Returns the next case of a person with the reason and its link; empty if all are done."""
+    instance = app_instance()
+    name = strategy or _STRATEGY
+    check_strategy(name, instance._strategies)
+    asked = {"strategy": name, "except": without, "client_id": user.name, "person": user.id, "person_name": user.name}
+    chosen = instance._strategies[name](asked, instance.datastore())
+    if not chosen:
+        return {}
+    study = str(chosen["id"])
+    mention(study)
+    return {"study": study, "why": chosen["why"], "viewer": viewer_path(instance.datastore(), study)}
 
 
 def _datastore() -> StudyDatastore:

@@ -1,8 +1,9 @@
 """Cancels the jobs of viewers that have gone, for example because the browser's tab was closed.
 
 A viewer starts a run with `attended=true` and follows its job. The job is cancelled once nobody has followed it for
-`server_gone_seconds`, so a page that is loaded again finds its job in time. Other jobs are never cancelled here: scripts may
-come back later for their results.
+`server_gone_seconds`. A page that is loaded again may need longer to find its job, and a hidden page asks the server only once
+a minute, so an open page counts as following for a while (`page_open`). Other jobs are never cancelled here: scripts may come
+back later for their results.
 
 Concurrency contract. Only the event loop uses an `Attendance`, so it needs no lock; the queue has its own.
 """
@@ -16,17 +17,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
 from medsam2_atlas.base.jobs import ENDED, Job, JobQueue
+from server.owners import owner_id
+from server.people import User
 
 log = logging.getLogger(__name__)
 
 _MAX_TURN_SECONDS = 1.0
+PAGE_SECONDS = 60.0
+"""Time for which a page counts as open after it asks for something: until a viewer has loaded from a slow line (its scripts have
+about 20 MB), or until a hidden page asks again, for browsers run the timers of such a page once a minute."""
 
 
 @dataclass
 class _Attended:
-    """A job of a viewer. followers: number of open event streams; alone: seconds since the last one, or the last question."""
+    """A job of a viewer. followers: number of open event streams; alone: seconds since the last one, or the last question.
+
+    `alone` is negative while a page still counts as open.
+    """
 
     job: Job
     followers: int = 0
@@ -56,10 +66,15 @@ class Attendance:
         if self._seconds:
             self._jobs[job.id] = _Attended(job)
 
-    def asked(self, job: Job) -> None:
-        """Notes that somebody asked for the progress of a job."""
+    def asked(self, job: Job, seconds: float = 0.0) -> None:
+        """Notes that somebody asked for the progress of a job.
+
+        Args:
+            job: the job.
+            seconds: time for which this counts as following.
+        """
         if job.id in self._jobs:
-            self._jobs[job.id].alone = 0.0
+            self._jobs[job.id].alone = min(-seconds, self._jobs[job.id].alone)
 
     @contextmanager
     def following(self, job: Job) -> Iterator[None]:
@@ -70,7 +85,7 @@ class Attendance:
             yield
         finally:
             known.followers -= 1
-            known.alone = 0.0
+            known.alone = min(0.0, known.alone)  # the page that replaces this one may be loading already
 
     def cancel_abandoned(self, passed: float) -> list[Job]:
         """Cancels the jobs that nobody has followed for too long, and returns them.
@@ -86,8 +101,12 @@ class Attendance:
                 del self._jobs[known.job.id]
             elif not known.followers and known.alone >= self._seconds:
                 del self._jobs[known.job.id]
-                self._queue.abandon(known.job, f"nobody has followed it for {self._seconds:g} s")
-                found.append(known.job)
+                try:
+                    self._queue.abandon(known.job, f"nobody has followed it for {self._seconds:g} s")
+                except Exception:  # the other jobs must still be watched
+                    log.exception("job %s of %s cannot be cancelled", known.job.id, known.job.kind)
+                else:
+                    found.append(known.job)
         return found
 
     async def watch(self, record: Callable[[Job], None]) -> None:
@@ -100,4 +119,17 @@ class Attendance:
             await asyncio.sleep(self.turn_seconds)
             for job in self.cancel_abandoned(self.turn_seconds):
                 log.info("job %s of %s was cancelled: its viewer has gone (%s)", job.id, job.kind, job.reason)
-                await run_in_threadpool(record, job)
+                try:
+                    await run_in_threadpool(record, job)
+                except Exception:  # the other jobs must still be watched
+                    log.exception("the audit log does not contain that job %s was cancelled", job.id)
+
+
+async def page_open(request: Request) -> None:
+    """Notes that a person has a page open that shows their jobs, or will do so when it has loaded. A dependency of routes."""
+    user: User = request.scope["medsam2_atlas.user"]
+    attendance: Attendance = request.app.state.attendance
+    queue: JobQueue = request.app.state.queue
+    for job in queue.jobs():
+        if job.owner == owner_id(user):
+            attendance.asked(job, PAGE_SECONDS)

@@ -66,7 +66,7 @@ RECORDED: tuple[_Rule, ...] = (
     (("POST",), r"/annotation/changes", Action("label.read", "image", ONCE_A_MINUTE)),
     (("POST",), r"/annotation/refine", Action("model.run", "image")),
     (("POST",), r"/worklist/assign", Action("case.assign")),
-    (("POST",), r"/worklist/claim", Action("case.claim", "", ONCE_A_MINUTE)),
+    (("POST",), r"/worklist/(claim|next)", Action("case.claim", "", ONCE_A_MINUTE)),
     (("DELETE",), r"/worklist/claim", Action("case.release", "study")),
     (("GET",), r"/worklist/figures", Action("figures.read", "", ONCE_IN_TEN_MINUTES)),
     (("GET",), r"/datastore/dataset", Action("export.dataset")),
@@ -100,10 +100,14 @@ NOT_RECORDED: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("GET",), r"/worklist/summary", "counts, models, and the progress of the person's own jobs"),
     (_READ, r"/info/?", "models and counts"),
     (("GET",), r"/model/info/[^/]+", "a checksum"),
-    (("GET", "POST"), r"/worklist/next", "names the next case; reading its image is recorded"),
+    (("GET",), r"/worklist/next", "names the next case; reading its image is recorded"),
     (("POST",), r"/activelearning/[^/]+", "names the next case; reading its image is recorded"),
     (("GET",), r"/jobs(/[^/]+(/events)?)?", "the progress of jobs; their start and their results are recorded"),
-    (("GET",), r"/(train|scoring|batch/infer)/?", "the progress of a task; its start and end are recorded"),
+    (
+        ("GET",),
+        r"/(train|scoring|batch/infer(/progress)?)/?",
+        "the progress of a task; its start and end are recorded",
+    ),
 )
 """Requests that are recorded only if they are refused, each with the reason."""
 

@@ -57,12 +57,15 @@ async def look_up(request: Request, path: str) -> Response:
     if isinstance(datastore, FolderDatastore):
         return await folder_dicomweb.answer(request, datastore, rest)
     searching = operation == "qido" and not rest.rstrip("/").endswith("metadata")
-    upstream = _client(request).build_request(
-        "GET",
-        with_query(_url(operation, rest), request.scope.get("query_string", b"")),
-        headers={name: request.headers[name] for name in _PASSED if name in request.headers},
-        timeout=_timeout(_SEARCH_SECONDS if searching else _RETRIEVE_SECONDS),
-    )
+    try:
+        upstream = _client(request).build_request(
+            "GET",
+            with_query(_url(operation, rest), request.scope.get("query_string", b"")),
+            headers={name: request.headers[name] for name in _PASSED if name in request.headers},
+            timeout=_timeout(_SEARCH_SECONDS if searching else _RETRIEVE_SECONDS),
+        )
+    except httpx.InvalidURL as error:
+        raise InputError("address", f"cannot be sent to the PACS ({error}).", "Correct the query of the request.") from error
     try:
         answer = await _sent(_client(request), upstream, pacs_datastore().web)
     except UnavailableError as error:

@@ -100,7 +100,7 @@ async def infer(
         known = await run_in_threadpool(instance.stored, requested)
         if known is not None:
             return await run_in_threadpool(answer, known, output, True)
-        job = submitted(request, task, subject, requested, upload, given)
+        job = submitted(request, task, subject, requested, upload, given, attended=attended)
     except BaseException:  # also if the request is cancelled
         _remove(upload, given)
         raise
@@ -116,7 +116,14 @@ async def infer(
 
 
 def submitted(
-    request: Request, task: Any, subject: str, requested: dict[str, Any], upload: Path | None, given: GivenMask | None
+    request: Request,
+    task: Any,
+    subject: str,
+    requested: dict[str, Any],
+    upload: Path | None,
+    given: GivenMask | None,
+    *,
+    attended: bool = False,
 ) -> Job:
     """Submits a run to the queue and returns its job. The job removes the files that came with the request when it ends.
 
@@ -127,6 +134,7 @@ def submitted(
         requested: the request for the app, with the name of the model.
         upload: the file of an uploaded image; None for a study.
         given: the mask to refine; None if there is none.
+        attended: whether a viewer has sent the request, so that the job is cancelled when the viewer has gone.
 
     Raises:
         QueueFullError: too many jobs wait. The caller then removes the files.
@@ -140,6 +148,7 @@ def submitted(
         owner=owner_id(user),
         person=user.name,
         interactive=bool(getattr(task, "inputs", ())),  # an annotator has drawn marks and is waiting
+        attended=attended,
     )
     job.outcome.add_done_callback(lambda _: _ended(request.app.state.metrics, job, upload, given))
     return job

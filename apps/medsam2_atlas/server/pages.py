@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.responses import Response
 
 from medsam2_atlas.base.errors import NotFoundError
+from server.attendance import page_open
 from server.headers import CACHED, asset_page
 
 router = APIRouter(include_in_schema=False)
@@ -23,7 +24,7 @@ _FOLDER = Path(__file__).parent / "page"
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-@router.get("/")
+@router.get("/", dependencies=[Depends(page_open)])
 async def worklist_page() -> Response:
     """Returns the worklist."""
     return _page("worklist")

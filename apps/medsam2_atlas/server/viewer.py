@@ -13,11 +13,12 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from monailabel.utils.others.generic import get_mime_type
 from starlette.responses import Response
 
+from server.attendance import page_open
 from server.headers import CACHED, script_hashes
 from server.root_path import relative_root_of
 from server.viewer_files import MODES, MONAI_LABEL, ViewerFiles, served_viewer
@@ -41,7 +42,13 @@ _SCRIPTS_FOLDER = b'new URL(".", self.document ? document.currentScript.src : se
 """JavaScript for the folder of the running script. Workers have no document and use the folder of the worker's script."""
 
 
-@router.get("/{path:path}", include_in_schema=False)
+async def _loading(request: Request, path: str) -> None:
+    """Notes that a viewer is loading, before the first of its scripts has arrived."""
+    if path in MODES:
+        await page_open(request)
+
+
+@router.get("/{path:path}", include_in_schema=False, dependencies=[Depends(_loading)])
 def ohif_file(request: Request, path: str) -> Response:
     """Returns a file of the viewer, or its page for any other path, because the viewer handles its routes itself."""
     viewer = served_viewer()

@@ -13,6 +13,7 @@ from monailabel.config import settings
 from monailabel.endpoints import batch_infer, scoring, train
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.utils import processes
 
 from medsam2_atlas.base.device import work_device
 from medsam2_atlas.segmenters.registry import trainable
@@ -20,6 +21,7 @@ from medsam2_atlas.storage import WorkFolder
 from server.forms import LimitedRoute
 from server.parameters import batch_parameters, scoring_parameters, training_parameters
 from server.uploads import received
+from tasks.batch_task import batch_state
 from tasks.claims import check_training
 from tasks.known import check_model, check_name
 from tasks.work_device import NO_GPU
@@ -54,6 +56,17 @@ def run_batch(
     device = _device_options() if uses_network else _without_gpu()
     options = {**device, "multi_gpu": False, **checked}
     return _started(lambda: batch_infer.run(model, images, options, False))
+
+
+@router.get("/batch/infer/progress", tags=["Infer"], summary="Progress of the last run on many studies")
+def batch_progress() -> dict[str, Any]:
+    """Returns counts of cases, throughput and estimated time left, and whether the run is in progress.
+
+    `running`: whether the process runs. `state`: null before the first run, else `model`, `total`, `kept`, `done`, `failed`,
+    `left`, `waiting` (for another attempt), `per_hour`, `seconds_left` (null if unknown) and `updated` (seconds since 1970).
+    """
+    state = batch_state(WorkFolder.of(settings.MONAI_LABEL_STUDIES))
+    return {"running": bool(processes("batch_infer")), "state": state}
 
 
 @router.post("/train/{model}", tags=["Train"], summary="Train on signed-off label maps, in a separate process")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
@@ -16,6 +17,7 @@ from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.imaging.thumbnail import empty_picture
 from server.access import role_for, user_of
 from server.answers import JsonAnswer
+from server.attendance import page_open
 from server.forms import LimitedRoute
 from server.headers import CACHED
 from server.in_turn import in_turn
@@ -31,6 +33,8 @@ _MAX_NAME = 300
 _MAX_PAGE, _MAX_SIZE = 1_000_000, 200
 _ENDED_JOBS = 10
 """Number of a person's jobs that have ended which the summary contains besides those that have not."""
+_ENDED_SECONDS = 600.0
+"""Time for which it contains them."""
 _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The picture."}}
 
 
@@ -57,9 +61,17 @@ def cases(
     return JsonAnswer(app_instance().worklist.cases.page(query, user_of(request)))
 
 
-@router.get("/summary", summary="Counts, models, the queue, and what the person may do", response_model=Summary)
+@router.get(
+    "/summary",
+    summary="Counts, models, the queue, and what the person may do",
+    response_model=Summary,
+    dependencies=[Depends(page_open)],
+)
 def summary(request: Request) -> Response:
-    """Returns the state of the whole. It reads no CT and does not wait for models: `models` is empty while they are loaded."""
+    """Returns the state of the whole. It reads no CT and does not wait for models: `models` is empty while they are loaded.
+
+    A page that asks for it shows the person's jobs, so this counts as following them for a minute.
+    """
     instance, user = app_instance(), user_of(request)
     parts, pacs = instance.worklist, is_url(settings.MONAI_LABEL_STUDIES)
     models = parts.models.get()
@@ -103,6 +115,7 @@ async def picture(request: Request, study: str) -> Response:
 def _queue(queue: JobQueue, user: User) -> dict[str, object]:
     """Returns the counts of the queue, and the person's own jobs. Other people's jobs stay hidden, even from reviewers."""
     own = [job for job in queue.jobs() if job.owner == owner_id(user)]
-    ended = [job for job in own if job.state in ENDED][-_ENDED_JOBS:]
+    since = time.time() - _ENDED_SECONDS
+    ended = [job for job in own if job.state in ENDED and (job.ended or 0) > since][-_ENDED_JOBS:]
     shown = {job.id for job in ended} | {job.id for job in own if job.state not in ENDED}
     return {**queue.counts(), "yours": [queue.describe(job) for job in own if job.id in shown]}

@@ -199,21 +199,26 @@ class AnnotatedCase:
 
     @property
     def title(self) -> str:
-        """The name for people: the study, or for a series of a PACS its patient, description and date."""
-        if not isinstance(self._datastore, PacsDatastore):
-            return self.study
-        try:
-            info = self._datastore.get_image_info(self.study)
-        except MedSAM2AtlasError:
-            return self.study
-        parts = [str(info.get(key) or "").strip() for key in ("PatientID", "SeriesDescription", "StudyDate")]
-        return " · ".join(part for part in parts if part) or self.study
+        """The name for people; see `title_of`."""
+        return title_of(self._datastore, self.study)
 
     def _label(self, tag: str) -> Label | None:
         try:
             return self._datastore.store.label(self.study, tag)
         except NotFoundError:
             return None
+
+
+def title_of(datastore: StudyDatastore, study: str) -> str:
+    """Returns the name of a case for people: the study, or for a series of a PACS its patient, description and date."""
+    if not isinstance(datastore, PacsDatastore):
+        return study
+    try:
+        info = datastore.get_image_info(study)
+    except MedSAM2AtlasError:
+        return study
+    parts = [str(info.get(key) or "").strip() for key in ("PatientID", "SeriesDescription", "StudyDate")]
+    return " · ".join(part for part in parts if part) or study
 
 
 def start_of(versions: list[dict[str, Any]], offered: str | None) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from datastores.descriptions import assignments, predictions_outdated
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Choice, ScoreTable, choose
 from medsam2_atlas.base.errors import MedSAM2AtlasError
-from medsam2_atlas.storage import FINAL, Assignment, Label, Version
+from medsam2_atlas.storage import FINAL, Assignment, Label, Person, Version
 
 _DESCRIPTIONS = {
     "random": "Any case without a final label map",
@@ -117,16 +117,9 @@ class _Team:
         return dict(sorted(found.items(), key=lambda item: (item[1].returned.get("at", ""), item[0])))
 
     def is_own(self, study: str) -> bool:
-        """Returns whether a case is the person's: by an assignment, or else because it was returned to the person."""
-        assignment = self.assigned.get(study)
-        if assignment is not None:
-            return bool(assignment.person) and assignment.person == self.request.get("person_name")
-        version = self.returned.get(study)
-        if version is None:
-            return False
-        if version.author_id:
-            return version.author_id == self.request.get("person")
-        return bool(version.author) and version.author == self.request.get("person_name")
+        """Returns whether a case is the person's, by an assignment or because it was returned to the person."""
+        person = Person(str(self.request.get("person_name") or ""), str(self.request.get("person") or ""))
+        return is_next_of(person, self.returned.get(study), self.assigned.get(study))
 
     def assigner(self, study: str) -> str:
         """Returns the name of the reviewer who assigned a case."""
@@ -134,15 +127,13 @@ class _Team:
         return (assignment.by if assignment else "") or "a reviewer"
 
     def taken(self, study: str) -> bool:
-        """Returns whether a case is another person's now: it is assigned to another person, or only others work on it."""
+        """Returns whether a case is another person's now: it is assigned to another person, or another one works on it."""
         person, client = self.request.get("person"), self.request.get("client_id")
         if study in self.assigned and not self.is_own(study):
             return True
         opened = [one for one in self.claims.opened(study) if one.claims]
-        if any(one.id == person for one in opened):
-            return False
         if opened:
-            return True
+            return opened[0].id != person  # the first of them holds the claim; the person may only look at the case
         try:
             info = self.datastore.get_image_info(study)
         except MedSAM2AtlasError:  # the study was just removed, or the PACS does not answer
@@ -150,6 +141,25 @@ class _Team:
         now = time.time()
         recent = [entry for entry in assignments(info).values() if now - entry["ts"] < CLAIM_SECONDS]
         return bool(recent) and not any(client and entry.get("client_id") == client for entry in recent)
+
+
+def is_next_of(person: Person, returned: Version | None, assignment: Assignment | None) -> bool:
+    """Returns whether a case is a certain person's to work on: the assignee's, or the author's of a returned version.
+
+    An assignment that was made before the return does not count: the version's author knows the case.
+
+    Args:
+        person: the person.
+        returned: the returned final version; None if there is none.
+        assignment: the assignment of the case; None if there is none.
+    """
+    if assignment is not None and (returned is None or assignment.at > returned.returned.get("at", "")):
+        return bool(person.name) and assignment.person == person.name
+    if returned is None:
+        return False
+    if returned.author_id:
+        return returned.author_id == person.id
+    return bool(returned.author) and returned.author == person.name
 
 
 def _return_of(version: Version) -> str:

@@ -18,6 +18,7 @@ from medsam2_atlas.atlas.sex import read_sexes
 from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
 from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.base.mapping import Map, in_turn
 from medsam2_atlas.base.progress import Progress, doing, silent
 from medsam2_atlas.imaging.kinds import SUFFIXES, suffix_in, unused_images
 from medsam2_atlas.registration import (
@@ -109,6 +110,7 @@ def build_atlas(
     *,
     skipped: dict[str, str] | None = None,
     progress: Progress = silent,
+    mapped: Map = in_turn,
 ) -> Atlas:
     """Registers references to one common space and averages their labels in it. Each file is read once.
 
@@ -118,6 +120,7 @@ def build_atlas(
         skipped: receives the reason by name for each reference that cannot be used; such references are skipped. If None, the
             first one raises its error.
         progress: called with the stage and the fraction completed.
+        mapped: registers references one after the other, or at the same time on a cluster.
 
     Raises:
         InputError: a file cannot be used, and `skipped` is None.
@@ -127,7 +130,7 @@ def build_atlas(
         raise AtlasError("atlas", "has no references.", "Name at least one annotated CT.")
     options = options or BuildOptions()
     cases = _read(references, options, skipped, progress)
-    space = _common_space(cases, options.registration, skipped, progress)
+    space = _common_space(cases, options.registration, skipped, progress, mapped)
     template = replace(space.template, hu=space.template.hu.round())  # the stored form
     warped: list[Reference] = []
     for number, (case, transform, points) in enumerate(zip(cases, space.transforms, space.keypoints, strict=True)):
@@ -167,7 +170,11 @@ def _read(
 
 
 def _common_space(
-    cases: list[AnnotatedCT], registration: RegistrationConfig, skipped: dict[str, str] | None, progress: Progress
+    cases: list[AnnotatedCT],
+    registration: RegistrationConfig,
+    skipped: dict[str, str] | None,
+    progress: Progress,
+    mapped: Map,
 ) -> CommonSpace:
     """Returns the common space of the cases that can be registered; removes the others from `cases`.
 
@@ -177,7 +184,7 @@ def _common_space(
     while cases:
         doing(f"{len(cases)} references")
         try:
-            return build_common_space([case.work for case in cases], registration, progress=progress)
+            return build_common_space([case.work for case in cases], registration, progress=progress, mapped=mapped)
         except UnregisteredError as failure:
             skip(cases.pop(failure.number).name, failure.reason, skipped)
     raise _unusable(skipped)

@@ -16,7 +16,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from medsam2_atlas.base.printable import LineFormatter, printable
-from medsam2_atlas.base.progress import Progress, showing
+from medsam2_atlas.base.progress import OrganShares, Progress, showing
 
 LINE_SECONDS = 60.0
 """Time between two lines about the progress of a stage, if there is no terminal."""
@@ -99,8 +99,14 @@ def bars() -> Iterator[Progress]:
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with _Bars(*columns, *times, console=console, transient=False) as display, showing(display.show):
         tasks: dict[str, TaskID] = {}
+        organs, last = OrganShares(), ""
 
         def progress(stage: str, share: float, organ: int | None = None) -> None:
+            nonlocal last
+            ready = organs.add(stage, share, organ)
+            if ready != last:
+                last = ready
+                display.show(ready)
             if organ is not None:
                 return
             if stage not in tasks or (display.tasks[tasks[stage]].finished and share < 1):

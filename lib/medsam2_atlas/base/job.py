@@ -43,6 +43,7 @@ class Job:
         person: the person's name, as other people see it.
         work: the function that does the work.
         interactive: whether a person waits for the result while editing; it then goes before other jobs.
+        attended: whether it belongs to a viewer: it is cancelled when its viewer has gone.
         state: `queued`, `running`, or one of `ENDED`.
         stage: the current step of the work.
         share: the completed fraction of the stage, 0..1.
@@ -62,6 +63,7 @@ class Job:
     person: str
     work: Callable[[], Any] = field(repr=False)
     interactive: bool = False
+    attended: bool = False
     state: State = "queued"
     stage: str = ""
     share: float = 0.0

@@ -60,7 +60,15 @@ class JobQueue:
         self._thread.start()
 
     def submit(
-        self, kind: str, subject: str, work: Callable[[], Any], *, owner: str = "", person: str = "", interactive: bool = False
+        self,
+        kind: str,
+        subject: str,
+        work: Callable[[], Any],
+        *,
+        owner: str = "",
+        person: str = "",
+        interactive: bool = False,
+        attended: bool = False,
     ) -> Job:
         """Adds a job to the queue.
 
@@ -71,6 +79,7 @@ class JobQueue:
             owner: id of the person who submits it; empty if the server has no login.
             person: the person's name.
             interactive: whether it goes before waiting jobs that are not interactive.
+            attended: whether it belongs to a viewer, for the job's description; `abandon` cancels it.
 
         Raises:
             QueueFullError: too many jobs wait, or too many of this person's jobs.
@@ -81,7 +90,7 @@ class JobQueue:
                 raise StoppingError
             self._waiting.check(owner, self._wait_seconds())
             self._forget_old()
-            job = Job(secrets.token_urlsafe(16), kind, subject, owner, person, work, interactive)
+            job = Job(secrets.token_urlsafe(16), kind, subject, owner, person, work, interactive, attended)
             job.outcome.set_running_or_notify_cancel()  # cancelling one waiter must not cancel the job for other waiters
             self._jobs[job.id] = job
             self._waiting.add(job)
@@ -120,6 +129,7 @@ class JobQueue:
                 "started": job.started,
                 "ended": job.ended,
                 "revision": job.revision,
+                "attended": job.attended,
                 "seconds_left": self._seconds_left(job),
             }
             if job.state == "queued":
@@ -143,7 +153,8 @@ class JobQueue:
             erased: returns whether a job's study was erased.
         """
         for job in [job for job in self.jobs() if erased(job)]:
-            self._cancel(job, CancelledError(job.kind, "was cancelled: its study was erased."))
+            reason = "its study was erased"
+            self._cancel(job, CancelledError(job.kind, f"was cancelled: {reason}."), reason)
             if job.outcome.done():
                 self._drop(job)
 
@@ -169,11 +180,7 @@ class JobQueue:
             job: the job; one that has ended stays as it is.
             reason: why, for the job's description.
         """
-        with self._lock:
-            if job.state in ENDED:
-                return
-            job.reason = reason
-        self._cancel(job, CancelledError(job.kind, f"was cancelled: {reason}."))
+        self._cancel(job, CancelledError(job.kind, f"was cancelled: {reason}."), reason)
 
     def stop(self, seconds: float = 10.0) -> None:
         """Cancels all jobs, releases all waiters, and ends the thread.
@@ -186,14 +193,17 @@ class JobQueue:
             open_jobs = [*self._waiting, *([self._running] if self._running else [])]
             self._wake.notify_all()
         for job in open_jobs:
-            self._cancel(job, StoppingError())
+            self._cancel(job, StoppingError(), "the server is stopping")
             _settle(job.outcome, None, StoppingError())
         if threading.current_thread() is not self._thread:
             self._thread.join(seconds)
 
-    def _cancel(self, job: Job, reason: Exception) -> None:
+    def _cancel(self, job: Job, error: Exception, reason: str = "") -> None:
+        """Cancels a job; `reason` is empty if somebody has asked for it. A job that is being cancelled keeps its reason."""
         waited = False
         with self._lock:
+            if job.state not in ENDED and not job.cancelling:
+                job.reason = reason
             if job.state == "queued":
                 self._waiting.remove(job)
                 self._end(job, "cancelled")
@@ -202,7 +212,7 @@ class JobQueue:
                 job.cancelling = True
                 job.revision += 1
         if waited:
-            _settle(job.outcome, None, reason)
+            _settle(job.outcome, None, error)
 
     def _run(self) -> None:
         while True:

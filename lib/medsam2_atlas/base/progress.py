@@ -95,17 +95,27 @@ def noting(what: str) -> Progress:
     Args:
         what: name of the case.
     """
-    last, organs = "", dict[int, float]()
+    organs = OrganShares()
 
     def noted(stage: str, share: float, organ: int | None = None) -> None:
-        nonlocal last
-        if stage != last:
-            last = stage
-            organs.clear()
-        if organ is not None:
-            organs[organ] = share
-            return
-        ready = f", {sum(one >= 1 for one in organs.values())} of {len(organs)} organs ready" if organs else ""
-        doing(f"{what}: {stage} {share:.0%}{ready}")
+        ready = organs.add(stage, share, organ)
+        if organ is None:
+            doing(f"{what}: {stage} {share:.0%}{', ' if ready else ''}{ready}")
 
     return noted
+
+
+class OrganShares:
+    """The completed fraction of each organ of the current stage."""
+
+    def __init__(self) -> None:
+        self._stage, self._shares = "", dict[int, float]()
+
+    def add(self, stage: str, share: float, organ: int | None) -> str:
+        """Notes the arguments of a progress callable; returns how many organs are ready, empty if the stage has no organs."""
+        if stage != self._stage:
+            self._stage = stage
+            self._shares.clear()
+        if organ is not None:
+            self._shares[organ] = share
+        return f"{sum(one >= 1 for one in self._shares.values())} of {len(self._shares)} organs ready" if self._shares else ""

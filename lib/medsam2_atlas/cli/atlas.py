@@ -15,6 +15,14 @@ from medsam2_atlas.base.console import bars, console, echo
 from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.cli.cases import print_left_out, training_cases
+from medsam2_atlas.cli.cluster_options import (
+    ClusterOption,
+    ThreadsOption,
+    TlsOption,
+    WorkersOption,
+    check_cluster_options,
+    on_cluster,
+)
 from medsam2_atlas.cli.folders import study_folder
 from medsam2_atlas.cli.options import HuOption, RegistrationOption, StrictOption, choose_registration
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
@@ -37,9 +45,14 @@ def build_command(
     ] = "unknown",
     registration: RegistrationOption = None,
     hu: HuOption = "check",
+    cluster: ClusterOption = "",
+    workers: WorkersOption = 0,
+    tls: TlsOption = None,
+    threads: ThreadsOption = 0,
     strict: StrictOption = False,
 ) -> None:
     """Build an atlas: register annotated CTs into a common space and average their label maps there."""
+    check_cluster_options(cluster, workers, tls)
     check_folder(out, replaced=True)
     choose_registration(registration)
     from medsam2_atlas.imaging.hounsfield import HuRule
@@ -50,8 +63,11 @@ def build_command(
     Atlas.check_target(out)
     skipped: dict[str, str] | None = None if strict else {}
     found = find_references(references, skipped)
-    with bars() as progress:
-        atlas = build_atlas(found, BuildOptions(missing, rule), skipped=skipped, progress=progress)
+    from medsam2_atlas.base.mapping import in_turn
+
+    with on_cluster(cluster, workers, tls, threads, out.absolute().parent) as mapped, bars() as progress:
+        options = BuildOptions(missing, rule)
+        atlas = build_atlas(found, options, skipped=skipped, progress=progress, mapped=mapped or in_turn)
     atlas.save(out)
     _show(atlas)
     print_left_out(skipped)

@@ -14,6 +14,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
     from medsam2_atlas.active_learning import active_learning_config
     from medsam2_atlas.atlas.config import atlas_config
     from medsam2_atlas.base.energy_config import energy_config
+    from medsam2_atlas.batch.config import batch_config
     from medsam2_atlas.evaluation import evaluation_config
     from medsam2_atlas.imaging.hu_config import hu_check_config
     from medsam2_atlas.medsam2 import medsam2_config
@@ -41,6 +42,7 @@ def configurations() -> dict[str, Callable[[], BaseModel]]:
         "active_learning.yaml": active_learning_config,
         "evaluation.yaml": evaluation_config,
         "energy.yaml": energy_config,
+        "batch.yaml": batch_config,
     }
 
 

@@ -53,7 +53,7 @@ def send_command(
     source: Annotated[Path, typer.Argument(help="Folder of DICOM files (with its subfolders), a DICOM file or a ZIP archive.")],
     url: Annotated[str, typer.Argument(help="DICOMweb URL of the PACS, such as http://127.0.0.1:8042/dicom-web of Orthanc.")],
 ) -> None:
-    """Send DICOM files to a PACS. Instances that it already has stay unchanged, so an interrupted run can be repeated.
+    """Send DICOM files to a PACS. An interrupted run can be repeated: the PACS keeps or replaces the instances that it has.
 
     If the PACS needs a login: $MONAI_LABEL_DICOMWEB_USERNAME and $MONAI_LABEL_DICOMWEB_PASSWORD, as for `serve`. The exit
     status is 1 if an instance was not sent.

@@ -15,6 +15,7 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.file_modes import umask_of_user
 from medsam2_atlas.cli.as_published import AsPublishedOption, follow_published_method, print_other_registration
 from medsam2_atlas.cli.cases import print_left_out
+from medsam2_atlas.cli.cluster_options import ClusterOption, TlsOption, WorkersOption, check_cluster_options, on_cluster
 from medsam2_atlas.cli.options import (
     SEGMENTERS,
     AtlasOption,
@@ -103,6 +104,9 @@ def evaluate_command(
     jobs: Annotated[
         int, typer.Option(min=1, max=256, help="Number of cases that run side by side. Energy is measured only with 1.")
     ] = 1,
+    cluster: ClusterOption = "",
+    workers: WorkersOption = 0,
+    tls: TlsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap intervals and of the choice of references.")] = 0,
     hu: HuOption = "check",
     strict: StrictOption = False,
@@ -114,6 +118,9 @@ def evaluate_command(
         raise InputError("--segmenters", "names no segmenter.", f"Choose from: {SEGMENTERS}.")
     for name in names:
         family_of(name)
+    check_cluster_options(cluster, workers, tls)
+    if cluster and jobs != 1:
+        raise InputError("--jobs", "does not fit --cluster.", "Omit one of them.")
     folders = named_folders(folder)
     weights = _unet_weights(unet_weights)
     counts = _numbers(references)
@@ -164,15 +171,16 @@ def evaluate_command(
         fill_holes=fill_holes,
         as_published=as_published,
         registration=registration,
-        energy=jobs == 1,
+        energy=jobs == 1 and not cluster,
         threads=threads,
     )
     print_mode(mode)
     if as_published:
         print_other_registration(Models(conf).base_atlas())
     choice = Choice(images, labels, tuple(counts), empty, jobs, seed, strict, tuple(changed_settings()))
-    with umask_of_user(), bars() as progress:
-        results = conduct(setting, choice, progress)
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    with umask_of_user(), on_cluster(cluster, workers, tls, threads, out, gpus) as mapped, bars() as progress:
+        results = conduct(setting, choice, progress, mapped)
     _print(results)
     echo(f"{out / 'report.html'} written")
 

@@ -13,7 +13,9 @@ from medsam2_atlas.base.console import echo, set_up_logging
 from medsam2_atlas.base.own_user import ensure_name
 from medsam2_atlas.cli import (
     atlas,
+    batch,
     check,
+    cluster,
     compare,
     data,
     demo,
@@ -66,9 +68,11 @@ app.add_typer(studies.app, name="studies")
 app.add_typer(data.app, name="data")
 app.add_typer(dicom.app, name="dicom")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(cluster.app, name="cluster")
 app.command("check")(check.check_command)
 app.command("thresholds")(thresholds.thresholds_command)
 app.command("segment")(segment.segment_command)
+app.command("batch")(batch.batch_command)
 app.command("propagate")(segment.propagate_command)
 app.command("phantoms")(phantoms.phantoms_command)
 app.add_typer(train.app, name="train")

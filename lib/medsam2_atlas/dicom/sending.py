@@ -62,7 +62,7 @@ def unpacked(source: Path) -> Iterator[list[tuple[str, Path]]]:
 def send(files: Sequence[tuple[str, Path]], server: DicomWeb, progress: Progress = silent) -> Sent:
     """Sends the DICOM instances among files. A file that the server rejects is a problem of the outcome.
 
-    An instance that the server already has stays unchanged, so an interrupted run can be repeated.
+    An interrupted run can be repeated: the server gets the same objects again, and keeps or replaces those that it has.
 
     Args:
         files: the files with their names for messages.
@@ -85,7 +85,7 @@ def send(files: Sequence[tuple[str, Path]], server: DicomWeb, progress: Progress
                 sent.count += 1
         except UnavailableError:
             raise
-        except (StorageError, OSError) as error:
+        except (StorageError, InputError, OSError) as error:
             sent.problems[name] = str(error)
         progress("sending", (number + 1) / len(files))
     return sent

@@ -22,6 +22,7 @@ from requests import RequestException, Response, Session
 from medsam2_atlas.base.errors import InputError, StorageError, UnavailableError
 from medsam2_atlas.base.upstream import CircuitBreaker
 from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
+from medsam2_atlas.dicom.one_part import KIND, OnePart
 from medsam2_atlas.dicom.uids import cleaned_uid, valid_uid
 from medsam2_atlas.dicom.web_answers import add_preamble, failures, first_value
 
@@ -36,7 +37,6 @@ _OBJECTS = 'multipart/related; type="application/dicom"'
 _ANY_SYNTAX = f"{_OBJECTS}; transfer-syntax=*"
 _REFUSED = (400, 406, 415)
 """The statuses with which servers refuse `transfer-syntax=*`."""
-_BOUNDARY = "medsam2-atlas-0f3cf5c0-70e0-41ef-baef-c6f9f65ec3e1"
 _DUPLICATE = 0x0111
 _SERIES_LIMITS = MultipartLimits(parts=20_000, part_bytes=2_000_000_000, total_bytes=4_000_000_000)
 _SLICE_LIMITS = MultipartLimits(parts=2, part_bytes=40_000_000, total_bytes=40_000_000)
@@ -242,7 +242,7 @@ class DicomWeb:
                 return message.finish()
 
     def store(self, file: Path) -> None:
-        """Stores a DICOM file. An instance that the server already has stays unchanged.
+        """Stores a DICOM file. The server decides whether an instance that it already has stays or is replaced.
 
         Raises:
             UnavailableError: the server does not answer in time.
@@ -250,12 +250,11 @@ class DicomWeb:
             InputError: the answer exceeds the size limit.
             OSError: the file cannot be read.
         """
-        head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        body = head + file.read_bytes() + f"\r\n--{_BOUNDARY}--\r\n".encode()
-        kind = f'multipart/related; type="application/dicom"; boundary="{_BOUNDARY}"'
-        budget, headers = self._limits.store_seconds, {"Content-Type": kind, "Accept": _JSON}
-        with self._asking("POST", "stow", "studies", budget, data=body, headers=headers, accepted=(409,)) as answer:
-            content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))
+        budget, headers = self._limits.store_seconds, {"Content-Type": KIND, "Accept": _JSON}
+        with file.open("rb") as stream:
+            body = OnePart(stream)
+            with self._asking("POST", "stow", "studies", budget, data=body, headers=headers, accepted=(409,)) as answer:
+                content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))
         reasons = failures(content)
         if [reason for reason in reasons if reason != _DUPLICATE] or (answer.status_code == 409 and not reasons):
             listed = ", ".join(f"{reason:04X}H" for reason in reasons) or f"status {answer.status_code}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.archive import Place
-from medsam2_atlas.base.files import text_of, write_json
+from medsam2_atlas.base.files import replacing, text_of, write_json
 from medsam2_atlas.dicom.uids import uid_folder_name
 from medsam2_atlas.imaging.kinds import suffix_in
 from medsam2_atlas.storage import CLAIMS, FIGURES, WORK_FOLDER
@@ -69,7 +69,25 @@ def erase_from_reports(place: Place, study: str) -> None:
         _edit(file, lambda content: {path: entry for path, entry in content.items() if not _of_study(Path(path), study)})
     _edit(store / ASSIGNMENTS, lambda content: {name: one for name, one in content.items() if name != study})
     _edit(work / "series.json", lambda content: [entry for entry in content if study not in entry.values()])
+    for file in (work / "batch").glob("*/manifest.jsonl"):
+        _without_lines(file, study)
     _edit(place.studies / "datastore_v2.json", lambda content: _unlisted(content, study), needed=True)
+
+
+def _without_lines(file: Path, study: str) -> None:
+    """Removes a study's lines from the manifest of a batch, and lines that cannot be read, in one step."""
+    kept = []
+    for line in text_of(file).splitlines():
+        try:
+            entry = json.loads(line)
+            names = {entry.get("case"), entry.get("output", {}).get("study")}
+            path = Path(str(entry.get("id", "")))
+        except (ValueError, AttributeError, TypeError):
+            continue
+        if study not in names and not _of_study(path, study):
+            kept.append(line + "\n")
+    with replacing(file) as part:
+        part.write_text("".join(kept), encoding="utf-8")
 
 
 def trained_on(work: Path, study: str) -> list[Path]:

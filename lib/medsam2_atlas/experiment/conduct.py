@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.base.mapping import Map
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.datasets import read_dataset
 from medsam2_atlas.experiment.cases import EvaluationCase, find_cases, independent_cases, same_names
@@ -24,7 +25,7 @@ from medsam2_atlas.unet import training_cases_of
 log = logging.getLogger(__name__)
 
 
-def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Results:
+def conduct(setting: Setting, choice: Choice, progress: Progress = silent, mapped: Map | None = None) -> Results:
     """Runs every variant on every case without a valid record, and writes tables, tests, plots and the report.
 
     Args:
@@ -32,6 +33,7 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Re
             scored. `atlases` is filled here.
         choice: further choices.
         progress: called with the fraction completed.
+        mapped: runs the cases on a cluster, whose workers must see the same disk; None: processes of this machine.
 
     Returns:
         The results that the report shows.
@@ -59,7 +61,7 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent) -> Re
             )
         session = Session(setting)
         tasks = open_tasks(cases, session, None if choice.strict else problems)
-        outcome = run_tasks(tasks, session, choice.jobs, strict=choice.strict, progress=progress)
+        outcome = run_tasks(tasks, session, choice.jobs, strict=choice.strict, progress=progress, mapped=mapped)
         problems |= outcome.problems
         results = _results(cases, session, problems, choice.empty)
         if not results.records:

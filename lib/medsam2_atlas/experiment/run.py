@@ -14,7 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
-from medsam2_atlas.base.overlay import choose_settings
+from medsam2_atlas.base.mapping import Map
+from medsam2_atlas.base.overlay import choose_settings, use_overlay
 from medsam2_atlas.base.progress import Progress, doing, noting, reporting, silent
 from medsam2_atlas.experiment.cases import EvaluationCase
 from medsam2_atlas.experiment.record import Record
@@ -194,7 +195,13 @@ def _is_done(case: EvaluationCase, variant: Variant, session: Session) -> bool:
 
 
 def run_tasks(
-    tasks: Sequence[Task], session: Session, jobs: int = 1, *, strict: bool = False, progress: Progress = silent
+    tasks: Sequence[Task],
+    session: Session,
+    jobs: int = 1,
+    *,
+    strict: bool = False,
+    progress: Progress = silent,
+    mapped: Map | None = None,
 ) -> Outcome:
     """Runs tasks, in this process or in several worker processes.
 
@@ -207,6 +214,7 @@ def run_tasks(
         jobs: number of processes; 1 runs everything in this process.
         strict: raise the first error.
         progress: called with the fraction completed.
+        mapped: runs the tasks on a cluster; `jobs` is then ignored.
 
     Raises:
         MedSAM2AtlasError: if `strict` and a task fails.
@@ -214,7 +222,7 @@ def run_tasks(
     outcome, total = Outcome(), sum(len(task.variants) for task in tasks)
     if tasks:
         progress("evaluation", 0.0)  # the remaining time is estimated from here on
-    if jobs == 1:
+    if jobs == 1 and mapped is None:
         done = 0
 
         def after() -> None:
@@ -226,7 +234,12 @@ def run_tasks(
             outcome.add(session.run(task, strict, after))
         return outcome
     done = 0
-    for task, result in _side_by_side(tasks, session.setting, jobs, strict):
+    if mapped is None:
+        ends = _side_by_side(tasks, session.setting, jobs, strict)
+    else:
+        arguments = [(session.setting, task, strict) for task in tasks]
+        ends = ((tasks[number], result) for number, result in mapped(run_on_worker, arguments))
+    for task, result in ends:
         outcome.add(result)
         done += len(task.variants)
         progress("evaluation", done / total)
@@ -297,6 +310,15 @@ def _start_worker(setting: Setting) -> None:
     itk = sitk.ProcessObject
     itk.SetGlobalDefaultNumberOfThreads(min(setting.threads, itk.GetGlobalDefaultNumberOfThreads()))
     _session = Session(setting)
+
+
+def run_on_worker(setting: Setting, task: Task, strict: bool) -> Outcome:
+    """Runs a task on a worker of a cluster, which may have run other experiments before. Its records are on the shared disk."""
+    if _session is None or _session.setting != setting:
+        use_overlay(None)
+        choose_settings("registration.yaml", {})
+        _start_worker(setting)
+    return _run_in_worker(task, strict)
 
 
 def _run_in_worker(task: Task, strict: bool) -> Outcome:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from medsam2_atlas.base.mapping import Map, in_turn
 from medsam2_atlas.base.progress import Progress, doing, part, silent
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig
@@ -51,7 +52,9 @@ class UnregisteredError(Exception):
         super().__init__(f"image {number} cannot be registered: {reason}")
 
 
-def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, progress: Progress = silent) -> CommonSpace:
+def build_common_space(
+    images: Sequence[WorkImage], config: RegistrationConfig, progress: Progress = silent, mapped: Map = in_turn
+) -> CommonSpace:
     """Registers images together, by `config.method`.
 
     `keypoints` registers the keypoints of all images at once, without a reference image; `both` continues with the deformable
@@ -65,34 +68,33 @@ def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, 
         config: the registration parameters; `group.rounds` counts the affine round and the deformable rounds. The mean image
             becomes sharper with each round, and later rounds fit it better.
         progress: called with the fraction completed.
+        mapped: registers the images of a round, one after the other or at the same time.
 
     Raises:
         UnregisteredError: an image cannot be registered.
     """
     images = [image.at_spacing(config.spacing).with_config(config.image) for image in images]
-    keypoints = []
-    for i, image in enumerate(images):
-        doing(f"keypoints of image {i + 1} of {len(images)}")
-        keypoints.append(keypoints_of(image, config.keypoints))
+    doing(f"keypoints of {len(images)} images")
+    detected = dict(mapped(keypoints_of, [(image, config.keypoints) for image in images]))
+    keypoints = [detected[i] for i in range(len(images))]
     if config.method in BY_KEYPOINTS:
-        return _by_keypoints(images, keypoints, config, progress)
+        return _by_keypoints(images, keypoints, config, progress, mapped)
     template = _first_template(images, config.group.long_share)
     transforms = [Transform() for _ in images]
     rounds = config.group.rounds
     total = rounds * len(images)
     for turn in range(rounds):
         for i, image in enumerate(images):
-            doing(f"round {turn + 1} of {rounds}, image {i + 1} of {len(images)}")
-            try:
-                if image is template:
-                    transforms[i] = Transform((Affine(torch.eye(3), torch.zeros(3)),))
-                elif turn == 0:
-                    transforms[i] = Transform((refine_affine(template, image, prealign(template, image, config), config),))
-                else:
-                    transforms[i] = register(template, image, config)
-            except Exception as error:
-                raise UnregisteredError(i, error) from error
-            progress("common space", (turn * len(images) + i + 1) / total)
+            if image is template:
+                transforms[i] = Transform((Affine(torch.eye(3), torch.zeros(3)),))
+        others = [i for i, image in enumerate(images) if image is not template]
+        doing(f"round {turn + 1} of {rounds}")
+        register_one = _affine if turn == 0 else _registered
+        for done, (n, found) in enumerate(mapped(register_one, [(template, images[i], config) for i in others]), 1):
+            if isinstance(found, Exception):
+                raise UnregisteredError(others[n], found) from found
+            transforms[others[n]] = found
+            progress("common space", (turn * len(images) + len(images) - len(others) + done) / total)
         if turn == 0:
             transforms = _centred(transforms, template)
         if turn < rounds - 1 or rounds == 1:
@@ -100,8 +102,32 @@ def build_common_space(images: Sequence[WorkImage], config: RegistrationConfig, 
     return CommonSpace(template, transforms, _undone(keypoints, transforms))
 
 
+def _affine(template: WorkImage, image: WorkImage, config: RegistrationConfig) -> Transform | Exception:
+    """Returns the affine transform of an image, or the error of its registration, which may run in another process."""
+    try:
+        return Transform((refine_affine(template, image, prealign(template, image, config), config),))
+    except Exception as error:  # noqa: BLE001 - the caller raises it
+        return error
+
+
+def _registered(template: WorkImage, image: WorkImage, config: RegistrationConfig) -> Transform | Exception:
+    """Returns the transform of an image, or the error of its registration."""
+    try:
+        return register(template, image, config)
+    except Exception as error:  # noqa: BLE001 - the caller raises it
+        return error
+
+
+def _deformed(body: WorkImage, image: WorkImage, start: Transform, config: RegistrationConfig) -> Transform | Exception:
+    """Returns the transform of an image from a start, or the error of its registration."""
+    try:
+        return deform(body, image, start, config)
+    except Exception as error:  # noqa: BLE001 - the caller raises it
+        return error
+
+
 def _by_keypoints(
-    images: Sequence[WorkImage], keypoints: Sequence[Keypoints], config: RegistrationConfig, progress: Progress
+    images: Sequence[WorkImage], keypoints: Sequence[Keypoints], config: RegistrationConfig, progress: Progress, mapped: Map
 ) -> CommonSpace:
     """Registers the keypoints of images; with the method `both`, dense rounds follow, which start from their result."""
     dense = config.group.rounds - 1 if config.method == "both" else 0
@@ -126,14 +152,14 @@ def _by_keypoints(
         return CommonSpace(template, starts, moved)
     transforms = starts
     for turn in range(dense):
-        transforms = []
-        for i, (image, start) in enumerate(zip(images, starts, strict=True)):
-            doing(f"round {turn + 1} of {dense}, image {i + 1} of {len(images)}")
-            try:
-                transforms.append(deform(template.around_body(), image, start, config))
-            except Exception as error:
-                raise UnregisteredError(i, error) from error
-            progress("common space", share * (1 + turn + (i + 1) / len(images)))
+        transforms, body = list(starts), template.around_body()
+        doing(f"round {turn + 1} of {dense}")
+        begun = [(body, image, start, config) for image, start in zip(images, starts, strict=True)]
+        for done, (i, found) in enumerate(mapped(_deformed, begun), 1):
+            if isinstance(found, Exception):
+                raise UnregisteredError(i, found) from found
+            transforms[i] = found
+            progress("common space", share * (1 + turn + done / len(images)))
         if turn < dense - 1:
             template = mean_image(images, transforms, template, config.group.min_coverage)
     return CommonSpace(template, transforms, _undone(keypoints, transforms))

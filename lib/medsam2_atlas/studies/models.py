@@ -49,7 +49,13 @@ class Models:
     """
 
     def __init__(
-        self, conf: Mapping[str, str], work: WorkFolder | None = None, hu: HuRule = CHECK, *, keeps_images: bool = False
+        self,
+        conf: Mapping[str, str],
+        work: WorkFolder | None = None,
+        hu: HuRule = CHECK,
+        *,
+        keeps_images: bool = False,
+        kept_scores: int = _KEPT_SCORES,
     ) -> None:
         """Checks the names of folders; loads nothing.
 
@@ -61,6 +67,7 @@ class Models:
             hu: rule that converts the values of CTs to HU, for all models and trainings.
             keeps_images: whether CTs stay open between cases, as for annotators, who correct what was segmented before. A
                 command segments each CT once.
+            kept_scores: number of CTs whose score maps are kept.
 
         Raises:
             InputError: if the name of a folder is not valid.
@@ -69,7 +76,7 @@ class Models:
         self.images = OpenImages(None if keeps_images else none_kept)
         self.busy = threading.Lock()
         """The lock that is held while a case is segmented, so that the device runs one case at a time."""
-        self._work = work
+        self._work, self._kept_scores = work, kept_scores
         self._drops: list[Callable[[], None]] = []
         self._segmenters: dict[str, Segmenter] = {}
         self._scores: OrderedDict[tuple[str, str], ScoreMaps] = OrderedDict()
@@ -164,7 +171,7 @@ class Models:
         found = score_maps(image, atlas, cache=self.registrations, progress=current())
         with self._lock:
             self._scores[key] = found
-            while len(self._scores) > _KEPT_SCORES:
+            while len(self._scores) > self._kept_scores:
                 self._scores.popitem(last=False)
         return found
 

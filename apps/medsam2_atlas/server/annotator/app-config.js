@@ -7,7 +7,7 @@
   const viewer = new URL('.', document.currentScript.src);
   const server = new URL('..', viewer);
   const dicomweb = server.pathname + 'proxy/dicom/';
-  const loaded = import(viewer.href + 'extension.js');
+  const loaded = import(viewer.href + 'extension.js'); // before OHIF's scripts: it keeps a job from before a reload
   let extension;
 
   window.config = {

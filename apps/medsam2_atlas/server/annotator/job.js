@@ -4,6 +4,8 @@ import { address, ask, askJson } from './server.js';
 
 const PRESENT_MS = 3000;
 const PRESENT_TIMES = 30;
+const ASK_MS = 3000;
+const MAX_FAILURES = 20;
 const ENDED = new Set(['done', 'failed', 'cancelled']);
 
 /**
@@ -33,32 +35,60 @@ export function stayPresent() {
   return () => clearInterval(telling);
 }
 
-/** Returns this person's job of one of the models on a case that has not ended, as after a reload; undefined if there is none. */
+/**
+ * Returns this person's job of one of the models on a case that has not ended, as after a reload; undefined if there is none. Jobs
+ * of scripts are left alone (`attended`).
+ */
 export async function unfinished(models, image) {
   const jobs = await askJson('jobs', { mine: true });
-  return jobs.find(job => job.subject === image && models.includes(job.kind) && ['queued', 'running'].includes(job.state));
+  return jobs.find(job => job.attended && job.subject === image && models.includes(job.kind) && ['queued', 'running'].includes(job.state));
 }
 
 /**
- * Follows a job until it ends, and returns its last description.
+ * Follows a job until it ends, and returns its last description. A browser gives up an event stream for good if the answer is an
+ * error, as of a proxy whose server starts again. Then the job is asked for, which the server counts as following, until it
+ * answers and can be followed again.
  * @param {(job: object) => void} onProgress called with each description: state, stage, share, organs
  */
 export function follow(id, onProgress) {
+  const path = 'jobs/' + encodeURIComponent(id);
   return new Promise((resolve, reject) => {
-    const events = new EventSource(address('jobs/' + encodeURIComponent(id) + '/events'));
-    events.addEventListener('job', ({ data }) => {
-      const job = JSON.parse(data);
+    let failures = 0;
+    const showAndSayWhetherEnded = job => {
+      failures = 0;
       onProgress(job);
-      if (ENDED.has(job.state)) {
-        events.close();
+      const ended = ENDED.has(job.state);
+      if (ended) {
         resolve(job);
       }
-    });
-    events.onerror = () => {
-      if (events.readyState === EventSource.CLOSED) {
-        reject(new Error('The connection to the server was lost. The model may still be running.'));
+      return ended;
+    };
+    const listen = () => {
+      const events = new EventSource(address(path + '/events'));
+      events.addEventListener('job', ({ data }) => showAndSayWhetherEnded(JSON.parse(data)) && events.close());
+      events.onerror = () => {
+        if (events.readyState === EventSource.CLOSED) {
+          setTimeout(look, ASK_MS);
+        }
+      };
+    };
+    const look = async () => {
+      try {
+        if (!showAndSayWhetherEnded(await askJson(path))) {
+          listen();
+        }
+      } catch (error) {
+        failures += 1;
+        if (error.status === 404) {
+          reject(new Error('The server does not know this run any more, perhaps because it was started again. Run the model again.'));
+        } else if (failures >= MAX_FAILURES) {
+          reject(new Error('The connection to the server was lost, so the server cancels the run. ' + error.message));
+        } else {
+          setTimeout(look, ASK_MS);
+        }
       }
     };
+    listen();
   });
 }
 

@@ -31,7 +31,7 @@ async function run(session, model, begin) {
       show(job);
       job = await jobs.follow(job.id, show);
       if (job.state === 'cancelled') {
-        session.say('info', 'Cancelled. Nothing has changed.');
+        sayCancelled(session, model, job.reason);
         return;
       }
       if (job.state !== 'done') {
@@ -49,6 +49,16 @@ async function run(session, model, begin) {
     session.say('error', 'Not done. ' + error.message);
   } finally {
     session.store.set({ job: null });
+  }
+}
+
+/** Says that a run was cancelled. `reason`: why the server did so; undefined if a person did. */
+function sayCancelled(session, model, reason) {
+  if (reason) {
+    const again = () => run(session, model, () => jobs.start(model, session.image));
+    session.say('info', 'The server has cancelled the run: ' + reason + '. Nothing has changed.', [{ title: 'Run it again', run: again }]);
+  } else {
+    session.say('info', 'Cancelled. Nothing has changed.');
   }
 }
 

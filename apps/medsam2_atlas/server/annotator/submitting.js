@@ -36,8 +36,12 @@ async function signOff(session, ask) {
   }
   session.activity.restart();
   const shown = await session.submitted(saved, voxels);
-  session.say('done', 'Submitted as version ' + saved.version + '.' + (shown ? '' : ' Later changes are not part of it.'));
   await session.refresh();
+  if (session.state.about.comment) {
+    session.say('info', 'This is the label map that was returned, so the case stays returned. Correct it, then submit again.');
+    return false;
+  }
+  session.say('done', 'Submitted as version ' + saved.version + '.' + (shown ? '' : ' Later changes are not part of it.'));
   return shown;
 }
 

@@ -52,11 +52,12 @@ function keepFocus(node, children) {
   }
 }
 
-/** Shows the running and waiting jobs, and the person's own ones with a button to cancel them. */
+/** Shows the running and waiting jobs, the person's own ones with a button to cancel them, and why own ones have ended early. */
 export function showQueue({ running, waiting, yours }, say, reload) {
   const text = running || waiting ? [running && running + ' running', waiting && waiting + ' waiting'].filter(Boolean).join(', ') : 'No model is running.';
   byId('queue-text').textContent = text;
   const own = yours.filter(job => ['queued', 'running', 'cancelling'].includes(job.state));
+  const ended = yours.filter((job, place) => whyEnded(job) && !yours.slice(place + 1).some(later => later.kind === job.kind && later.subject === job.subject));
   const lines = own.map(job => {
     const left = job.seconds_left === null || job.seconds_left === undefined ? '' : 'about ' + duration(job.seconds_left) + ' left';
     const about = job.state === 'queued' ? 'waiting, ' + job.position + ' before it' : job.state === 'running' ? job.stage : job.state;
@@ -72,13 +73,24 @@ export function showQueue({ running, waiting, yours }, say, reload) {
     return element(
       'li',
       {},
-      element('span', {}, element('strong', { textContent: job.kind }), ' on ' + job.subject),
+      nameOf(job),
       element('progress', { max: 1, value: job.share || 0, 'aria-label': 'Progress of ' + job.kind }),
       element('span', { class: 'small', textContent: [about, left].filter(Boolean).join(' · ') }),
       button('cancel-' + job.id, 'Cancel', stop, { class: 'plain', disabled: job.state === 'cancelling', 'aria-label': 'Cancel ' + job.kind + ' on ' + job.subject })
     );
   });
-  keepFocus(byId('jobs'), lines);
+  const endings = ended.map(job => element('li', {}, nameOf(job), element('span', { class: 'small', textContent: whyEnded(job) })));
+  keepFocus(byId('jobs'), [...lines, ...endings]);
+}
+
+const nameOf = ({ kind, subject }) => element('span', {}, element('strong', { textContent: kind }), ' on ' + subject);
+
+/** Returns why a job ended without a result; empty if it did not, or if its person has cancelled it. */
+function whyEnded({ state, reason, error }) {
+  if (state === 'failed') {
+    return 'Failed: ' + (error || 'the log of the server has the reason.');
+  }
+  return state === 'cancelled' && reason ? 'The server has cancelled it: ' + reason + '.' : '';
 }
 
 /** Shows the models with their versions and marks, and what keeps others from running. */
@@ -120,8 +132,8 @@ export function showEmpty({ summary, shown, filtered, clear }) {
     fill(
       box,
       heading('The PACS contains no CT yet'),
-      says('Send studies to it, for example from a folder of DICOM files with DCMTK, to Orthanc’s DICOM port:'),
-      element('pre', {}, element('code', { textContent: 'storescu --scan-directories --recurse HOST 4242 FOLDER' })),
+      says('Send studies to it, for example a folder of DICOM files. URL is the address of the PACS, as in the command that started this server:'),
+      element('pre', {}, element('code', { textContent: 'medsam2-atlas dicom send FOLDER URL' })),
       says('New studies appear here within a minute.')
     );
   } else if (may.upload) {

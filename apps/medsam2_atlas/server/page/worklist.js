@@ -47,13 +47,17 @@ async function load(quiet = false) {
   } finally {
     if (loading === mine) {
       byId('cases').setAttribute('aria-busy', 'false');
-      timer = setTimeout(refresh, summary && (!summary.models.length || summary.queue.yours.some(job => job.state === 'running')) ? BUSY_MS : QUIET_MS);
+      timer = setTimeout(refresh, summary && (!summary.models.length || hasJobs()) ? BUSY_MS : QUIET_MS);
     }
   }
 }
 
+/** Returns whether a job of this person has not ended. */
+const hasJobs = () => Boolean(summary?.queue.yours.some(job => !job.ended));
+
+/** Loads the list again. A hidden page does so only while a job runs: the server cancels jobs that no page follows. */
 function refresh() {
-  if (document.hidden) {
+  if (document.hidden && !hasJobs()) {
     timer = setTimeout(refresh, QUIET_MS);
   } else {
     load(true);

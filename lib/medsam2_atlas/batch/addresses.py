@@ -1,0 +1,94 @@
+"""Checks how a cluster is named and reached, without importing Dask.
+
+Schedulers and workers run what they are sent. Everything but the loopback interface therefore needs mutual TLS.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import re
+from pathlib import Path
+
+from medsam2_atlas.base.errors import InputError
+
+CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
+"""The files of a folder of certificates: the cluster's authority, and one certificate with its key for all members."""
+
+_ADDRESS = re.compile(r"(?P<protocol>[a-z]+)://(?:\[(?P<six>[0-9A-Fa-f:]+)\]|(?P<host>[^:/\[\]]+)):(?P<port>\d{1,5})")
+_PACKAGES = "distributed"
+
+
+def check_cluster(text: str, tls: Path | None) -> None:
+    """Checks the name of a cluster before anything is started.
+
+    Args:
+        text: `local`, the address of a scheduler, or a YAML file.
+        tls: folder of certificates; None without.
+
+    Raises:
+        InputError: Dask is not installed, the text names no cluster, or its traffic would not be encrypted.
+    """
+    if importlib.util.find_spec(_PACKAGES) is None:
+        raise InputError("--cluster", "needs Dask, which is not installed.", "Install it: pip install 'medsam2_atlas[cluster]'")
+    if text == "local" or text.endswith((".yaml", ".yml")):
+        if text != "local" and not Path(text).is_file():
+            raise InputError(text, "does not exist.", "Name a YAML file; docs/cluster.md has an example.")
+        return
+    check_address(text, encrypted=tls is not None)
+    if tls is not None:
+        check_certificates(tls)
+
+
+def check_address(address: str, *, encrypted: bool) -> None:
+    """Checks that an address is one of this machine's loopback interface, or that traffic to it is encrypted.
+
+    Args:
+        address: such as `tcp://127.0.0.1:8786` or `tls://head:8786`.
+        encrypted: whether certificates are given.
+
+    Raises:
+        InputError: the text is no address, or would be used without mutual TLS.
+    """
+    found = _ADDRESS.fullmatch(address)
+    if found is None or found["protocol"] not in ("tcp", "tls"):
+        remedy = "Name `local`, an address such as tls://HOST:8786, or a YAML file."
+        raise InputError(repr(address[:80]), "is no cluster.", remedy)
+    if found["protocol"] == "tls":
+        if not encrypted:
+            raise InputError(address, "needs certificates.", "Name their folder by --tls; see docs/cluster.md.")
+        return
+    if encrypted:
+        raise InputError(address, "is not encrypted although certificates are given.", "Start its scheduler with them: tls://…")
+    if not is_loopback(found["six"] or found["host"]):
+        raise InputError(
+            address,
+            "is not this machine, and a scheduler runs what it is sent: its traffic needs mutual TLS.",
+            "Make certificates by `medsam2-atlas cluster certificates FOLDER`, and use tls:// with --tls FOLDER.",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host is a loopback address. Names other than localhost are not looked up.
+
+    >>> is_loopback("127.0.0.2"), is_loopback("::1"), is_loopback("10.0.0.1"), is_loopback("localhost.evil.example")
+    (True, True, False, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_certificates(folder: Path) -> None:
+    """Checks that a folder has certificates, and that only its owner can read the key.
+
+    Raises:
+        InputError: a file is missing, or others can read the key.
+    """
+    for name in CERTIFICATES:
+        if not (folder / name).is_file():
+            remedy = "Make certificates by `medsam2-atlas cluster certificates FOLDER`."
+            raise InputError(folder / name, "is missing.", remedy)
+    if (folder / "key.pem").stat().st_mode & 0o077:
+        raise InputError(folder / "key.pem", "can be read by other users.", "Restrict it: chmod 600 FILE.")

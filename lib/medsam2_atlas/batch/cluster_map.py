@@ -1,0 +1,83 @@
+"""Applies functions to many arguments on a Dask cluster, for evaluations and for building atlases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.mapping import Map
+from medsam2_atlas.batch.clusters import Wanted, opened, print_cluster
+from medsam2_atlas.batch.config import batch_config
+from medsam2_atlas.batch.dask_tasks import GPU, Call, DaskTasks
+from medsam2_atlas.batch.dask_worker import with_threads
+
+_WAIT_SECONDS = 0.5
+
+
+class ClusterMap:
+    """Applies functions on the workers of a cluster."""
+
+    def __init__(self, tasks: DaskTasks, threads: int, network: bool) -> None:
+        """Keeps the open tasks.
+
+        Args:
+            tasks: the connection to the cluster.
+            threads: threads of PyTorch in each worker.
+            network: whether the functions run networks, so that workers with a GPU run them if there are any.
+        """
+        self._tasks, self._threads, self._network = tasks, threads, network
+
+    def __call__(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """Yields the number of each argument and the result, in the order in which they end.
+
+        Raises:
+            Exception: what the function raises.
+            InputError: workers were killed repeatedly while they ran the function.
+            UnavailableError: the scheduler, or all workers, are away for too long.
+        """
+        waiting, running = iter(range(len(arguments))), 0
+        while True:
+            while running < batch_config().window * max(1, self._tasks.threads):
+                number = next(waiting, None)
+                if number is None:
+                    break
+                resources = {GPU: 1} if self._network and self._tasks.gpus else {}
+                call = (self._threads, function, *arguments[number])
+                self._tasks.submit(Call(str(number), with_threads, call, resources))
+                running += 1
+            if not running:
+                return
+            for ended in self._tasks.ended(_WAIT_SECONDS):
+                running -= 1
+                if ended.killed:
+                    remedy = "Give the workers more memory."
+                    raise InputError("worker", "was killed repeatedly, perhaps for lack of memory.", remedy)
+                if ended.error is not None:
+                    raise ended.error
+                yield int(ended.call.name), ended.value
+
+
+@contextmanager
+def cluster_map(text: str, wanted: Wanted, *, tls: Path | None = None, work: Path) -> Iterator[Map]:
+    """Opens a cluster, and yields a function that works on it. Its workers must see the same disk as this machine.
+
+    Args:
+        text: `local`, the address of a scheduler, or a YAML file.
+        wanted: the workers of `local`.
+        tls: folder of certificates for an address.
+        work: folder on the shared disk, for certificates and logs of jobs.
+
+    Raises:
+        InputError: the text names no cluster, or its traffic would not be encrypted.
+        UnavailableError: the scheduler does not answer.
+    """
+    with opened(text, wanted, tls, work) as cluster:
+        tasks = DaskTasks(cluster, batch_config())
+        print_cluster(cluster.address, tasks.dashboard)
+        try:
+            yield ClusterMap(tasks, cluster.threads, wanted.network)
+        finally:
+            tasks.close()

@@ -1,0 +1,99 @@
+"""The folder of a batch's outputs: who may write to it, its parts, and how a result gets its final place.
+
+| path | content |
+| --- | --- |
+| `labels/NAME.nii.gz`, `segmentations/NAME.dcm` | results |
+| `reports/NAME.json` | the segmenter's report |
+| `manifest.jsonl` | see `manifest` |
+| `.batch/` | the lock, unfinished outputs, registrations of unfinished cases |
+
+In a studies folder, everything but the label maps is in `.medsam2_atlas/batch/MODEL/`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam2_atlas.base.errors import ConflictError, StorageError
+from medsam2_atlas.base.files import remove_folder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of a batch.
+
+    Attributes:
+        folder: contains results, reports and manifest.
+    """
+
+    folder: Path
+
+    @property
+    def manifest(self) -> Path:
+        """The file of the manifest."""
+        return self.folder / "manifest.jsonl"
+
+    @property
+    def work(self) -> Path:
+        """The folder for the lock and unfinished outputs."""
+        return self.folder / ".batch"
+
+    @property
+    def parts(self) -> Path:
+        """The folder for unfinished outputs."""
+        return self.work / "parts"
+
+    def output(self, name: str, suffix: str) -> Path:
+        """Returns the file of a result. `name` comes from `names.Names`, so it is one path component."""
+        return self.folder / ("segmentations" if suffix == ".dcm" else "labels") / f"{name}{suffix}"
+
+    def report(self, name: str) -> Path:
+        """Returns the file of a report."""
+        return self.folder / "reports" / f"{name}.json"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Creates the folders, locks them for this process, and removes unfinished outputs of killed runs.
+
+        Raises:
+            ConflictError: another batch writes to the folder.
+            StorageError: the folder cannot be created, or is a link.
+        """
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.work / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StorageError(self.folder, f"cannot be written ({error.strerror}).", "Name another folder.") from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConflictError(
+                    self.folder, "is in use by another batch.", "Wait until it ends, or choose another folder."
+                ) from None
+            except OSError:
+                log.warning("%s: its disk has no locks; do not run two batches on it at once", self.folder)
+            self._prepare()
+            yield
+            remove_folder(self.parts, self.work)
+        finally:
+            os.close(handle)
+
+    def _prepare(self) -> None:
+        """Empties the folder for unfinished outputs, and refuses links, through which outputs would leave the folder."""
+        folders = [self.folder / name for name in ("labels", "segmentations", "reports")]
+        for path in (self.work, self.parts, *folders, self.manifest):
+            if path.is_symlink():
+                raise StorageError(path, "is a link, through which outputs would leave the folder.", "Remove the link.")
+        remove_folder(self.parts, self.work)
+        self.parts.mkdir(mode=0o700)
+        for folder in folders[:1] + folders[2:]:
+            folder.mkdir(exist_ok=True)

@@ -1,0 +1,177 @@
+"""Workers as jobs of a queue (SLURM, PBS, LSF), by dask-jobqueue. The scheduler runs in this process.
+
+All traffic is encrypted: the certificates lie on the disk that all machines share, readable by the user alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dask_jobqueue.lsf import LSFJob
+from dask_jobqueue.pbs import PBSJob
+from dask_jobqueue.slurm import SLURMJob
+from distributed import Scheduler, Security, SpecCluster
+
+from medsam2_atlas.batch.addresses import CERTIFICATES, check_certificates
+from medsam2_atlas.batch.cluster_config import ClusterConfig, WorkerGroup
+from medsam2_atlas.batch.dask_tasks import CPU, GPU
+from medsam2_atlas.batch.tls import make_certificates
+
+log = logging.getLogger(__name__)
+
+_JOBS = {"slurm": SLURMJob, "pbs": PBSJob, "lsf": LSFJob}
+_REPLACED_AFTER = 60.0
+"""Seconds after which a worker that has left is replaced by a new job; a preempted job may come back by itself."""
+
+
+class QueueCluster:
+    """A scheduler in this process, and workers that are jobs of a queue."""
+
+    def __init__(self, config: ClusterConfig, cluster: SpecCluster, security: Security) -> None:
+        """Keeps the open cluster.
+
+        Args:
+            config: the description of the cluster.
+            cluster: the cluster.
+            security: its certificates.
+        """
+        self._config, self._cluster = config, cluster
+        self.address, self.security = str(cluster.scheduler_address), security
+        self.threads = max(group.cores for group in config.workers)
+        self._joined: set[str] = set()
+        self._left: dict[str, float] = {}
+        self._order = itertools.count(1)
+
+    def keep_up(self, names: set[str]) -> None:
+        """Submits a new job for each worker that has left, for example because its time was up or it was preempted."""
+        now = time.monotonic()
+        self._joined |= names
+        for name in names:
+            self._left.pop(name, None)
+        for name in self._joined - names:
+            self._left.setdefault(name, now)
+        lost = [
+            name for name, since in self._left.items() if now - since > _REPLACED_AFTER and name in self._cluster.worker_spec
+        ]
+        for name in lost:
+            log.warning("worker %s has left; a new job replaces it", name)
+            spec = self._cluster.worker_spec.pop(name)
+            self._cluster.worker_spec[f"{name.partition('.')[0]}.{next(self._order)}"] = spec
+            self._left.pop(name)
+            self._joined.discard(name)
+        if lost:
+            self._cluster.loop.add_callback(self._cluster._correct_state)
+
+
+@contextmanager
+def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]:
+    """Starts a scheduler, submits the workers' jobs, and cancels them at the end.
+
+    Args:
+        config: the description of the cluster.
+        folder: folder on the shared disk, for certificates and logs.
+
+    Raises:
+        InputError: the certificates cannot be used.
+    """
+    tls = Path(config.tls) if config.tls else folder / "tls"
+    if not config.tls and not all((tls / name).is_file() for name in CERTIFICATES):
+        make_certificates(tls)
+    check_certificates(tls)
+    from medsam2_atlas.batch.clusters import security_of, started
+
+    security = security_of(tls)
+    interface = config.scheduler_interface or config.interface
+    options: dict[str, Any] = {"protocol": "tls://", "security": security, "dashboard_address": "127.0.0.1:0"}
+    scheduler = {"cls": Scheduler, "options": options | ({"interface": interface} if interface else {})}
+    spec = {
+        f"{_kind(group)}-{number}-{one}": {
+            "cls": _JOBS[config.queue],
+            "options": job_options(config, group, security, folder / "logs"),
+        }
+        for number, group in enumerate(config.workers)
+        for one in range(group.count)
+    }
+    with started(workers=spec, scheduler=scheduler, security=security) as cluster:
+        yield QueueCluster(config, cluster, security)
+
+
+def job_options(config: ClusterConfig, group: WorkerGroup, security: Security | None, logs: Path) -> dict[str, Any]:
+    """Returns the arguments of dask-jobqueue for a worker's job.
+
+    Args:
+        config: the description of the cluster.
+        group: the kind of the worker.
+        security: the certificates; None only to show a job script.
+        logs: folder of the jobs' logs.
+    """
+    mixed = len({member.gpus for member in config.workers}) > 1
+    resources = ["--resources", f"{_kind(group).upper()}=1"] if mixed or group.gpus else []
+    directives = [*group.directives]
+    options: dict[str, Any] = {
+        "cores": 1,  # cases of a worker: one; its cores are PyTorch's threads
+        "memory": group.memory.replace(" ", ""),
+        "processes": 1,
+        "walltime": group.walltime,
+        "python": _python(config, group),
+        "job_name": f"medsam2-{_kind(group)}",
+        "death_timeout": 120,
+        "worker_extra_args": ["--no-dashboard", *resources],
+        "job_script_prologue": [f"export OMP_NUM_THREADS={group.cores}", *config.prologue],
+        "interface": config.interface or None,
+        "protocol": "tls://",
+        "security": security,
+        "local_directory": config.local_directory or None,
+        "log_directory": str(logs),
+        "queue": group.partition or None,
+    }
+    if config.queue == "slurm":
+        options |= {"account": config.account or None, "job_cpu": group.cores}
+        directives = [
+            "--requeue",
+            *([f"--gres=gpu:{group.gpus}"] if group.gpus and not _asks_for_gpus(group) else []),
+            *directives,
+        ]
+    elif config.queue == "pbs":
+        gpus = f":ngpus={group.gpus}" if group.gpus and not _asks_for_gpus(group) else ""
+        memory = group.memory.replace(" ", "").lower()
+        options |= {"account": config.account or None, "resource_spec": f"select=1:ncpus={group.cores}:mem={memory}{gpus}"}
+    else:
+        options |= {"project": config.account or None, "ncpus": group.cores}
+        directives = [*([f"-gpu num={group.gpus}"] if group.gpus and not _asks_for_gpus(group) else []), *directives]
+    return options | {"job_extra_directives": directives}
+
+
+def job_scripts(config: ClusterConfig) -> dict[str, str]:
+    """Returns the job script of each group of workers, by its name, without submitting anything."""
+    scripts = {}
+    for number, group in enumerate(config.workers):
+        options = job_options(config, group, None, Path("OUT/.batch/logs")) | {"log_directory": None}
+        job = _JOBS[config.queue]("tls://SCHEDULER:PORT", name=f"{_kind(group)}-{number}", **options)
+        scripts[f"{group.count} x {_kind(group)}-{number}"] = job.job_script()
+    return scripts
+
+
+def _python(config: ClusterConfig, group: WorkerGroup) -> str:
+    """Returns the command of Python in a job, in the container if there is one."""
+    python = shlex.quote(config.python or (sys.executable if not config.container else "python3"))
+    if not config.container:
+        return python
+    binds = "".join(f" --bind {shlex.quote(bind)}" for bind in config.binds)
+    return f"apptainer exec{' --nv' if group.gpus else ''}{binds} {shlex.quote(config.container)} {python}"
+
+
+def _kind(group: WorkerGroup) -> str:
+    return (GPU if group.gpus else CPU).lower()
+
+
+def _asks_for_gpus(group: WorkerGroup) -> bool:
+    return any("gpu" in text or "--gres" in text for text in group.directives)

@@ -1,0 +1,264 @@
+"""Finds the CTs of a batch: in a folder, in a table (CSV), or by a query of a PACS (DICOMweb).
+
+Folders, tables and answers of a PACS come from outside. Nothing that they contain becomes a path of an output (see `names`),
+and links that lead out of a folder are left out unless the user allows them.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.urls import is_url
+from medsam2_atlas.batch.config import batch_config
+from medsam2_atlas.batch.items import Item
+from medsam2_atlas.batch.work import pacs_of
+from medsam2_atlas.dicom.uids import valid_uid
+from medsam2_atlas.imaging.kinds import SEGMENTATION, stem_of, suffix_in
+
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_MAX_DEPTH = 16
+_PROBED = 3
+"""Number of files without a suffix that are examined in a folder, to find DICOM files."""
+_LINK_REMEDY = "Allow such links by --follow-links, or copy the CT."
+_PAGE = 1000
+"""Number of series that are requested from a PACS at a time."""
+
+
+@dataclass
+class Found:
+    """The items of a source.
+
+    Attributes:
+        items: the items, in a stable order.
+        left_out: why other inputs cannot be used, by id.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def find_items(source: str, out: Path, *, follow_links: bool = False) -> Found:
+    """Returns the CTs of a source, without names and stamps.
+
+    Args:
+        source: a folder, a CSV file with a column `image`, or the URL of a PACS, with filters of QIDO-RS after `?`.
+        out: the folder of the outputs, which is not searched.
+        follow_links: whether links may lead out of the folder.
+
+    Raises:
+        InputError: the source cannot be read, has no CT, or has too many.
+        UnavailableError: the PACS does not answer.
+    """
+    if is_url(source):
+        found = _of_pacs(source)
+    elif Path(source).is_dir():
+        found = _of_folder(Path(source), out, follow_links)
+    elif Path(source).is_file() and source.lower().endswith(".csv"):
+        found = _of_table(Path(source))
+    else:
+        raise InputError(source, "is not a source of CTs.", "Name a folder, a CSV file, or the DICOMweb URL of a PACS.")
+    if not found.items and not found.left_out:
+        raise InputError(source, "contains no CT.", "See docs/inputs.md for the files that are read.")
+    if len(found.items) > batch_config().max_items:
+        raise InputError(source, f"contains more than {batch_config().max_items} CTs.", "Split it, or raise max_items.")
+    return found
+
+
+def _of_folder(folder: Path, out: Path, follow_links: bool) -> Found:
+    """Finds image files, and folders that contain DICOM files, below a folder. Hidden folders and label maps are skipped."""
+    found, root = Found(), Path(os.path.realpath(folder))
+    skipped = {Path(os.path.realpath(out))} if Path(os.path.realpath(out)) != root else set()
+    pairs = (folder / "images").is_dir() and (folder / "labels").is_dir()
+    top = folder / "images" if pairs else folder
+    walked = os.walk(top, followlinks=False, onerror=lambda error: _unreadable(found, folder, error))
+    for place, folders, files in walked:
+        here = Path(place)
+        depth = len(here.relative_to(top).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and _searched(here / name, skipped, folder))
+        for name in list(folders):
+            if (here / name).is_symlink():
+                folders.remove(name)
+                found.left_out[_id(here / name, folder)] = "is a link to a folder. Name that folder itself."
+        if depth >= _MAX_DEPTH:
+            folders.clear()
+        _take_files(found, here, sorted(files), folder, root, follow_links)
+        if len(found.items) > batch_config().max_items:
+            break
+    return found
+
+
+def _searched(path: Path, skipped: set[Path], folder: Path) -> bool:
+    """Returns whether a folder may contain CTs. The folder of the outputs, and a studies folder's label maps, do not."""
+    return Path(os.path.realpath(path)) not in skipped and path != folder / "labels"
+
+
+def _take_files(found: Found, here: Path, files: list[str], folder: Path, root: Path, follow_links: bool) -> None:
+    dicom = False
+    others = 0
+    for name in files:
+        path = here / name
+        if name.startswith(".") or name.lower().endswith(SEGMENTATION):
+            continue
+        if suffix_in(name):
+            reason = "" if follow_links else _leads_out(path, root)
+            if reason:
+                found.left_out[_id(path, folder)] = reason
+            else:
+                found.items.append(Item(_id(path, folder), "file", str(path)))
+        elif not dicom and name.lower().endswith(_DICOM_SUFFIXES):
+            dicom = True
+        elif not dicom and others < _PROBED and ("." not in name or name.rpartition(".")[2].isdigit()):
+            others += 1
+            dicom = _begins_like_dicom(path)
+    if dicom:
+        found.items.append(Item(_id(here, folder), "series", str(here)))
+
+
+def _leads_out(path: Path, root: Path) -> str:
+    """Returns the reason why a link is not followed; empty if the path is no link or stays below the folder."""
+    if not path.is_symlink():
+        return ""
+    target = Path(os.path.realpath(path))
+    return "" if root in target.parents else f"is a link that leads out of the folder. {_LINK_REMEDY}"
+
+
+def _begins_like_dicom(path: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    with os.fdopen(handle, "rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _unreadable(found: Found, folder: Path, error: OSError) -> None:
+    found.left_out[_id(Path(str(error.filename)), folder)] = f"cannot be read ({error.strerror})."
+
+
+def _id(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path != folder else folder.name or "."
+
+
+def _of_table(file: Path) -> Found:
+    """Reads a table with a column `image` (a path, absolute or relative to the table) and optionally `name`."""
+    if file.stat().st_size > batch_config().max_table_mb * 1e6:
+        raise InputError(file, f"is larger than {batch_config().max_table_mb:g} MB.", "Split the table.")
+    found, seen = Found(), set[str]()
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            for number, row in enumerate(csv.DictReader(stream, strict=True), 2):
+                if "image" not in row:
+                    raise InputError(file, "has no column `image`.", "Name the columns in its first line: image,name.")
+                text = (row["image"] or "").strip()
+                if not text or text in seen:
+                    continue
+                seen.add(text)
+                item = _row(file, text, (row.get("name") or "").strip())
+                if item is None:
+                    found.left_out[text] = f"line {number}: is neither an image file nor a folder of a series."
+                else:
+                    found.items.append(item)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(file, f"is not a table ({error}).", "Save it as CSV in UTF-8, with commas.") from error
+    except OSError as error:
+        raise InputError(file, f"cannot be read ({error.strerror}).", "Check its permissions.") from error
+    return found
+
+
+def _row(file: Path, text: str, name: str) -> Item | None:
+    if "\0" in text:
+        return None
+    path = file.parent / text
+    try:
+        if path.is_dir():
+            return Item(text, "series", str(path), wished=name)
+        return Item(text, "file", str(path), wished=name) if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def split_url(text: str) -> tuple[str, dict[str, str]]:
+    """Returns the URL of a PACS without its query, and the filters of the query.
+
+    Raises:
+        InputError: the URL contains a user name or password, or is not valid.
+
+    >>> split_url("https://pacs/dicom-web?StudyDate=20240101-20240131")
+    ('https://pacs/dicom-web', {'StudyDate': '20240101-20240131'})
+    """
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host:
+        raise InputError(repr(text[:80]), "is not the URL of a PACS.", "Write http(s)://HOST/PATH?FILTER=VALUE.")
+    if parts.username or parts.password:
+        raise InputError(
+            f"{parts.scheme}://{host}",
+            "contains a user name or password, which would be stored.",
+            "Set $MONAI_LABEL_DICOMWEB_USERNAME and $MONAI_LABEL_DICOMWEB_PASSWORD instead.",
+        )
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", "")), dict(parse_qsl(parts.query))
+
+
+def _of_pacs(source: str) -> Found:
+    """Asks a PACS for series, page by page. A Modality other than CT must be asked for explicitly."""
+    url, filters = split_url(source)
+    found, seen = Found(), set[str]()
+    client = pacs_of(url)
+    asked = {"Modality": "CT", **filters}
+    for page in _pages(asked):
+        listed = client.list_series(page)
+        new = 0
+        for number, entry in enumerate(listed):
+            study, series = _value(entry, "0020000D"), _value(entry, "0020000E")
+            if not (valid_uid(study) and valid_uid(series)):
+                found.left_out[f"entry {len(seen) + number + 1} of the PACS"] = "has no valid UIDs. Correct it in the PACS."
+            elif series not in seen:
+                seen.add(series)
+                new += 1
+                found.items.append(
+                    Item(series, "dicomweb", url, stamp=_value(entry, "00201209"), study=study, series=series, wished=series)
+                )
+        # A PACS that ignores `offset` sends the same page again.
+        if not new or len(listed) < _PAGE or len(found.items) > batch_config().max_items:
+            break
+    found.items.sort(key=lambda item: item.id)
+    return found
+
+
+def _pages(filters: dict[str, str]) -> Iterator[dict[str, str]]:
+    if "limit" in filters or "offset" in filters:
+        yield filters
+        return
+    offset = 0
+    while True:
+        yield {**filters, "limit": str(_PAGE), "offset": str(offset)}
+        offset += _PAGE
+
+
+def _value(entry: object, tag: str) -> str:
+    """Returns the first value of an attribute in unchecked DICOM JSON; empty if there is none."""
+    values = entry.get(tag) if isinstance(entry, dict) else None
+    found = values.get("Value") if isinstance(values, dict) else None
+    first = found[0] if isinstance(found, list) and found else ""
+    return str(first)[:64] if isinstance(first, (str, int)) else ""
+
+
+def wished_name(item: Item) -> str:
+    """Returns the text from which the name of an item's outputs is made."""
+    if item.wished:
+        return item.wished
+    return stem_of(item.id) if item.kind == "file" else item.id
+
+
+def named(item: Item, name: str, stamp: str) -> Item:
+    """Returns an item with the name of its outputs and its stamp."""
+    return replace(item, name=name, stamp=stamp)

@@ -1,0 +1,93 @@
+"""Certificates for the members of a cluster: an authority of its own, and one certificate for scheduler, workers and client.
+
+Dask's TLS is mutual: each side accepts only certificates of the authority. Who has the key can therefore run any code on the
+cluster, so only its owner may read it. The authority's own key is not kept, so no further certificate can be made.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from medsam2_atlas.base.errors import ConflictError, StorageError
+from medsam2_atlas.batch.addresses import CERTIFICATES
+
+
+def make_certificates(folder: Path, days: int = 365) -> None:
+    """Writes an authority's certificate, a certificate for all members, and its key (mode 0600) into a folder (mode 0700).
+
+    Args:
+        folder: the folder; it is created.
+        days: how long they are valid.
+
+    Raises:
+        ConflictError: the folder already has certificates.
+        StorageError: the folder cannot be written.
+    """
+    if any((folder / name).exists() for name in CERTIFICATES):
+        raise ConflictError(folder, "already contains certificates.", "Name another folder, or remove them first.")
+    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority = _name("medsam2_atlas cluster authority")
+    root = _certificate(authority, authority, authority_key.public_key(), authority_key, days, authority=True)
+    member = _certificate(
+        _name("medsam2_atlas cluster member"), authority, key.public_key(), authority_key, days, authority=False
+    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = serialization.Encoding.PEM
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, content in zip(CERTIFICATES, (root.public_bytes(pem), member.public_bytes(pem), private), strict=True):
+            handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+    except OSError as error:
+        raise StorageError(folder, f"cannot be written ({error.strerror}).", "Name another folder.") from error
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _certificate(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    signer: ec.EllipticCurvePrivateKey,
+    days: int,
+    *,
+    authority: bool,
+) -> x509.Certificate:
+    now = datetime.now(timezone.utc)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=10))  # clocks of a cluster's machines differ
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=not authority,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=not authority,
+                key_cert_sign=authority,
+                crl_sign=authority,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
+    )
+    return built.sign(signer, hashes.SHA256())

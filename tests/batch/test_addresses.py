@@ -1,0 +1,58 @@
+"""A cluster outside of this machine is only used with mutual TLS."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from medsam2_atlas.base.errors import ConflictError, InputError
+from medsam2_atlas.batch import addresses
+from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster
+from medsam2_atlas.batch.tls import make_certificates
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tcp://[::1]:8786", "tcp://localhost:1"])
+def test_the_loopback_interface_needs_no_certificates(address: str) -> None:
+    check_cluster(address, None)
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://10.0.0.1:8786", "tcp://head:8786", "tcp://[fe80::1]:8786", "tcp://localhost.x:1", "tls://head:8786"]
+)
+def test_no_other_address_is_used_without_mutual_tls(address: str) -> None:
+    with pytest.raises(InputError, match=r"mutual TLS|certificates") as error:
+        check_cluster(address, None)
+    assert "--tls" in error.value.remedy
+
+
+@pytest.mark.parametrize("text", ["head", "http://head:1", "tcp://head", "ucx://127.0.0.1:1", "tcp://a:b@head:1", ""])
+def test_other_texts_are_no_cluster(text: str) -> None:
+    with pytest.raises(InputError, match="is no cluster"):
+        check_cluster(text, None)
+
+
+def test_certificates_are_private_and_one_authority_signs_them(tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    make_certificates(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE((folder / name).stat().st_mode) for name in CERTIFICATES} == {0o600}
+    root, member = (x509.load_pem_x509_certificate((folder / name).read_bytes()) for name in CERTIFICATES[:2])
+    member.verify_directly_issued_by(root)
+    check_cluster("tls://head:8786", folder)
+    with pytest.raises(ConflictError):
+        make_certificates(folder)
+    (folder / "key.pem").chmod(0o640)
+    with pytest.raises(InputError, match="other users"):
+        check_cluster("tls://head:8786", folder)
+    with pytest.raises(InputError, match="not encrypted"):
+        check_cluster("tcp://127.0.0.1:8786", folder)
+
+
+def test_without_dask_the_remedy_is_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "_PACKAGES", "no_such_package")
+    with pytest.raises(InputError) as error:
+        check_cluster("local", None)
+    assert "pip install 'medsam2_atlas[cluster]'" in error.value.remedy

@@ -1,0 +1,101 @@
+"""Sources of batches: folders, tables and queries of a PACS, none of which is trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.fake_pacs import fake_pacs, listed
+from batch_cases import write_cts
+from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.batch.sources import find_items, split_url
+from series_files import upright, write_series
+
+
+def ids(source: Path | str, out: Path, **options: bool) -> list[str]:
+    return [item.id for item in find_items(str(source), out, **options).items]
+
+
+def test_images_and_series_below_a_folder_are_found(tmp_path: Path) -> None:
+    import numpy as np
+
+    cts = write_cts(tmp_path / "cts", 2)
+    write_cts(cts / "ward" / "a", 1)
+    write_cts(cts / ".hidden", 1)
+    write_cts(cts / "labels" / "final", 1)
+    (cts / "ward" / "x.seg.nrrd").write_text("")
+    (cts / "notes.txt").write_text("")
+    write_series(cts / "series", upright(np.zeros((3, 8, 8), np.int16)))
+    assert ids(cts, tmp_path / "out") == [
+        "case-00000.nii.gz",
+        "case-00001.nii.gz",
+        "series",
+        "ward/a/case-00000.nii.gz",
+    ]
+
+
+def test_the_outputs_of_a_batch_are_no_inputs(tmp_path: Path) -> None:
+    cts = write_cts(tmp_path / "cts", 1)
+    write_cts(cts / "out" / "labels", 2)
+    assert ids(cts, cts / "out") == ["case-00000.nii.gz"]
+
+
+def test_a_link_that_leads_out_of_the_folder_is_left_out(tmp_path: Path) -> None:
+    elsewhere = write_cts(tmp_path / "elsewhere", 1)
+    cts = write_cts(tmp_path / "cts", 1)
+    (cts / "link.nii.gz").symlink_to(elsewhere / "case-00000.nii.gz")
+    (cts / "inside.nii.gz").symlink_to(cts / "case-00000.nii.gz")
+    (cts / "folder").symlink_to(elsewhere)
+    (cts / "loop").symlink_to(cts)
+    found = find_items(str(cts), tmp_path / "out")
+    assert [item.id for item in found.items] == ["case-00000.nii.gz", "inside.nii.gz"]
+    assert {*found.left_out} == {"link.nii.gz", "folder", "loop"}
+    assert "--follow-links" in found.left_out["link.nii.gz"]
+    assert "link.nii.gz" in ids(cts, tmp_path / "out", follow_links=True)
+
+
+def test_a_table_names_files_relative_to_itself(tmp_path: Path) -> None:
+    cts = write_cts(tmp_path / "cts", 2)
+    table = tmp_path / "cts.csv"
+    table.write_text(f"name,image\nfirst,cts/case-00000.nii.gz\n,{cts}/case-00001.nii.gz\n,gone.nii.gz\n,\n")
+    found = find_items(str(table), tmp_path / "out")
+    assert [(item.wished, item.kind) for item in found.items] == [("first", "file"), ("", "file")]
+    assert "line 4" in found.left_out["gone.nii.gz"]
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"image\n\xff\xfe\n", b'image\n"unclosed\n', b"image\na\0b\n"])
+def test_a_damaged_table_gives_an_error_or_left_out_rows_and_no_item(tmp_path: Path, content: bytes) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(content)
+    try:
+        found = find_items(str(table), tmp_path / "out")
+    except InputError as error:
+        assert error.remedy
+    else:
+        assert not found.items and found.left_out
+
+
+def test_a_pacs_is_asked_page_by_page_and_its_answers_are_checked(tmp_path: Path) -> None:
+    with fake_pacs() as pacs:
+        pacs.series = [listed("1.2.2"), listed("../../x"), listed("1.2.1"), listed("1.2.1"), 7, {"0020000E": {"Value": [None]}}]
+        found = find_items(f"{pacs.url}?StudyDate=20240101", tmp_path)
+    assert [item.series for item in found.items] == ["1.2.1", "1.2.2"]
+    assert len(found.left_out) == 3
+    assert "StudyDate=20240101" in pacs.asked[0] and "Modality=CT" in pacs.asked[0]
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@pacs/x", "https://", "http://[::1/x"])
+def test_a_url_with_a_password_or_without_a_host_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(InputError) as error:
+        split_url(url)
+    assert "secret" not in str(error.value)
+
+
+def test_something_else_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(InputError, match="is not a source"):
+        find_items(str(tmp_path / "x.txt"), tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no CT"):
+        find_items(str(tmp_path / "empty"), tmp_path / "out")
