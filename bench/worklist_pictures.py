@@ -2,22 +2,25 @@
 
 The real server shows the sample patients to a team of three; a headless Chromium takes the pictures. The label maps that Ana
 and Ben sign off are a model's predictions with organs that were shifted by a few voxels, and the reviewer's comment is made up.
-The figures in the pictures therefore say nothing about people or models.
+The times are made up, too. The figures in the pictures therefore say nothing about people or models.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import requests
-import SimpleITK as sitk
 from pictures import write_picture
 from PIL import Image
 
@@ -32,8 +35,6 @@ PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 MODELS = ("unet_3d", "atlas")
 COMMENT = "The duodenum ends too early. Please follow it to the left."
 ROLES = {"Ana": "annotator", "Ben": "annotator", "Ria": "reviewer"}
-_BELOW, _ABOVE = 8, 4
-"""Numbers of slices below and above the liver that are kept, so that each case takes seconds."""
 
 
 def main() -> None:
@@ -48,25 +49,18 @@ def main() -> None:
         studies = folder / "studies"
         studies.mkdir()
         for number, files in enumerate((*find_references(sample / "references")[4:], *find_references(sample / "targets"))):
-            _write_case(files.image, files.label, studies / f"Patient {number + 1:02d}.nii.gz")
+            shutil.copy(files.image, studies / f"Patient {number + 1:02d}.nii.gz")
         (studies / "Patient 08.nii.gz").write_bytes(b"not a CT")
         tokens = tokens_for(folder / "tokens.yaml", ROLES)
         conf = {"atlas": str(folder / "atlas"), "server_tokens": str(tokens), "server_review": "true", "foundation": "atlas"}
+        with server(studies, folder / "server", conf, token=token_of("Ria"), anew=True) as client:
+            _work(client.get_server_url().rstrip("/"))
+        _spread(studies)
         with server(studies, folder / "server", conf, token=token_of("Ria"), anew=True) as client, browser_page() as page:
-            url = client.get_server_url().rstrip("/")
             page.set_default_timeout(120_000)
-            _work(url, folder)
-            _take(page, url, given.keep or folder)
+            _take(page, client.get_server_url().rstrip("/"), given.keep or folder)
         for picture in ("worklist", "worklist-compare", "worklist-figures"):
             write_picture(Image.open((given.keep or folder) / f"{picture}.png"), PICTURES / f"{picture}.png", few=True)
-
-
-def _write_case(image: Path, label: Path, target: Path) -> None:
-    """Writes the part of a CT around the liver."""
-    labels = sitk.DICOMOrient(sitk.ReadImage(str(label)), "LPS")
-    seen = np.flatnonzero((sitk.GetArrayViewFromImage(labels) == 6).any((1, 2)))
-    whole = sitk.DICOMOrient(sitk.ReadImage(str(image)), "LPS")
-    sitk.WriteImage(whole[:, :, max(0, int(seen[0]) - _BELOW) : int(seen[-1]) + _ABOVE], str(target))
 
 
 def _ask(url: str, who: str, method: str, path: str, **options: Any) -> requests.Response:
@@ -75,48 +69,64 @@ def _ask(url: str, who: str, method: str, path: str, **options: Any) -> requests
     return answer
 
 
-def _work(url: str, folder: Path) -> None:
+def _work(url: str) -> None:
     """Runs the models, and brings the cases into different states."""
     names = [f"Patient {number:02d}" for number in range(1, 8)]
     for name in names[:5]:
         for model in MODELS:
             _ask(url, "Ria", "POST", f"/infer/{model}", params={"image": name, "output": "json"})
     for number, (name, author) in enumerate((("Patient 01", "Ana"), ("Patient 02", "Ben"), ("Patient 03", "Ana"))):
-        _submit(url, author, name, folder, shifts=(2 + number, 7, 13))
-    _submit(url, "Ben", "Patient 01", folder, shifts=(4,))
-    for name, version in (("Patient 01", 2), ("Patient 02", 1)):
-        query = {"label": name, "tag": "final", "version": version}
-        if name == "Patient 02":
-            _ask(url, "Ria", "POST", "/datastore/label/return", params=query, json={"comment": COMMENT})
-        else:
-            _ask(url, "Ria", "POST", "/datastore/label/accept", params=query)
-    _ask(url, "Ana", "POST", "/worklist/claim", json={"study": "Patient 04"})
+        _submit(url, author, name, 0, shifted={13: 2, 10: 1, 7: 1 + number % 2})
+    _submit(url, "Ben", "Patient 01", 1, shifted={13: 1, 11: 1})
+    _submit(url, "Ana", "Patient 02", 1, shifted={13: 2, 9: 1, 5: 1})
+    for name, version in (("Patient 01", 2), ("Patient 02", 2)):
+        _ask(url, "Ria", "POST", "/datastore/label/accept", params={"label": name, "tag": "final", "version": version})
+    returned = {"label": "Patient 03", "tag": "final", "version": 1}
+    _ask(url, "Ria", "POST", "/datastore/label/return", params=returned, json={"comment": COMMENT})
+    _submit(url, "Ben", "Patient 04", 0, shifted={4: 1, 12: 1, 13: 1})
     _ask(url, "Ria", "POST", "/worklist/assign", json={"study": "Patient 06", "person": "Ben"})
-    deadline = time.monotonic() + 240
+    _ask(url, "Ana", "POST", "/worklist/claim", json={"study": "Patient 05"})
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:  # until the cases are measured
         rows = _ask(url, "Ria", "GET", "/worklist/cases", params={"state": ["predicted", "new", "in work"]}).json()["rows"]
-        if all(row["disagreement"] is not None for row in rows):
+        if all(row["disagreement"] is not None for row in rows if not row["problem"]):
             break
         time.sleep(2)
 
 
-def _submit(url: str, author: str, name: str, folder: Path, shifts: Sequence[int]) -> None:
-    """Signs off a prediction as a person, with some organs shifted by two voxels."""
-    found = _ask(url, author, "GET", "/datastore/label", params={"label": name, "tag": MODELS[0]})
-    file = folder / "label.nii.gz"
-    file.write_bytes(found.content)
-    image = sitk.ReadImage(str(file))
-    labels = sitk.GetArrayFromImage(image)
-    for organ in shifts:
-        moved = np.roll(labels == organ, (1, 2, 2), (0, 1, 2))
+def _submit(url: str, author: str, name: str, known: int, shifted: Mapping[int, int]) -> None:
+    """Signs off a prediction as a person, with organs shifted by some voxels along each axis."""
+    found = _ask(url, author, "GET", "/annotation/label", params={"image": name, "tag": MODELS[0]})
+    shape = [int(size) for size in found.headers["X-Shape"].split(",")]
+    content = found.content if len(found.content) == np.prod(shape) else gzip.decompress(found.content)
+    labels = np.frombuffer(content, np.uint8).reshape(shape).copy()
+    for organ, voxels in shifted.items():
+        moved = np.roll(labels == organ, (voxels,) * 3, (0, 1, 2))
         labels[labels == organ] = 0
         labels[moved & (labels == 0)] = organ
-    made = sitk.GetImageFromArray(labels)
-    made.CopyInformation(image)
-    sitk.WriteImage(made, str(file))
-    with file.open("rb") as stream:
-        fields: dict[str, Any] = {"files": {"label": ("label.nii.gz", stream)}, "data": {"params": '{"label_info": []}'}}
-        _ask(url, author, "PUT", "/datastore/label", params={"image": name}, **fields)
+    seconds = {organ: 25 + 40 * voxels for organ, voxels in shifted.items()}
+    query = {
+        "image": name,
+        "base_tag": MODELS[0],
+        "base_version": 1,
+        "known": known,
+        "confirm": "both",
+        "active_seconds": 90 + sum(seconds.values()),
+        "organ_seconds": ",".join(f"{organ}:{value}" for organ, value in seconds.items()),
+    }
+    _ask(url, author, "POST", "/annotation/submit", params=query, data=gzip.compress(labels.tobytes()))
+
+
+def _spread(studies: Path) -> None:
+    """Changes the times of the signed-off versions, as if the team had worked for three weeks."""
+    records = sorted((studies / ".medsam2_atlas" / "versions" / "final").rglob("*.json"))
+    for number, file in enumerate(record for record in records if "made" in json.loads(record.read_text())):
+        content = json.loads(file.read_text())
+        made = datetime.fromisoformat(content["made"]) - timedelta(days=(19, 12, 11, 5, 2, 0)[number % 6])
+        file.write_text(json.dumps(content | {"made": made.isoformat(timespec="milliseconds")}))
+    for index in (studies / ".medsam2_atlas").glob("*.sqlite*"):
+        if index.name.startswith("studies"):
+            index.unlink()
 
 
 def _take(page: Any, url: str, folder: Path) -> None:
@@ -135,7 +145,10 @@ def _take(page: Any, url: str, folder: Path) -> None:
     ):
         page.goto(url + path)
         page.locator(part).first.wait_for()
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(30_000 if name.endswith("figures") else 2_000)  # new figures are computed in the background
+        if name.endswith("figures"):
+            page.reload()
+            page.locator(part).first.wait_for()
         page.evaluate("document.querySelectorAll('img').forEach(one => { one.loading = 'eager' })")
         page.wait_for_function(loaded)
         page.screenshot(path=str(folder / f"{name}.png"))

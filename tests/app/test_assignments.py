@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -287,9 +288,12 @@ def test_opening_a_case_claims_it_unless_it_is_signed_off(datastore: StudyDatast
         claim = opened_by(datastore, study, user(who), final.version if final else None)
         return claim.person if claim else ""
 
-    assert (opened("a", "kim"), opened("a", "lee")) == ("kim", "kim")
+    assert [opened("a", who) for who in ("kim", "lee", "reva")] == ["kim"] * 3
+    datastore.claims.touch("a", "token:lee", "lee")  # a draft; reva only looks at the case
     sign_off(datastore, tmp_path, "a", "kim")
     assert opened("a", "lee") == "lee"  # lee began before it was signed off
+    datastore.claims.finish("a", "token:lee")
+    assert opened("a", "reva") == ""
     sign_off(datastore, tmp_path, "b", "kim")
     assert (opened("b", "kim"), opened("b", "reva")) == ("", "")
     datastore.store.return_label("b", FINAL, 1, Person("reva", "token:reva"), "spleen")
@@ -333,3 +337,23 @@ def test_the_holder_of_a_claim_is_named(datastore: StudyDatastore) -> None:
     datastore.claims.claim("a", "token:kim", "kim")
     with pytest.raises(ConflictError, match="kim"):
         datastore.claims.claim("a", "token:lee", "lee")
+
+
+def test_the_next_case_is_one_with_unsaved_work_unless_the_person_has_just_left_it(
+    client: TestClient, datastore: StudyDatastore
+) -> None:
+    folder = datastore.store.work.path / "drafts" / "a"
+    folder.mkdir(parents=True)
+    (folder / f"{hashlib.sha256(b'token:kim').hexdigest()[:32]}.draft").write_bytes(b"{}")
+    datastore.store.assignments.assign("c", "kim", "reva")
+    assert ask(client, "lee", "POST", "next")["study"] == "b"
+    first = ask(client, "kim", "POST", "next")
+    assert first["study"] == "a"
+    assert "you have unsaved work on it" in first["why"]
+    assert ask(client, "kim", "POST", "next")["study"] == "a"
+    assert ask(client, "kim", "POST", "next", **{"except": "a"})["study"] == "c"
+    assert ask(client, "kim", "POST", "next", **{"except": "c"})["study"] != "a", "she still has it open"
+    datastore.claims.release("a", "token:kim")
+    assert ask(client, "kim", "POST", "next", **{"except": "c"})["study"] == "a"
+    datastore.claims.claim("a", "token:lee", "lee")
+    assert ask(client, "kim", "POST", "next")["study"] == "c", "another person works on it"

@@ -287,7 +287,8 @@ def test_a_root_path_that_could_leave_the_server_is_refused(text: str) -> None:
 
 
 def test_a_root_path_that_begins_with_a_path_of_the_server_is_refused(app: Any) -> None:
-    hidden = {"figures", "page", "ohif", "proxy", "static", "docs", "redoc", "openapi.json", "login", "logout", "favicon.ico"}
+    pages = {"figures", "page", "review", "login", "logout", "docs", "redoc", "openapi.json", "favicon.ico"}
+    hidden = pages | {"ohif", "proxy", "static"}
     assert {path.split("/")[1] for path in app.openapi()["paths"]} | hidden == FIRST_SEGMENTS
     for text in ("/ohif", "/review/x", "/datastore"):
         with pytest.raises(InputError, match="own paths"):

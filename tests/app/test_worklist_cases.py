@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from pathlib import Path
@@ -19,11 +20,12 @@ from medsam2_atlas.base.errors import UnavailableError
 from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.segmenters.base import Report, Segmentation
-from medsam2_atlas.storage import Drafts, Person
+from medsam2_atlas.storage import Assignment, Drafts, Person
 from medsam2_atlas.studies import PredictionStore
 from server import worklist as routes
 from server import worklist_answers
 from server.application import create_app
+from server.assignments import may_accept
 from server.config import ServerConfig
 from server.people import LOCAL, User
 from tasks import case_states
@@ -63,6 +65,12 @@ def table(tmp_path: Path) -> ScoreTable:
 def worklist(datastore: StudyDatastore, table: ScoreTable) -> Worklist:
     states = CaseTable(datastore, table, MODELS)
     return Worklist(datastore, states.states, Drafts(datastore.store, 10**6).studies)
+
+
+def save_draft(datastore: StudyDatastore, study: str, person_id: str) -> None:
+    folder = datastore.store.work.path / "drafts" / study
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{hashlib.sha256(person_id.encode()).hexdigest()[:32]}.draft").write_bytes(b"{}")
 
 
 def sign_off(datastore: StudyDatastore, study: str, label: Path, who: str = "kim") -> None:
@@ -111,6 +119,25 @@ def test_each_case_has_one_state(datastore: StudyDatastore, worklist: Worklist, 
     assert rows(worklist, User("kim", "reviewer", "token:kim"))["d"]["action"] == "view", "nobody reviews their own label map"
 
 
+def test_nobody_is_asked_to_review_a_label_map_that_they_drew_and_another_person_restored(
+    datastore: StudyDatastore, worklist: Worklist, label: Path, tmp_path: Path
+) -> None:
+    datastore.store.review.turn(True)
+    sign_off(datastore, "a", label, "lee")
+    array = np.zeros((12, 20, 20), np.uint8)
+    array[3:8, 4:12, 4:16] = 6
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / ".sent" / "other.nii.gz"))
+    sign_off(datastore, "a", tmp_path / ".sent" / "other.nii.gz", "kim")
+    assert rows(worklist, LEE)["a"]["action"] == "review"
+    datastore.store.restore_label("a", "final", 1, author="kim", author_id=KIM.id)
+    reviewer = User("kim", "reviewer", KIM.id)
+    for person, action in ((LEE, "view"), (reviewer, "review")):
+        assert rows(worklist, person)["a"]["action"] == action
+        assert may_accept(datastore.store, "a", person) == (action == "review")
+    assert list(rows(worklist, LEE))[-1] == "a"
+    assert next(iter(rows(worklist, reviewer))) == "a"
+
+
 def test_a_draft_makes_a_case_one_in_work(datastore: StudyDatastore, worklist: Worklist, tmp_path: Path) -> None:
     folder = datastore.store.work.path / "drafts" / "a"
     folder.mkdir(parents=True)
@@ -137,6 +164,38 @@ def test_cases_of_the_person_come_first_and_those_of_others_after_the_free_ones(
     found = rows(worklist, LOCAL)
     assert found["a"]["mine"]
     assert found["a"]["opened"] == []
+
+
+def test_a_returned_case_that_is_then_assigned_is_the_assignees(
+    datastore: StudyDatastore, worklist: Worklist, label: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datastore.store.review.turn(True)
+    sign_off(datastore, "c", label)
+    datastore.store.return_label("c", "final", 1, Person("lee", "token:lee"), "No.")
+    assert next(iter(rows(worklist))) == "c"
+    later = Assignment("ann", "lee", "9999-01-01T00:00:00+00:00")
+    monkeypatch.setattr(datastore.store.assignments, "all", lambda: {"c": later})
+    ann = User("ann", "annotator", "token:ann")
+    found = {who.name: list(rows(worklist, who)) for who in (KIM, ann)}
+    assert found["ann"][0] == "c"
+    assert found["kim"].index("c") > found["kim"].index("f")
+    assert not rows(worklist)["c"]["mine"]
+    assert rows(worklist, ann)["c"]["mine"]
+    earlier = Assignment("ann", "lee", "2000-01-01T00:00:00+00:00")
+    monkeypatch.setattr(datastore.store.assignments, "all", lambda: {"c": earlier})
+    assert next(iter(rows(worklist))) == "c"
+    assert not rows(worklist, ann)["c"]["mine"], "its author knows the case"
+
+
+def test_unsaved_work_of_the_person_comes_before_assigned_and_free_cases(datastore: StudyDatastore, worklist: Worklist) -> None:
+    for study, who in (("d", KIM), ("e", LEE)):
+        save_draft(datastore, study, who.id)
+    datastore.store.assignments.assign("c", "kim", "lee")
+    found = rows(worklist)
+    assert list(found)[:2] == ["d", "c"]
+    assert {study for study, row in found.items() if row["mine"]} == {"c", "d"}
+    datastore.claims.claim("d", LEE.id, LEE.name)
+    assert next(iter(rows(worklist))) == "c", "another person works on it now"
 
 
 def test_cases_are_filtered(datastore: StudyDatastore, worklist: Worklist, label: Path) -> None:
@@ -356,6 +415,20 @@ def test_the_summary_counts_cases_and_states_what_the_person_may_do(team: Team, 
         "lee": {"upload": False, "assign": True, "review": True},
         "max": {"upload": True, "assign": True, "review": True},
     }
+
+
+def test_cases_that_wait_or_were_returned_do_not_count_as_signed_off_today(
+    team: Team, datastore: StudyDatastore, label: Path
+) -> None:
+    datastore.store.review.turn(True)
+    for study in "abc":
+        sign_off(datastore, study, label)
+    reviewer = Person("lee", "token:lee")
+    datastore.store.return_label("a", "final", 1, reviewer, "No.")
+    assert [team.ask("kim", "summary").json()[key] for key in ("today", "week")] == [0, 0]
+    datastore.store.accept_label("b", "final", 1, reviewer)
+    about = team.ask("kim", "summary").json()
+    assert (about["counts"]["signed off"], about["today"], about["week"]) == (1, 1, 1)
 
 
 def test_people_see_counts_of_the_queue_but_only_their_own_jobs(team: Team) -> None:

@@ -209,8 +209,12 @@ def test_learning_tries_only_a_few_series_in_a_row_if_they_cannot_be_fetched(pac
     for parts in pacs.objects.values():
         parts[:] = [b"not DICOM"]
     shelf = Shelf(pacs, tmp_path, 5)
-    assert not shelf.learner.measure_next()
-    assert len(fetches(pacs)) == 3
+    for tried in (3, 6, 8, 8, 8):
+        assert not shelf.learner.measure_next()
+        assert len(fetches(pacs)) == tried, "a series that cannot be used is not fetched again"
+    assert shelf.learner.progress() == (0, 0), "no series is left that could be measured"
+    page = worklist_of(shelf.datastore, tmp_path).page(Query(), KIM)
+    assert all(row["problem"] for row in page["rows"])
 
 
 def test_fetched_series_that_nobody_needs_make_room_for_new_ones(pacs: FakePacs, tmp_path: Path) -> None:

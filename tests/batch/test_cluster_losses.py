@@ -81,11 +81,14 @@ def test_a_scheduler_that_does_not_answer_is_named_with_a_remedy(tmp_path: Path,
         run_stand_in(cts, tmp_path / "out", cluster=f"tcp://127.0.0.1:{free_port()}")
 
 
-def test_a_local_cluster_gives_what_a_serial_run_gives_and_records_failures(tmp_path: Path) -> None:
+def test_a_local_cluster_gives_what_a_serial_run_gives_and_records_failures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cts = write_cts(tmp_path / "cts", 6)
     run_stand_in(cts, tmp_path / "serial", serial=True)
     (cts / "bad.nii.gz").write_bytes(b"")
     tally = run_stand_in(cts, tmp_path / "out", cluster="local", workers=1).tally
+    assert "cluster tls://127.0.0.1:" in capsys.readouterr().err  # other users of the machine cannot send it anything
     assert (tally.done, [*tally.failed]) == (6, ["bad"])
     assert outputs(tmp_path / "out") == outputs(tmp_path / "serial")
     assert all("process" in entry["worker"] for entry in entries(tmp_path / "out"))

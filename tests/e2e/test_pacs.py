@@ -17,12 +17,14 @@ import SimpleITK as sitk
 from dicomweb_client import DICOMwebClient
 from monailabel.client import MONAILabelClient
 from pydicom.dataset import Dataset
+from typer.testing import CliRunner
 
 from app.running import server
 from datastores.pacs_datastore import PacsDatastore
 from e2e.orthanc import orthanc, orthanc_program, send
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.base.errors import NotFoundError
+from medsam2_atlas.cli import app
 from medsam2_atlas.dicom import LabelOrigin, read_rtstruct, read_seg, seg_series_uid, write_seg
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.imaging.volume import read_volume, write_volume
@@ -71,6 +73,13 @@ def test_a_list_of_studies_shows_their_descriptions(hospital: Hospital) -> None:
     query = {"StudyInstanceUID": hospital.study, "includefield": "00081030,00080060"}
     (found,) = requests.get(f"{hospital.url}/proxy/dicom/qido/studies", query, timeout=30).json()
     assert found["00081030"]["Value"] == ["abdomen, portal venous"]
+
+
+def test_the_command_sends_a_folder_whose_instances_the_pacs_may_have(hospital: Hospital) -> None:
+    done = CliRunner().invoke(app, ["dicom", "send", str(hospital.files), hospital.pacs_url], catch_exceptions=False)
+    count = len([*hospital.files.iterdir()])
+    assert done.stdout == f"sent to {hospital.pacs_url}: {count} instances; not sent: 0 instances, 0 files of other kinds\n"
+    assert len(hospital.pacs.search_for_instances(hospital.study, hospital.series)) == count
 
 
 def labels_of(file: str | Path) -> np.ndarray:

@@ -16,6 +16,7 @@ browser = pytest.importorskip("e2e.browser")
 pytestmark = pytest.mark.skipif(browser.chromium_program() is None, reason="Chromium is not installed")
 
 FIGURES: dict[str, Any] = {
+    "total": {"signed_off": 11, "minutes": 5.1, "timed": 7, "agreement": 0.9, "pairs": 1},
     "days": [{"day": f"2026-11-{day:02d}", "signed_off": day % 4} for day in range(1, 28)],
     "people": [{"person": "Ana Silva", "signed_off": 9, "minutes": 6.2}, {"person": HOSTILE, "signed_off": 2, "minutes": None}],
     "organs": [
@@ -24,10 +25,19 @@ FIGURES: dict[str, Any] = {
     ],
     "trend": [
         {"week": f"2026-11-{day:02d}", "model": model, "dice": {"liver": 0.9}, "mean": 0.7 + day / 200, "cases": 4}
+        | {"began_with_it": 3 if model == "medsam2_atlas" else 0, "start_unknown": 1}
         for day in (2, 9, 16)
         for model in ("medsam2_atlas", "unet_3d")
     ],
-    "agreement": [{"study": "a", "people": ["Ana Silva", "Kim Lee"], "dice": {"liver": 0.95, "duodenum": 0.6}, "mean": 0.9}],
+    "agreement": [
+        {
+            "study": "a",
+            "people": ["Ana Silva", "Kim Lee"],
+            "dice": {"liver": 0.95, "duodenum": 0.6},
+            "mean": 0.9,
+            "same_start": True,
+        }
+    ],
 }
 VERSIONS = [
     {"tag": "final", "version": 2, "author": "Ana Silva", "time": "2026-11-27T10:00:00+00:00"},
@@ -286,7 +296,7 @@ def test_names_from_outside_are_shown_as_text(page: Any, url: str) -> None:
 def test_figures_are_charts_with_words_and_sorted_tables(page: Any, url: str) -> None:
     page.goto(f"{url}/figures")
     page.locator("#per-day svg").wait_for()
-    assert page.locator("#per-day svg").get_attribute("aria-label") == "Signed-off cases a day: 42 cases in 27 days"
+    assert page.locator("#per-day svg").get_attribute("aria-label") == "Signed-off cases a day: 11 cases in 27 days"
     assert "unet_3d 0.78 at the end" in page.locator("#trend svg").get_attribute("aria-label")
     first = page.locator("#per-organ tbody tr").first
     assert first.inner_text().split("\t") == ["left adrenal gland", "–", "12.3", "340", "0.550"]
@@ -294,6 +304,21 @@ def test_figures_are_charts_with_words_and_sorted_tables(page: Any, url: str) ->
     assert first.inner_text().startswith("liver")
     page.locator("#trend-organ").select_option("liver")
     assert "liver: medsam2_atlas 0.90" in page.locator("#trend svg").get_attribute("aria-label")
+
+
+def test_the_figures_show_totals_over_cases_and_how_many_began_with_the_prediction(page: Any, url: str) -> None:
+    page.goto(f"{url}/figures")
+    page.locator("#between tbody tr").wait_for()
+    cards = [" ".join(text.split()) for text in page.locator("#cards .card").all_inner_texts()]
+    assert cards[0] == "11 cases signed off in 27 days"  # and not 42, the sum of the days
+    assert cards[2:] == ["5.1 min median active time of 7 cases", "0.90 median Dice between people"]
+    page.get_by_text("medsam2_atlas: 9 of 12 cases drawn from its prediction; unknown for 3.").wait_for()
+    page.get_by_text("unet_3d: 0 of 12 cases drawn from its prediction; unknown for 3.").wait_for()
+    page.get_by_text("measures corrections, not accuracy").wait_for()
+    assert "yes" in page.locator("#between tbody tr").inner_text().split("\t")
+    TEAM.summary = {"you": {"name": "Kim Lee", "role": "annotator"}}
+    page.reload()
+    page.get_by_text("median Dice between you and others").wait_for()
 
 
 def test_a_comparison_shows_the_lowest_dice_first_and_leads_to_the_slice(page: Any, url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ def test_edits_dice_and_time_of_a_version_come_from_its_record_and_its_start(sto
     assert (record.author, record.start, record.seconds, record.organ_seconds) == ("kim", "atlas", 90.0, {LIVER: 30.5})
     assert (record.edited_voxels, record.edited_ml) == ({LIVER: 9}, {LIVER: 0.072})
     assert record.dice == {"atlas": {LIVER: 0.8}}
+    assert record.predicted == {"atlas": (LIVER,)}
+    assert record.first_start == "atlas"
+    sign_off(store, 4, "kim", {"tag": "final", "version": 1})
+    sign_off(store, 4, "lee", {"tag": "atlas", "version": 1})
+    _, second, third = measured(store, table)
+    assert (second.start, second.first_start) == ("final", "atlas")
+    assert [(pair.number, pair.same_start) for pair in third.pairs] == [(2, True)]  # kim began with the same prediction
 
 
 def test_a_later_prediction_is_not_compared_and_a_version_from_nothing_is_all_edited(
@@ -77,8 +85,8 @@ def test_a_later_prediction_is_not_compared_and_a_version_from_nothing_is_all_ed
     first, second, third = measured(store, table)
     assert (first.start, first.edited_voxels, first.dice, first.seconds) == ("", {LIVER: 18}, {}, None)
     assert (second.edited_voxels, second.dice) == ({LIVER: 9}, {})
-    assert (second.pairs, second.untold) == ((), 1)  # the prediction may be made from the first version
-    assert (third.start, third.edited_voxels, third.untold) == (None, None, 2)
+    assert (second.pairs, second.untold) == ((), ("token:kim",))  # the prediction may be made from the first version
+    assert (third.start, third.first_start, third.edited_voxels, len(third.untold)) == (None, None, None, 2)
 
 
 def test_independent_versions_of_two_people_are_compared(store: StudyStore, table: FigureTable) -> None:
@@ -90,7 +98,7 @@ def test_independent_versions_of_two_people_are_compared(store: StudyStore, tabl
         ("kim", 1, False, {LIVER: 0.8})
     ]
     assert [(pair.author, pair.dice) for pair in third.pairs] == [("lee", {LIVER: round(6 / 7, 4)})]
-    assert (third.untold, third.edited_voxels) == (0, {LIVER: 18})
+    assert (third.untold, third.edited_voxels) == ((), {LIVER: 18})
 
 
 def test_each_version_is_measured_once(store: StudyStore, table: FigureTable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +142,41 @@ def test_a_damaged_version_does_not_stop_the_others(
     record.write_text("{")
     measured(store, table)
     assert not measure_next(store, table)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError(), ValueError("x"), RecursionError()])
+@pytest.mark.parametrize("where", ["labels", "__init__"])
+def test_no_error_of_a_study_keeps_the_others_from_their_figures(
+    store: StudyStore, table: FigureTable, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    sign_off(store, 2, "kim", None, seconds=60.0)
+    store.save_label("b", FINAL, block(folder, 2), author="lee")
+    original = getattr(measuring._Versions, where)
+
+    def fail(self: Any, *arguments: Any) -> Any:
+        if "a" in (*arguments, getattr(self, "study", "")):
+            raise error
+        return original(self, *arguments)
+
+    monkeypatch.setattr(measuring._Versions, where, fail)
+    found = measured(store, table)
+    assert [one.author for one in found] == (["kim", "lee"] if where == "labels" else ["lee"])
+    assert not measure_next(store, table)
+
+
+def test_an_error_of_the_table_is_not_taken_for_one_of_a_study(
+    store: StudyStore, table: FigureTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_off(store, 2, "kim", None)
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "known", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            measure_next(store, table)
+    assert [one.author for one in measured(store, table)] == ["kim"]
 
 
 def test_an_erased_study_leaves_no_figures(store: StudyStore, table: FigureTable, folder: Path) -> None:

@@ -45,7 +45,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (_READ, r"/(info|auth/token/valid)/?", "annotator"),
     (("GET", "POST"), r"/proxy/dicom/.*", "annotator"),
     (("GET",), r"/review", "annotator"),
-    (("GET",), r"/worklist/(cases|summary|picture|next)", "annotator"),
+    (("GET",), r"/worklist/(cases|summary|picture)", "annotator"),
     (("GET",), r"/compare/(case|picture)", "annotator"),
     (("POST",), r"/infer/[^/]+", "annotator"),
     (("GET", "DELETE"), r"/jobs(/[^/]+(/(events|result))?)?", "annotator"),

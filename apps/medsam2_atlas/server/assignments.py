@@ -26,7 +26,7 @@ from server.people import User
 from tasks.annotated_case import title_of
 from tasks.case_states import viewer_path
 from tasks.known import check_strategy, check_study
-from tasks.next_case import OTHERS, is_next_of
+from tasks.next_case import OTHERS, Return, is_next_of
 
 router = APIRouter(prefix="/worklist", tags=["Worklist"], route_class=LimitedRoute)
 
@@ -44,8 +44,9 @@ def next_case(
 ) -> dict[str, Any]:
     """Returns the case (`study`), the reason (`why`), its link (`viewer`) and its claim; an empty object if all are done.
 
-    Cases that a reviewer returned to the person come first, then those assigned to the person, then the strategy's. Cases that
-    others work on or that are assigned to others come last; such a case keeps its claim.
+    Cases that a reviewer returned to the person come first, then those with unsaved work of the person, then those assigned to
+    the person, then the strategy's. Cases that others work on or that are assigned to others come last; such a case keeps its
+    claim.
     """
     user, claims = user_of(request), _datastore().claims
     for _ in range(_TRIES):
@@ -154,8 +155,8 @@ def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version 
     """
     signed_off = final is not None and not final.removed
     if final is not None and final.returned:
-        signed_off = not is_next_of(Person(user.name, user.id), final, datastore.store.assignments.of(study))
-    datastore.claims.touch(study, user.id, user.name, works=not signed_off)
+        signed_off = not is_next_of(Person(user.name, user.id), Return.of(final), datastore.store.assignments.of(study))
+    datastore.claims.open(study, user.id, user.name, works=not signed_off)
     return datastore.claims.of(study)
 
 

@@ -5,6 +5,7 @@ Other than `/annotation/case`, they do not count as opening the case.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -67,9 +68,8 @@ async def show_picture(
             return case.image, case.order, labels[0], labels[1]
 
         asked = Shown(organ, slice)
-        file = difference_picture(
-            instance.datastore().store, study, known, asked, load, lambda *labels: _worst(case, *labels), instance._models.hu
-        )
+        store, kept, worst = instance.datastore().store, instance.worklist.pictures.kept, partial(_worst, case)
+        file = difference_picture(store, kept, study, known, asked, load, worst, instance._models.hu)
         return FileResponse(file, media_type="image/png")
 
     if organ not in {about["label"] for about in organs()}:

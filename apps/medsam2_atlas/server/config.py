@@ -35,7 +35,7 @@ class ServerConfig(BaseModel):
     viewer_mb: int = Field(1000, ge=1, description="max megabytes of decoded CTs of a folder that are kept for viewers")
     label_mb: int = Field(500, ge=1, description="max megabytes of an uploaded label map")
     drafts_mb: int = Field(200, ge=1, description="max megabytes of all drafts of each person")
-    pictures_mb: int = Field(200, ge=1, description="max megabytes of all small pictures of cases for the worklist")
+    pictures_mb: int = Field(200, ge=1, description="max megabytes of all pictures of the worklist and of comparisons")
     learn_ahead: int = Field(10, ge=1, le=10_000, description="series of a PACS that learning keeps measured ahead of need")
     learn_mb: int = Field(20_000, ge=1, description="max megabytes of series that learning has fetched and nobody signed off")
     reader_processes: int = Field(2, ge=1, le=32, description="reader processes; as many files are decoded at once")

@@ -50,7 +50,7 @@ class CaseRow(BaseModel):
     why: str
     assigned: str = Field(description="name of the person that it is assigned to; empty if it is not")
     claimed: Claimed | None
-    mine: bool = Field(description="whether it is assigned to, or claimed by, the person who asks")
+    mine: bool = Field(description="whether it is assigned to, claimed by, or has unsaved work of, the person who asks")
     opened: list[str] = Field(description="names of the people who have it open")
     comment: Comment | None
     viewer: str = Field(description="path below the server's root path; empty if no viewer can show it")
@@ -118,8 +118,8 @@ class Summary(BaseModel):
 
     total: int
     counts: dict[State, int]
-    today: int = Field(description="cases signed off today, in the server's time zone")
-    week: int = Field(description="cases signed off in the last seven days")
+    today: int = Field(description="cases that became `signed off` today, in the server's time zone")
+    week: int = Field(description="the same in the last seven days")
     demo_weights: bool
     review: bool = Field(description="whether the review stage is on")
     models: list[ModelSummary]

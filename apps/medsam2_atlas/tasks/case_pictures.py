@@ -64,7 +64,11 @@ class Wanted:
 
 
 class CasePictures:
-    """The pictures of a server's cases. Thread-safe."""
+    """The pictures of a server's cases. Thread-safe.
+
+    Attributes:
+        kept: the files of all pictures.
+    """
 
     def __init__(self, datastore: StudyDatastore, models: tuple[str, ...], hu: HuRule, max_bytes: int) -> None:
         """Draws nothing yet.
@@ -76,7 +80,7 @@ class CasePictures:
             max_bytes: max size of all pictures together, in bytes.
         """
         self._datastore, self._tags, self._hu = datastore, (FINAL, *models), hu
-        self._pictures = Pictures(datastore.store.work, max_bytes)
+        self.kept = Pictures(datastore.store.work, max_bytes)
         self._lock = threading.Lock()
         self._failed: dict[str, float] = {}
 
@@ -101,11 +105,11 @@ class CasePictures:
         key = "/".join(parts)
         file = image.file if image is not None else None
         uid = (series or {}).get("StudyInstanceUID", "")
-        return Wanted(study, key, file, label, uid, None if broken else self._pictures.find(key))
+        return Wanted(study, key, file, label, uid, None if broken else self.kept.find(key))
 
     def draw(self, wanted: Wanted) -> Path | None:
         """Draws a picture and returns its file; None if it cannot be drawn now. Never raises because of the case."""
-        file = self._pictures.find(wanted.key)  # another request may have drawn it meanwhile
+        file = self.kept.find(wanted.key)  # another request may have drawn it meanwhile
         if file is not None or not self._due(wanted.key):
             return file
         try:
@@ -117,7 +121,7 @@ class CasePictures:
             log.exception("%s has no picture", wanted.study)
         else:
             return file
-        self._pictures.remove(wanted.key)
+        self.kept.remove(wanted.key)
         with self._lock:
             if len(self._failed) >= _MAX_FAILURES:
                 self._failed.clear()
@@ -128,12 +132,12 @@ class CasePictures:
     def _drawn(self, wanted: Wanted) -> Path:
         if wanted.image is not None:
             label = wanted.label.file if wanted.label is not None else None
-            return self._pictures.draw(wanted.key, wanted.image, label, self._hu)
+            return self.kept.draw(wanted.key, wanted.image, label, self._hu)
         if not isinstance(self._datastore, PacsDatastore) or not wanted.study_uid:
             raise NotFoundError(repr(wanted.study[:80]), "has no image that can be used.", "See its problem in the worklist.")
         with scratch_folder() as folder:
             slice_file = self._datastore.web.fetch_middle(wanted.study_uid, wanted.study, folder)
-            return self._pictures.draw_object(wanted.key, slice_file, self._hu)
+            return self.kept.draw_object(wanted.key, slice_file, self._hu)
 
     def _check_not_erased(self, study: str) -> None:
         """Raises a NotFoundError if a case was removed or erased while its picture was drawn."""

@@ -23,7 +23,7 @@ from monailabel.interfaces.datastore import Datastore
 
 from medsam2_atlas.active_learning import Assessment, ScoreTable, active_learning_config, assess
 from medsam2_atlas.base.configuration import differing
-from medsam2_atlas.base.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, StorageError
 from medsam2_atlas.base.progress import reporting
 from medsam2_atlas.imaging.hounsfield import CHECK, read_ct
 from medsam2_atlas.imaging.labels import organ_table
@@ -152,7 +152,7 @@ class Learner:
     def measure_next(self) -> bool:
         """Measures one study that has no final label map and no current measures; returns whether there was such a study."""
         versions, rows = self.versions(), self._table.rows()
-        studies = sorted(self._datastore().get_unlabeled_images())
+        unlabelled = studies = sorted(self._datastore().get_unlabeled_images())
         if self._ahead is None:
             current = sum(study in rows and rows[study].current(versions) for study in studies)
             self._progress = (current, len(studies))
@@ -161,7 +161,7 @@ class Learner:
             studies, self._progress = plan.studies, (plan.ready, plan.goal)
         if "missing" in versions:
             return False
-        self._later.keep({_ALL, *studies})
+        self._later.keep({_ALL, *unlabelled})
         failures = 0
         for study in studies:
             if self._stop.is_set() or not self._later.due(study):
@@ -172,7 +172,10 @@ class Learner:
                     return False
                 stamp = _stamp(image)
             except Exception as error:  # noqa: BLE001 - an unavailable image must not stop the others
-                self._put_off(study, error)
+                if self._ahead is not None and isinstance(error, InputError):  # not fetched again before the models change
+                    self._table.put(study, "", versions, None, str(error))
+                else:
+                    self._put_off(study, error)
                 failures += 1
                 if self._ahead is not None and failures >= TRIES:  # it may have fetched many series in vain
                     return False
@@ -189,7 +192,6 @@ class Learner:
         if self._ahead is None or self._ahead.is_here(study):
             return self._predictions.image(study)
         if not self._ahead.prepare(study):
-            log.info("no more series are measured: those that learning has fetched take too much space (server_learn_mb)")
             return None
         image = self._predictions.image(study)
         self._ahead.fetched(study)

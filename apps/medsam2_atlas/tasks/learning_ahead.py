@@ -58,6 +58,7 @@ class LearningAhead:
         """
         self._datastore, self._count, self._max_bytes, self._work_running = datastore, count, max_bytes, work_running
         self._ready: frozenset[str] = frozenset()
+        self._full = False
         self._unlabelled: frozenset[str] = frozenset()
 
     def plan(self, unlabelled: list[str], rows: Mapping[str, Row], versions: Mapping[str, str]) -> Plan:
@@ -90,7 +91,12 @@ class LearningAhead:
                 break
             if self._dropped(name):
                 total -= size
-        return total < self._max_bytes
+        if total >= self._max_bytes and not self._full:
+            log.warning(
+                "learning fetches no more series: those that it has fetched take %.0f MB (server_learn_mb)", total / 1e6
+            )
+        self._full = total >= self._max_bytes
+        return not self._full
 
     def fetched(self, study: str) -> None:
         """Marks a series that learning has just fetched."""

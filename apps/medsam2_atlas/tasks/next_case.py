@@ -1,7 +1,7 @@
 """The strategies for the next case, behind MONAI Label's interface. They use the measures that the background has stored.
 
-Cases that a reviewer returned to the person come first, then those assigned to the person, then the strategy's. Cases that are
-assigned to other people, or that others work on, come last.
+Cases that a reviewer returned to the person come first, then those with unsaved work of the person, then those assigned to the
+person, then the strategy's. Cases that are assigned to other people, or that others work on, come last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datastores.descriptions import assignments, predictions_outdated
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Choice, ScoreTable, choose
 from medsam2_atlas.base.errors import MedSAM2AtlasError
-from medsam2_atlas.storage import FINAL, Assignment, Label, Person, Version
+from medsam2_atlas.storage import FINAL, Assignment, Label, Person, Version, studies_with_drafts
 
 _DESCRIPTIONS = {
     "random": "Any case without a final label map",
@@ -72,6 +72,9 @@ class NextCase(Strategy):
         for study in returned:
             if team.is_own(study) and not team.taken(study):
                 return Choice(study, 1.0, f"returned to you by {_return_of(returned[study])}")
+        begun = [study for study in candidates if team.has_begun(study) and not team.taken(study)]
+        if begun and (choice := ranked(begun)) is not None:
+            return Choice(choice.study, choice.weight, f"you have unsaved work on it; {choice.why}")
         own = [study for study in candidates if team.is_own(study) and not team.taken(study)]
         if own and (choice := ranked(own)) is not None:
             return Choice(choice.study, choice.weight, f"assigned to you by {team.assigner(choice.study)}; {choice.why}")
@@ -116,10 +119,25 @@ class _Team:
                 found[study] = final.version
         return dict(sorted(found.items(), key=lambda item: (item[1].returned.get("at", ""), item[0])))
 
+    @cached_property
+    def drafts(self) -> frozenset[str]:
+        """The studies of which the person has a draft."""
+        person = self.request.get("person")
+        return studies_with_drafts(self.datastore.store, str(person)) if person else frozenset()
+
+    def has_begun(self, study: str) -> bool:
+        """Returns whether the person has a draft of a case to go on with.
+
+        A person who asks for another case (`except`) does not get back one that they have just left: they still claim it.
+        """
+        claim = self.claims.of(study) if self.request.get("except") else None
+        return study in self.drafts and (claim is None or claim.id != self.request.get("person"))
+
     def is_own(self, study: str) -> bool:
         """Returns whether a case is the person's, by an assignment or because it was returned to the person."""
         person = Person(str(self.request.get("person_name") or ""), str(self.request.get("person") or ""))
-        return is_next_of(person, self.returned.get(study), self.assigned.get(study))
+        version, assignment = self.returned.get(study), self.assigned.get(study)
+        return is_next_of(person, version and Return.of(version), assignment)
 
     def assigner(self, study: str) -> str:
         """Returns the name of the reviewer who assigned a case."""
@@ -139,27 +157,45 @@ class _Team:
         except MedSAM2AtlasError:  # the study was just removed, or the PACS does not answer
             return True
         now = time.time()
-        recent = [entry for entry in assignments(info).values() if now - entry["ts"] < CLAIM_SECONDS]
+        recent = [entry for entry in assignments(info).values() if abs(now - entry["ts"]) < CLAIM_SECONDS]
         return bool(recent) and not any(client and entry.get("client_id") == client for entry in recent)
 
 
-def is_next_of(person: Person, returned: Version | None, assignment: Assignment | None) -> bool:
+@dataclass(frozen=True)
+class Return:
+    """The return of a final version by a reviewer.
+
+    Attributes:
+        author: the author of the version; both fields are empty if unknown.
+        at: when it was returned, ISO 8601, UTC.
+    """
+
+    author: Person
+    at: str
+
+    @classmethod
+    def of(cls, version: Version) -> Return:
+        """Returns the return of a returned version."""
+        return cls(Person(version.author, version.author_id), version.returned.get("at", ""))
+
+
+def is_next_of(person: Person, returned: Return | None, assignment: Assignment | None) -> bool:
     """Returns whether a case is a certain person's to work on: the assignee's, or the author's of a returned version.
 
     An assignment that was made before the return does not count: the version's author knows the case.
 
     Args:
         person: the person.
-        returned: the returned final version; None if there is none.
+        returned: the return of the final version; None if it was not returned.
         assignment: the assignment of the case; None if there is none.
     """
-    if assignment is not None and (returned is None or assignment.at > returned.returned.get("at", "")):
+    if assignment is not None and (returned is None or assignment.at > returned.at):
         return bool(person.name) and assignment.person == person.name
     if returned is None:
         return False
-    if returned.author_id:
-        return returned.author_id == person.id
-    return bool(returned.author) and returned.author == person.name
+    if returned.author.id:
+        return returned.author.id == person.id
+    return bool(returned.author.name) and returned.author.name == person.name
 
 
 def _return_of(version: Version) -> str:

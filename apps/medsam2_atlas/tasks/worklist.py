@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from datastores.case_claims import Claim
 from datastores.folder_datastore import FolderDatastore
 from datastores.study_datastore import StudyDatastore
-from tasks.case_states import DONE, NEW, PREDICTED, PROBLEM, RETURNED, SIGNED_OFF, WAITS, CaseState, ohif_path
+from medsam2_atlas.storage import Assignment, Person, same_person
+from tasks.case_states import NEW, PREDICTED, PROBLEM, RETURNED, SIGNED_OFF, WAITS, CaseState, ohif_path
+from tasks.next_case import Return, is_next_of
 
 IN_WORK = "in work"
 STATES = (NEW, PREDICTED, IN_WORK, WAITS, RETURNED, SIGNED_OFF, PROBLEM)
@@ -47,26 +49,22 @@ class Work:
 
     Attributes:
         opened: people who have a case open, by study.
-        assigned: names of the people that cases are assigned to, by study.
+        assigned: assignments of cases to people, by study.
         drafts: studies of which somebody has a draft.
+        begun: studies of which the person who asks has a draft.
     """
 
     opened: Mapping[str, Sequence[Claim]] = field(default_factory=dict)
-    assigned: Mapping[str, str] = field(default_factory=dict)
+    assigned: Mapping[str, Assignment] = field(default_factory=dict)
     drafts: frozenset[str] = frozenset()
+    begun: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, datastore: StudyDatastore, drafts: frozenset[str]) -> Work:
-        """Returns what people do on the studies of a datastore.
-
-        Args:
-            datastore: the studies.
-            drafts: studies of which somebody has a draft.
-        """
+    def of(cls, datastore: StudyDatastore, drafts: frozenset[str], begun: frozenset[str]) -> Work:
+        """Returns what people do on the studies of a datastore; see the attributes."""
         claims = datastore.claims.all()
         opened = {study: claims.opened(study) for study in claims.studies()}
-        assigned = {study: one.person for study, one in datastore.store.assignments.all().items()}
-        return cls(opened, assigned, drafts)
+        return cls(opened, datastore.store.assignments.all(), drafts, begun)
 
     def claim(self, study: str) -> Claim | None:
         """Returns the claim of the person who works on a case; None if nobody does."""
@@ -102,13 +100,24 @@ class Query:
 
 @dataclass(frozen=True)
 class Case:
-    """A case as one person sees it."""
+    """A case as one person sees it.
+
+    Attributes:
+        about: its state.
+        state: one of `STATES`.
+        claim: the claim of the person who works on it.
+        assigned: name of the person it is assigned to; empty if it is not.
+        mine: whether the person works on it, has unsaved work on it that nobody else goes on with, or it is assigned to them.
+        begun: whether the person has such unsaved work.
+        returned_to_me: whether it was returned to the person.
+    """
 
     about: CaseState
     state: str
     claim: Claim | None
     assigned: str
     mine: bool
+    begun: bool
     returned_to_me: bool
 
     @property
@@ -147,14 +156,14 @@ class Worklist:
         self,
         datastore: StudyDatastore,
         states: Callable[[], Mapping[str, CaseState]],
-        drafts: Callable[[], frozenset[str]] = frozenset,
+        drafts: Callable[[str | None], frozenset[str]] = lambda person: frozenset(),
     ) -> None:
         """Connects the parts; reads nothing yet.
 
         Args:
             datastore: the studies.
             states: returns the states of all cases.
-            drafts: returns the studies of which somebody has a draft.
+            drafts: returns the studies of which the person with an id has a draft; if it is None, anybody.
         """
         self._datastore, self._states, self._drafts = datastore, states, drafts
 
@@ -165,9 +174,9 @@ class Worklist:
             query: which cases, in which order. A page after the last one becomes the last one.
             person: the person who asks.
         """
-        work, reviewer = self._work(), person.may("reviewer")
+        work = self._work(person)
         cases = [self._case(about, work, person) for about in self._states().values()]
-        found = _sorted([case for case in cases if case.matches(query)], query, reviewer)
+        found = _sorted([case for case in cases if case.matches(query)], query, person)
         pages = max(1, -(-len(found) // query.size))
         page = min(query.page, pages)
         shown = found[(page - 1) * query.size : page * query.size]
@@ -184,30 +193,33 @@ class Worklist:
         }
 
     def counts(self, person: Asking) -> dict[str, Any]:
-        """Returns the number of all cases (`total`), by state (`counts`), and of those signed off today and in seven days."""
-        work = self._work()
+        """Returns the number of all cases (`total`), by state (`counts`), and of those `signed off` today and in seven days."""
+        work = self._work(person)
         cases = [self._case(about, work, person) for about in self._states().values()]
         now = datetime.now().astimezone()
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        made = [time for case in cases if case.state in DONE and (time := _time(case.about.made)) is not None]
+        done = [time for case in cases if case.state == SIGNED_OFF and (time := _time(case.about.done)) is not None]
         return {
             "total": len(cases),
             "counts": _counts(cases),
-            "today": sum(time >= midnight for time in made),
-            "week": sum(time >= now - _WEEK for time in made),
+            "today": sum(time >= midnight for time in done),
+            "week": sum(time >= now - _WEEK for time in done),
         }
 
-    def _work(self) -> Work:
-        return Work.of(self._datastore, self._drafts())
+    def _work(self, person: Asking) -> Work:
+        return Work.of(self._datastore, self._drafts(None), self._drafts(person.id))
 
     def _case(self, about: CaseState, work: Work, person: Asking) -> Case:
         study = about.study
-        claim, assigned = work.claim(study), work.assigned.get(study, "")
-        own = about.by_id == person.id if about.by_id and person.id else bool(about.by) and about.by == person.name
-        returned = about.state == RETURNED
-        mine = (claim is not None and claim.id == person.id) or (bool(assigned) and assigned == person.name)
+        claim, assignment, returned = work.claim(study), work.assigned.get(study), _returned(about)
+        is_next = is_next_of(Person(person.name, person.id), returned, assignment)
+        assigned = assignment.person if assignment else ""
+        free = (claim is None or claim.id == person.id) and (assignment is None or is_next)
+        begun = free and study in work.begun
+        mine = begun or (claim is not None and claim.id == person.id) or (is_next and assigned == person.name)
         busy = about.state in (NEW, PREDICTED) and (study in work.opened or study in work.drafts)
-        return Case(about, IN_WORK if busy else about.state, claim, assigned, mine, returned and own)
+        returned_to_me = returned is not None and is_next
+        return Case(about, IN_WORK if busy else about.state, claim, assigned, mine, begun, returned_to_me)
 
     def _row(self, case: Case, work: Work, person: Asking) -> dict[str, Any]:
         about, returned = case.about, case.about.returned
@@ -251,20 +263,24 @@ class Worklist:
         return ohif_path(about.study_uid, about.study) if about.study_uid else ""
 
 
+def _returned(about: CaseState) -> Return | None:
+    return Return(Person(about.by, about.by_id), about.returned.get("at", "")) if about.state == RETURNED else None
+
+
 def _action(case: Case, person: Asking) -> str:
     """Returns what a person can do with a case next."""
     about = case.about
     if case.state == WAITS:
-        own = about.by_id == person.id if about.by_id else about.by == person.name
+        own = same_person(Person(person.name, person.id), about.drawer or Person(about.by, about.by_id))
         return "review" if person.may("reviewer") and not own else "view"
     if case.state in (NEW, PREDICTED, IN_WORK):
         return "correct" if about.models else "segment"
     return {PROBLEM: "fix", RETURNED: "correct", SIGNED_OFF: "view"}[case.state]
 
 
-def _sorted(cases: list[Case], query: Query, reviewer: bool) -> list[Case]:
+def _sorted(cases: list[Case], query: Query, person: Asking) -> list[Case]:
     if query.sort not in SORTS:
-        return sorted(cases, key=lambda case: _urgency(case, reviewer))
+        return sorted(cases, key=lambda case: _urgency(case, person))
     value = SORTS[query.sort]
     known = [(found, case) for case in cases if (found := value(case)) is not None]
     rest = [case for case in cases if value(case) is None]
@@ -272,25 +288,26 @@ def _sorted(cases: list[Case], query: Query, reviewer: bool) -> list[Case]:
     return [case for _, case in sorted(known, key=lambda pair: pair[0], reverse=query.down)] + rest
 
 
-def _urgency(case: Case, reviewer: bool) -> tuple[int, float, str]:
+def _urgency(case: Case, person: Asking) -> tuple[int, float, str]:
     """Returns the place of a case in the order of priority.
 
-    First cases that were returned to the person, then those that are theirs. Then for reviewers, cases that wait for them; then
-    cases with a problem. Then free cases by descending disagreement, then those of others, then those that are done.
+    First cases that were returned to the person, then those with unsaved work of the person, then others that are theirs. Then
+    cases that the person can review; then cases with a problem. Then free cases by descending disagreement, then those of
+    others, then those that are done.
     """
     others = case.claim is not None or bool(case.assigned) or case.state == IN_WORK
     if case.returned_to_me:
         group = 0
     elif case.mine and case.state not in (WAITS, SIGNED_OFF):
-        group = 1
+        group = 1 if case.begun else 2
     elif case.state == WAITS:
-        group = 2 if reviewer else 6
+        group = 3 if _action(case, person) == "review" else 7
     elif case.state == PROBLEM:
-        group = 3
+        group = 4
     elif case.state == SIGNED_OFF:
-        group = 7
+        group = 8
     else:
-        group = 5 if others else 4
+        group = 6 if others else 5
     return group, -(case.about.disagreement or 0.0), case.about.study
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +12,12 @@ from medsam2_atlas.active_learning import ScoreTable
 from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.storage import Drafts
 from tasks.case_pictures import CasePictures
-from tasks.case_states import CaseTable
+from tasks.case_states import CaseState, CaseTable
 from tasks.learner import Learner
 from tasks.model_summary import ModelSummaries, described_model
 from tasks.worklist import Worklist
+
+log = logging.getLogger(__name__)
 
 
 class WorklistParts:
@@ -49,11 +53,24 @@ class WorklistParts:
             picture_bytes: max size of all small pictures together, in bytes.
         """
         stored = tuple(name for name, task in models.items() if not task.inputs)
-        states = CaseTable(datastore, table, stored)
-        self.cases = Worklist(datastore, lambda: states.states(learner.problems()), drafts.studies)
+        self._table = CaseTable(datastore, table, stored)
+        self.cases = Worklist(datastore, self._states, drafts.studies)
         self.models = ModelSummaries(lambda: [described_model(name, task) for name, task in models.items()])
         self.pictures = CasePictures(datastore, stored, hu, picture_bytes)
         self._learner, self._learns = learner, learns
+
+    def _states(self) -> Mapping[str, CaseState]:
+        return self._table.states(self._learner.problems())
+
+    def warm(self) -> None:
+        """Computes the states of all cases in the background, so that the first page needs not wait for that."""
+        threading.Thread(target=self._warm, name="worklist", daemon=True).start()
+
+    def _warm(self) -> None:
+        try:
+            self._states()
+        except Exception:  # the page reports it
+            log.exception("the cases cannot be listed")
 
     def learning(self) -> dict[str, Any]:
         """Returns whether cases are measured in the background (`on`), and how many are (`done`) of how many (`of`)."""

@@ -135,7 +135,7 @@ class Database:
                     return object() if memory.in_transaction else (generation, memory.total_changes)
             with self._watching:
                 if self._held is not None:
-                    return generation, self._identity, self._held.execute("PRAGMA data_version").fetchone()[0]
+                    return generation, self._identity, self._held.execute("PRAGMA data_version").fetchall()[0][0]
         except sqlite3.Error as error:  # somebody is writing
             log.debug("the state of %s is unknown: %s", self.file, error)
         return object()

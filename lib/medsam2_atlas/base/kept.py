@@ -1,10 +1,11 @@
-"""A result that is computed again only if the object that it is derived from was replaced by another one."""
+"""Results that are computed again only if the objects that they are derived from were replaced by others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -32,3 +33,24 @@ class Kept(Generic[T]):
         result = make()
         self._last = (sources, result)
         return result
+
+
+class KeptEach(Generic[S, T]):
+    """The last results of many objects. Several threads may use it; they may compute the same result twice."""
+
+    def __init__(self) -> None:
+        self._last: dict[Hashable, tuple[S, T]] = {}
+
+    def of(self, sources: Iterable[tuple[Hashable, S]], make: Callable[[S], T]) -> list[T]:
+        """Returns the result of each object, in their order; those of objects that are no longer among them are forgotten.
+
+        Args:
+            sources: the objects with their keys; nobody changes them. They are compared by identity.
+            make: computes the result of an object.
+        """
+        last, now = self._last, dict[Hashable, tuple[S, T]]()
+        for key, source in sources:
+            known = last.get(key)
+            now[key] = known if known is not None and known[0] is source else (source, make(source))
+        self._last = now
+        return [result for _, result in now.values()]

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.mapping import Map
-from medsam2_atlas.batch.clusters import Wanted, opened
+from medsam2_atlas.batch.clusters import Wanted, opened, print_cluster
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.dask_tasks import GPU, Call, DaskTasks
 from medsam2_atlas.batch.dask_worker import with_threads
@@ -77,7 +76,7 @@ def cluster_map(text: str, wanted: Wanted, *, tls: Path | None = None, work: Pat
     """
     with opened(text, wanted, tls, work) as cluster:
         tasks = DaskTasks(cluster, batch_config())
-        console.print(f"cluster {cluster.address}, dashboard {tasks.dashboard}", soft_wrap=True, highlight=False)
+        print_cluster(cluster.address, tasks.dashboard)
         try:
             yield ClusterMap(tasks, cluster.threads, wanted.network)
         finally:

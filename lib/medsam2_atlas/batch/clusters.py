@@ -8,21 +8,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask
 from distributed import Nanny, Scheduler, Security, SpecCluster
 
 from medsam2_atlas.base.console import console
+from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster
 from medsam2_atlas.batch.cluster_config import cluster_config
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.dask_engine import DaskEngine
 from medsam2_atlas.batch.dask_tasks import CPU, GPU, Cluster
 from medsam2_atlas.batch.session import Session
+from medsam2_atlas.batch.tls import make_certificates
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+_CLOSE_SECONDS = 20
+_DAYS = 60
+"""How long the certificates of a local cluster are valid, in days."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,17 @@ def cluster_engine(text: str, session: Session, *, workers: int = 0, tls: Path |
     wanted = Wanted(workers, session.job.threads, _gpus(session))
     with opened(text, wanted, tls, session.job.parts.parent) as cluster:
         engine = DaskEngine(cluster, session, batch_config())
-        console.print(f"cluster {cluster.address}, dashboard {engine.dashboard}", soft_wrap=True, highlight=False)
+        print_cluster(cluster.address, engine.dashboard)
         try:
             yield engine
         finally:
             engine.close()
+
+
+def print_cluster(address: str, dashboard: str) -> None:
+    """Prints the addresses of a cluster's scheduler and of its dashboard, if it has one."""
+    shown = f", dashboard {dashboard}" if dashboard else ""
+    console.print(f"cluster {address}{shown}", soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -117,12 +129,41 @@ def opened(text: str, wanted: Wanted, tls: Path | None, work: Path) -> Iterator[
 def local_cluster(wanted: Wanted) -> Iterator[Named]:
     """Starts a scheduler and workers on the loopback interface of this machine.
 
+    They need certificates of their own, too: other users of this machine can connect to the loopback interface.
+
     With GPUs, each of them gets a worker that runs networks, and another worker registers meanwhile. Without, each worker does
     both.
     """
     gpus = wanted.gpus
     count = wanted.workers or gpus or max(1, len(os.sched_getaffinity(0)) // max(1, wanted.threads))
+    with scratch_folder() as folder:
+        make_certificates(folder, _DAYS)
+        security = security_of(folder)
+        with started(**_members(count, gpus, security), security=security) as cluster:
+            yield Named(cluster.scheduler_address, security, wanted.threads or 1)
+
+
+@contextmanager
+def started(**arguments: Any) -> Iterator[SpecCluster]:
+    """Starts scheduler and workers, yields them, and closes them. Members that do not close in time end with this process.
+
+    Args:
+        arguments: the arguments of `SpecCluster`.
+    """
+    cluster = SpecCluster(**arguments, silence_logs=logging.ERROR)
+    try:
+        yield cluster
+    finally:
+        try:
+            cluster.close(timeout=_CLOSE_SECONDS)
+        except Exception:  # results are stored already, and a busy machine may miss any of Dask's time limits
+            log.info("the cluster did not close properly", exc_info=True)
+
+
+def _members(count: int, gpus: int, security: Security) -> dict[str, Any]:
+    """Returns the arguments of a local cluster: its scheduler and its workers."""
     base = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.ERROR}
+    base |= {"protocol": "tls://", "security": security}
     spec: dict[str, dict[str, object]] = {}
     for number in range(count):
         options: dict[str, object] = dict(base)
@@ -131,9 +172,8 @@ def local_cluster(wanted: Wanted) -> Iterator[Named]:
             idle = {"resources": {CPU: 1}, "env": {"CUDA_VISIBLE_DEVICES": ""}}
             spec[f"cpu-{number}"] = {"cls": Nanny, "options": base | idle}
         spec[f"worker-{number}"] = {"cls": Nanny, "options": options}
-    scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "port": 0, "dashboard_address": f"{LOOPBACK}:0"}}
-    with SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.ERROR) as cluster:
-        yield Named(cluster.scheduler_address, None, wanted.threads or 1)
+    place = {"host": LOOPBACK, "port": 0, "dashboard_address": f"{LOOPBACK}:0", "protocol": "tls://", "security": security}
+    return {"workers": spec, "scheduler": {"cls": Scheduler, "options": place}}
 
 
 def security_of(folder: Path) -> Security:

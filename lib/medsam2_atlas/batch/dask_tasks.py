@@ -124,8 +124,10 @@ class DaskTasks:
 
     @property
     def dashboard(self) -> str:
-        """The address of Dask's dashboard; empty if unknown."""
-        return str(self._client.dashboard_link or "") if self._client else ""
+        """The address of Dask's dashboard; empty if the scheduler has none."""
+        if self._client is None or "dashboard" not in self._client.scheduler_info(n_workers=0).get("services", {}):
+            return ""
+        return str(self._client.dashboard_link)
 
     def submit(self, call: Call) -> None:
         """Sends a task to the cluster."""

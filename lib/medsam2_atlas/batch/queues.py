@@ -86,7 +86,7 @@ def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]
     if not config.tls and not all((tls / name).is_file() for name in CERTIFICATES):
         make_certificates(tls)
     check_certificates(tls)
-    from medsam2_atlas.batch.clusters import security_of
+    from medsam2_atlas.batch.clusters import security_of, started
 
     security = security_of(tls)
     interface = config.scheduler_interface or config.interface
@@ -100,7 +100,7 @@ def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]
         for number, group in enumerate(config.workers)
         for one in range(group.count)
     }
-    with SpecCluster(workers=spec, scheduler=scheduler, security=security, silence_logs=logging.ERROR) as cluster:
+    with started(workers=spec, scheduler=scheduler, security=security) as cluster:
         yield QueueCluster(config, cluster, security)
 
 

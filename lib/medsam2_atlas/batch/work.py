@@ -28,6 +28,7 @@ from medsam2_atlas.batch.items import Item, content_sha256
 from medsam2_atlas.batch.problems import is_disk_full, is_passing, reason_of
 from medsam2_atlas.batch.session import Session
 from medsam2_atlas.dicom.web import DicomWeb
+from medsam2_atlas.imaging.decoding import file_states
 from medsam2_atlas.imaging.volume import Volume, write_volume
 from medsam2_atlas.segmenters.base import Provenance
 from medsam2_atlas.segmenters.registry import model_of
@@ -126,10 +127,10 @@ def prepare(item: Item, session: Session) -> Prepared:
             path = opened.enter_context(scratch_folder())
             if not pacs_of(item.path).fetch_series(item.study, item.series, path):
                 raise InputError(item.series, "has no objects in the PACS.", "Remove it from the query.")
-        digest = content_sha256(path)
+        states, digest = file_states(path), content_sha256(path)
         with stage("reading"):
             volume = session.models.images.read(path, session.models.hu)
-        if content_sha256(path) != digest:
+        if file_states(path) != states:
             raise InputError(item.path, "changed while it was read.", "Run the batch again when it is complete.")
         session.models.passing.used.clear()
         if session.registers:

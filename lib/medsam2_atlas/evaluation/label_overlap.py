@@ -53,6 +53,11 @@ class Overlap:
         return [k for k in range(1, self.counts.shape[1]) if self._first(k) or self._second(k)]
 
     @property
+    def first_organs(self) -> set[int]:
+        """The numbers of the organs in the first label map."""
+        return {k for k in self.organs if self._first(k)}
+
+    @property
     def second_organs(self) -> set[int]:
         """The numbers of the organs in the second label map."""
         return {k for k in self.organs if self._second(k)}

@@ -1,10 +1,10 @@
 """A studies folder: its layout, and a store that keeps every version of every label map."""
 
 from medsam2_atlas.base.choices import FINAL
-from medsam2_atlas.storage.acceptance import MAX_COMMENT, Person, ReviewStage, may_judge
+from medsam2_atlas.storage.acceptance import MAX_COMMENT, Person, ReviewStage, drawer_of, may_judge, same_person
 from medsam2_atlas.storage.assignments import Assignment, Assignments
 from medsam2_atlas.storage.checks import check_label, suffix_of
-from medsam2_atlas.storage.drafts import Draft, Drafts
+from medsam2_atlas.storage.drafts import Draft, Drafts, studies_with_drafts
 from medsam2_atlas.storage.entries import Image, Label, Saved
 from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import Fingerprints, same_image_as
@@ -47,11 +47,14 @@ __all__ = [
     "WorkFolder",
     "check_label",
     "copy_safely",
+    "drawer_of",
     "flush",
     "label_files",
     "may_judge",
     "same_image_as",
+    "same_person",
     "stamp",
+    "studies_with_drafts",
     "study_name",
     "suffix_of",
     "tag_name",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageError
-from medsam2_atlas.base.kept import Kept
+from medsam2_atlas.base.kept import Kept, KeptEach
 from medsam2_atlas.imaging.labels import OrganTable, organ_table
 from medsam2_atlas.storage.acceptance import ReviewStage, held_back
 from medsam2_atlas.storage.assignments import Assignments
@@ -68,6 +68,8 @@ class StudyContents:
         self._current = CurrentLabels(self.path, self._index, self._reconciler, self._auditor, self._update)
         self._images: Kept[Mapping[str, Image]] = Kept()
         self._labels: Kept[Mapping[str, Mapping[str, Label]]] = Kept()
+        self._each_image: KeptEach[ImageRow, Image] = KeptEach()
+        self._each_label: KeptEach[LabelRow, Label] = KeptEach()
         self._opened = True  # the images found at opening are not compared yet
         with self._errors("be opened"):
             self._index.ready()
@@ -81,7 +83,9 @@ class StudyContents:
         """Returns all images by study; the same object until something changes."""
         self._update()
         rows = self._index.images()
-        return self._images.of((rows,), lambda: {row.study: self._image(row) for row in rows.values()})
+        return self._images.of(
+            (rows,), lambda: {image.study: image for image in self._each_image.of(rows.items(), self._image)}
+        )
 
     def image(self, study: str) -> Image:
         """Returns the image of a study.
@@ -124,7 +128,7 @@ class StudyContents:
         """Returns all current label maps by study and tag; the same objects until something changes."""
         self._update()
         rows = self._index.labels()
-        return self._labels.of((rows,), lambda: self._by_study(rows.values()))
+        return self._labels.of((rows,), lambda: _by_study(self._each_label.of(rows.items(), self._label)))
 
     def label(self, study: str, tag: str) -> Label:
         """Returns the current label map of a study under a tag. A file that was overwritten in place becomes a new version.
@@ -272,12 +276,6 @@ class StudyContents:
     def _image(self, row: ImageRow) -> Image:
         return Image(row.study, self.path / row.file, row.info)
 
-    def _by_study(self, rows: Iterable[LabelRow]) -> dict[str, dict[str, Label]]:
-        found: dict[str, dict[str, Label]] = {}
-        for row in rows:
-            found.setdefault(row.study, {})[row.tag] = self._label(row)
-        return found
-
     def _label(self, row: LabelRow) -> Label:
         return Label(row.study, row.tag, self.path / row.file, row.version, row.problem, row.unsure)
 
@@ -293,3 +291,10 @@ class StudyContents:
             raise
         except (OSError, sqlite3.Error) as error:
             raise StorageError(subject or self.path, f"cannot {action}: {error}.", "Nothing was changed.") from error
+
+
+def _by_study(labels: Iterable[Label]) -> dict[str, dict[str, Label]]:
+    found: dict[str, dict[str, Label]] = {}
+    for label in labels:
+        found.setdefault(label.study, {})[label.tag] = label
+    return found

@@ -142,13 +142,9 @@ class Drafts:
         self._store.image(study)
         return read_draft(self._file(study, person))
 
-    def studies(self) -> frozenset[str]:
-        """Returns the studies of which somebody has a draft; none if the folder of drafts cannot be read."""
-        try:
-            with os.scandir(self._store.work.path / DRAFTS) as folders:
-                return frozenset(folder.name for folder in folders if _has_draft(folder.path))
-        except OSError:  # nobody has saved a draft yet
-            return frozenset()
+    def studies(self, person: str | None = None) -> frozenset[str]:
+        """Returns the studies with drafts; see `studies_with_drafts`."""
+        return studies_with_drafts(self._store, person)
 
     def usable(self, study: str, draft: Draft) -> bool:
         """Returns whether the study still has the image that a draft was drawn on.
@@ -229,7 +225,7 @@ class Drafts:
             )
 
     def _file(self, study: str, person: str) -> Path:
-        return self._store.work.path / DRAFTS / study / f"{hashlib.sha256(person.encode()).hexdigest()[:32]}{SUFFIX}"
+        return self._store.work.path / DRAFTS / study / _name_of(person)
 
     @contextmanager
     def _errors(self, study: str) -> Iterator[None]:
@@ -237,6 +233,23 @@ class Drafts:
             yield
         except OSError as error:
             raise StorageError(f"the draft of {study}", f"cannot be changed: {error}.", "Nothing was changed.") from error
+
+
+def studies_with_drafts(store: StudyStore, person: str | None = None) -> frozenset[str]:
+    """Returns the studies of which a person has a draft; none if the folder of drafts cannot be read.
+
+    Args:
+        store: the store of the studies.
+        person: the unique id of the person; None for anybody.
+    """
+    try:
+        with os.scandir(store.work.path / DRAFTS) as folders:
+            if person is None:
+                return frozenset(folder.name for folder in folders if _has_draft(folder.path))
+            name = _name_of(person)
+            return frozenset(folder.name for folder in folders if os.path.exists(os.path.join(folder.path, name)))
+    except OSError:  # nobody has saved a draft yet
+        return frozenset()
 
 
 def read_draft(file: Path) -> Draft | None:
@@ -286,6 +299,10 @@ def _parsed(file: Path, head: bytes) -> Draft:
 def _known(base: tuple[str, int] | None) -> int:
     """Returns the newest final version that a person has certainly seen, if only their base is known."""
     return base[1] if base is not None and base[0] == FINAL else 0
+
+
+def _name_of(person: str) -> str:
+    return f"{hashlib.sha256(person.encode()).hexdigest()[:32]}{SUFFIX}"
 
 
 def _has_draft(folder: str) -> bool:

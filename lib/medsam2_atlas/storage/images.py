@@ -212,8 +212,8 @@ class ImageChanges:
                 tags.add(tag)
                 if any(version.origin != "model" for version in self._folder.reconciler.lineage(study, tag).versions()):
                     return True
-            elif tag not in tags:  # another program has put the file there, and it was not recorded yet
-                return path.exists()
+            elif tag not in tags and path.exists():  # another program has put the file there, and it was not recorded yet
+                return True
         return False
 
     def _info_file(self, study: str) -> Path:

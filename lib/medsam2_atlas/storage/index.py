@@ -21,11 +21,10 @@ from medsam2_atlas.storage.rows import (
     SCHEMA_VERSION,
     ImageRow,
     LabelRow,
-    ParsedLabels,
+    ParsedRows,
     Writer,
     read_counts,
     read_image,
-    read_images,
     read_label,
     read_problems,
     read_twins,
@@ -50,7 +49,7 @@ class Index:
         self._lock = FolderLock(file.parent)
         self._filled = -1  # the generation of the database that was filled last
         self._filling = False  # whether the thread that holds the lock is filling it
-        self._parsed_labels = ParsedLabels()
+        self._rows = ParsedRows()
         self._kept: dict[str, tuple[object, Any]] = {}  # answers that stay valid until something is written
 
     @property
@@ -105,7 +104,7 @@ class Index:
 
     def images(self) -> Mapping[str, ImageRow]:
         """Returns all images by study; the same object until the index changes."""
-        return self._keep("images", read_images)
+        return self._keep("images", self._rows.images)
 
     def image(self, study: str) -> ImageRow | None:
         """Returns the image of a study; None if there is none."""
@@ -113,7 +112,7 @@ class Index:
 
     def labels(self) -> Mapping[tuple[str, str], LabelRow]:
         """Returns all label maps by study and tag; the same object until the index changes. Unchanged rows stay the same."""
-        return self._keep("labels", self._parsed_labels.read)
+        return self._keep("labels", self._rows.labels)
 
     def label(self, study: str, tag: str) -> LabelRow | None:
         """Returns the label map of a study under a tag; None if there is none."""

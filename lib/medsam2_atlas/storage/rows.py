@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS doubled (study TEXT NOT NULL, tag TEXT NOT NULL, vers
 SCHEMA_VERSION = 2
 """The version of the tables. A new table needs no new number, since an older release does not read it."""
 
+_IMAGES = "SELECT study, file, info, stamp, sha256, hashed FROM images ORDER BY study"
 _LABELS = """
 SELECT l.study, l.tag, l.file, l.stamp, l.version, l.checked,
     CASE
@@ -226,8 +227,7 @@ class Writer:
 
 def read_images(database: sqlite3.Connection) -> dict[str, ImageRow]:
     """Returns all images by study."""
-    rows = database.execute("SELECT study, file, info, stamp, sha256, hashed FROM images ORDER BY study").fetchall()
-    return {row[0]: _image(row) for row in rows}
+    return {row[0]: _image(row) for row in database.execute(_IMAGES).fetchall()}
 
 
 def read_image(database: sqlite3.Connection, study: str) -> ImageRow | None:
@@ -249,18 +249,26 @@ def read_twins(database: sqlite3.Connection) -> dict[str, tuple[str, str | None]
     return {row[0]: (row[1], row[2]) for row in database.execute("SELECT study, files, verdict FROM twins")}
 
 
-class ParsedLabels:
-    """Reads all label maps, and parses only those whose row has changed since the last time."""
+class ParsedRows:
+    """Reads all images or label maps, and parses only those whose row has changed since the last time."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], LabelRow] = {}
+        self._labels: dict[tuple[Any, ...], LabelRow] = {}
+        self._images: dict[tuple[Any, ...], ImageRow] = {}
 
-    def read(self, database: sqlite3.Connection) -> dict[tuple[str, str], LabelRow]:
+    def labels(self, database: sqlite3.Connection) -> dict[tuple[str, str], LabelRow]:
         """Returns all label maps by study and tag."""
-        known = self._known
+        known = self._labels
         rows = {row: known.get(row) or _label(row) for row in database.execute(_LABELS).fetchall()}
-        self._known = rows  # in one step, because several threads may read
+        self._labels = rows  # in one step, because several threads may read
         return {(row.study, row.tag): row for row in rows.values()}
+
+    def images(self, database: sqlite3.Connection) -> dict[str, ImageRow]:
+        """Returns all images by study."""
+        known = self._images
+        rows = {row: known.get(row) or _image(row) for row in database.execute(_IMAGES).fetchall()}
+        self._images = rows
+        return {row.study: row for row in rows.values()}
 
 
 def read_label(database: sqlite3.Connection, study: str, tag: str) -> LabelRow | None:

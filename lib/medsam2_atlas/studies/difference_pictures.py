@@ -1,8 +1,10 @@
-"""Pictures of the slices on which two label maps of a study differ, drawn once for each pair of versions."""
+"""Pictures of the slices on which two label maps of a study differ, drawn once for each pair of versions.
+
+They share the limit in bytes of all pictures.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from medsam2_atlas.base.errors import InputError, NotFoundError
-from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.dicom_order import DicomOrder
 from medsam2_atlas.imaging.difference_picture import draw_difference
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule, to_hu
 from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.storage import StudyStore
+from medsam2_atlas.studies.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Shown:
 
 def difference_picture(
     store: StudyStore,
+    pictures: Pictures,
     study: str,
     pair: str,
     shown: Shown,
@@ -45,6 +48,7 @@ def difference_picture(
 
     Args:
         store: the studies.
+        pictures: the pictures of these studies.
         study: name of the study.
         pair: a text that changes with the image and with either label map.
         shown: the slice.
@@ -55,15 +59,15 @@ def difference_picture(
     Raises:
         InputError: the CT has no such slice, or cannot be read.
         NotFoundError: the study was erased meanwhile.
+        OSError: a picture cannot be written.
     """
-    folder = store.work.folder("pictures")
-    name = hashlib.sha256(f"{study}/{pair}".encode()).hexdigest()[:24]
 
-    def file_of(one: Shown) -> Path:
-        return folder / f"{name}-{one.organ}-{one.slice}.png"
+    def key_of(one: Shown) -> str:
+        return f"difference/{study}/{pair}/{one.organ}/{one.slice}"
 
-    if file_of(shown).exists():
-        return file_of(shown)
+    found = pictures.find(key_of(shown))
+    if found is not None:
+        return found
     file, order, first, second = load()
     if shown.slice >= len(first):
         raise InputError(
@@ -73,17 +77,18 @@ def difference_picture(
     with suppress(InputError):  # values that the HU check refuses are drawn unchanged
         volume = to_hu(volume, hu)
     image, spacing = order.to_viewer(volume.array), order.grid.spacing
-    drawn = []
+    drawn = {}
     for one in {shown, *others(first, second)}:
         planes = (image[one.slice], first[one.slice], second[one.slice])
-        picture = draw_difference(*planes, (spacing[0], spacing[1]), one.organ)
-        with replacing(file_of(one)) as part:
-            picture.save(part, "PNG")
-        drawn.append(file_of(one))
+        drawn[key_of(one)] = draw_difference(*planes, (spacing[0], spacing[1]), one.organ)
+    pictures.put(drawn)
     try:
         store.image(study)
     except NotFoundError:  # the study was erased while the pictures were drawn
-        for path in drawn:
-            path.unlink(missing_ok=True)
+        for key in drawn:
+            pictures.remove(key)
         raise
-    return file_of(shown)
+    found = pictures.find(key_of(shown))
+    if found is None:  # a study was erased at this moment, which removes all pictures
+        raise NotFoundError(repr(study[:80]), "lost its picture.", "Request it again.")
+    return found

@@ -1,4 +1,4 @@
-"""Small pictures of studies, drawn once and kept in the work folder up to a limit in bytes.
+"""Pictures of studies, drawn once and kept in the work folder up to a limit in bytes.
 
 The name of a picture's file is a digest of everything that it shows, so a picture never changes. Reader processes decode CTs
 and label maps, and return one slice only.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.imaging.decoding import run_task
@@ -73,34 +75,54 @@ class Pictures:
         about, slices = run_task("middle_frame", file, path=str(file))
         return self._put(key, about, slices[0], None, hu)
 
+    def put(self, pictures: Mapping[str, Image.Image]) -> None:
+        """Stores pictures by their keys; those that were used longest ago make room for them.
+
+        Raises:
+            OSError: a picture cannot be written.
+        """
+        new = {self._file(key): picture for key, picture in pictures.items()}
+        for file, picture in new.items():
+            with replacing(file) as part:
+                picture.save(part, "PNG", optimize=True)
+        self._make_room(frozenset(map(str, new)))
+
     def remove(self, key: str) -> None:
         """Removes a picture, for example because its study was erased while it was drawn."""
         self._file(key).unlink(missing_ok=True)
 
-    def _put(self, key: str, about: dict[str, Any], values: np.ndarray, labels: np.ndarray | None, hu: HuRule) -> Path:
+    def _put(self, key: str, about: Mapping[str, Any], values: np.ndarray, labels: np.ndarray | None, hu: HuRule) -> Path:
         added = hu.offset
         if hu.name == "auto":
             added -= examine(values[None], added).shift
         rows, columns = (float(distance) for distance in about["spacing"])
-        file = self._file(key)
-        with replacing(file) as part:
-            draw_thumbnail(values + np.float32(added), (rows, columns), labels).save(part, "PNG", optimize=True)
-        self._make_room(file)
-        return file
+        self.put({key: draw_thumbnail(values + np.float32(added), (rows, columns), labels)})
+        return self._file(key)
 
-    def _make_room(self, new: Path) -> None:
-        """Removes the pictures that were used longest ago if all together exceed the limit; keeps the new one."""
-        with os.scandir(new.parent) as entries:
-            states = [(entry.path, entry.stat()) for entry in entries if entry.name.endswith(".png")]
+    def _make_room(self, new: frozenset[str]) -> None:
+        """Removes the pictures that were used longest ago if all together exceed the limit; keeps the new ones."""
+        with os.scandir(self._work.folder(_FOLDER)) as entries:
+            states = [(entry.path, state) for entry in entries if (state := _state(entry)) is not None]
         total = sum(state.st_size for _, state in states)
         if total <= self._max_bytes:
             return
         for path, state in sorted(states, key=lambda item: item[1].st_mtime):
             if total <= _LESS * self._max_bytes:
                 return
-            if path != str(new):
+            if path not in new:
                 Path(path).unlink(missing_ok=True)
                 total -= state.st_size
 
     def _file(self, key: str) -> Path:
         return self._work.folder(_FOLDER) / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.png"
+
+
+def _state(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Returns the state of a picture's file; None if it was just removed, or another thread is writing it."""
+    try:
+        state = entry.stat() if entry.name.endswith(".png") else None
+    except FileNotFoundError:
+        return None
+    # A file that is being written has another name; an old one is left over from a process that was killed.
+    being_written = state is not None and entry.name.startswith(".") and time.time() - state.st_mtime < _USED_SECONDS
+    return None if being_written else state

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import fmean, median
 from typing import Any
@@ -28,8 +29,9 @@ def team_figures(records: Sequence[Record], days: int, now: datetime, only: str 
         only: id (or else name) of a person; other people are then neither named nor counted separately. None names all.
 
     Returns:
-        `days`, `people`, `organs`, `trend`, `agreement`, and `agreement_unknown` (number of pairs of authors of a case for whom
-        the records do not tell whether one worked from the other's label map).
+        `total` (sign-offs, active time and agreement over all cases), `days`, `people`, `organs`, `trend`, `agreement`, and
+        `agreement_unknown` (number of pairs of authors of a case for whom the records do not tell whether one worked from the
+        other's label map).
     """
     first = (now - timedelta(days=days - 1)).date()
     dated = []
@@ -38,15 +40,40 @@ def team_figures(records: Sequence[Record], days: int, now: datetime, only: str 
         if made is not None and first <= (local := made.astimezone(now.tzinfo)).date() <= now.date():
             dated.append((local, record))
     dated.sort(key=lambda entry: entry[0])
-    newest = {record.study: (made, record) for made, record in dated}  # the last one of a study
+    known = _known_organs(records)
+    newest = {record.study: (made, _of_known(record, known)) for made, record in dated}  # the last one of a study
     inside = [record for _, record in dated]
+    pairs, unknown = _agreement(inside, only)
     return {
+        "total": _total(inside, pairs),
         "days": _days(dated, [first + timedelta(days=n) for n in range(days)], only),
         "people": _people(inside, only),
         "organs": _organs(inside, [record for _, record in newest.values()]),
         "trend": _trend(list(newest.values())),
-        **_agreement(inside, only),
+        "agreement": pairs[:_MAX_PAIRS],
+        "agreement_unknown": unknown,
     }
+
+
+def _total(records: Sequence[Record], pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the number of cases, their median active time, and the median agreement of the pairs."""
+    cases = _minutes(records)
+    return {
+        "signed_off": len({record.study for record in records}),
+        "minutes": _rounded(median, cases, 1),
+        "timed": len(cases),
+        "agreement": _rounded(median, [pair["mean"] for pair in pairs], 4),
+        "pairs": len(pairs),
+    }
+
+
+def _minutes(records: Iterable[Record]) -> list[float]:
+    """Returns the active minutes of each case with a known time, summed over its records."""
+    cases: dict[str, float] = {}
+    for record in records:
+        if record.seconds is not None:
+            cases[record.study] = cases.get(record.study, 0) + record.seconds / 60
+    return list(cases.values())
 
 
 def _days(dated: Sequence[tuple[datetime, Record]], days: Iterable[Any], only: str | None) -> list[dict[str, Any]]:
@@ -76,8 +103,7 @@ def _people(records: Sequence[Record], only: str | None) -> list[dict[str, Any]]
             grouped[record.person][record.study].append(record)
     found = []
     for person, cases in grouped.items():
-        timed = [[one.seconds for one in case if one.seconds is not None] for case in cases.values()]
-        minutes = [sum(seconds) / 60 for seconds in timed if seconds]
+        minutes = _minutes(one for case in cases.values() for one in case)
         edited = [sum(sum(one.edited_ml.values()) for one in case if one.edited_ml is not None) for case in cases.values()]
         known = [ml for ml, case in zip(edited, cases.values(), strict=True) if any(one.edited_ml is not None for one in case)]
         about = {"person": names[person], "signed_off": len(cases), "minutes": _rounded(median, minutes, 1)}
@@ -90,7 +116,7 @@ def _organs(records: Sequence[Record], newest: Sequence[Record]) -> list[dict[st
     found = []
     for organ in organ_table().organs:
         k = organ.index
-        seconds = [record.organ_seconds[k] / 60 for record in records if k in record.organ_seconds]
+        seconds = _sums(records, k, lambda record: record.organ_seconds)
         voxels = _sums(records, k, lambda record: record.edited_voxels)
         volumes = _sums(records, k, lambda record: record.edited_ml)
         models: dict[str, list[float]] = defaultdict(list)
@@ -103,7 +129,7 @@ def _organs(records: Sequence[Record], newest: Sequence[Record]) -> list[dict[st
             found.append(
                 {
                     "organ": organ.name,
-                    "minutes": _rounded(median, seconds, 2),
+                    "minutes": _rounded(median, [one / 60 for one in seconds], 2),
                     "edited_ml": _rounded(fmean, volumes, 2),
                     "edited_voxels": _rounded(fmean, voxels, 0),
                     "cases": len(voxels),
@@ -145,15 +171,17 @@ def _trend(newest: Sequence[tuple[datetime, Record]]) -> list[dict[str, Any]]:
                 "dice": {organ_table()[k].name: _rounded(median, values, 4) for k, values in sorted(organs.items())},
                 "mean": _rounded(fmean, [fmean(record.dice[model].values()) for record in records], 4),
                 "cases": len(records),
-                "began_with_it": sum(record.start == model for record in records),
+                "began_with_it": sum(record.first_start == model for record in records),
+                "start_unknown": sum(record.first_start is None for record in records),
             }
         )
     return found
 
 
-def _agreement(records: Sequence[Record], only: str | None) -> dict[str, Any]:
-    """Returns the newest agreement of each two people on each case, the newest first, and how many cannot be told."""
+def _agreement(records: Sequence[Record], only: str | None) -> tuple[list[dict[str, Any]], int]:
+    """Returns the newest agreement of each two people on each case, the newest first, and for how many it cannot be told."""
     found: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
+    unknown = set[tuple[str, frozenset[str]]]()
     for record in records:
         for pair in record.pairs:
             other = pair.author_id or pair.author
@@ -168,8 +196,26 @@ def _agreement(records: Sequence[Record], only: str | None) -> dict[str, Any]:
                 "mean": round(fmean(pair.dice.values()), 4),
                 "same_start": pair.same_start,
             }
-    unknown = sum(record.untold for record in {record.study: record for record in records}.values())
-    return {"agreement": list(reversed(found.values()))[:_MAX_PAIRS], "agreement_unknown": unknown}
+        people = (frozenset((record.person, other)) for other in record.untold)
+        unknown |= {(record.study, both) for both in people if only is None or only in both}
+    return list(reversed(found.values())), len(unknown - found.keys())
+
+
+def _known_organs(records: Iterable[Record]) -> dict[str, set[int]]:
+    """Returns the organs that each model has found in at least one case. A model may not segment the others at all."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for record in records:
+        for model, organs in record.predicted.items():
+            found[model] |= {*organs}
+    return found
+
+
+def _of_known(record: Record, known: Mapping[str, set[int]]) -> Record:
+    """Returns a record with the Dice of those organs only that the models know."""
+    dice = {
+        model: {k: value for k, value in values.items() if k in known.get(model, ())} for model, values in record.dice.items()
+    }
+    return replace(record, dice=dice)
 
 
 def _names(records: Iterable[Record]) -> dict[str, str]:

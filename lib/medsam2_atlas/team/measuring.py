@@ -6,6 +6,7 @@ Two label maps are compared with one pass over their voxels (`evaluation.label_o
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,15 @@ from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume, read_labels
 from medsam2_atlas.storage import StudyStore, Version
 from medsam2_atlas.team.record import Pair, Record
-from medsam2_atlas.team.sources import Source, independent_of, own_versions, source_of, unseen_prediction
+from medsam2_atlas.team.sources import (
+    Source,
+    first_source,
+    independent_of,
+    own_versions,
+    source_of,
+    sources_of,
+    unseen_prediction,
+)
 from medsam2_atlas.team.table import FigureTable
 
 log = logging.getLogger(__name__)
@@ -30,7 +39,7 @@ def measure_next(store: StudyStore, table: FigureTable) -> bool:
         table: the table of the figures.
 
     Returns:
-        Whether there was a study to measure. An error of one study is logged; it is measured again after its next version.
+        Whether there was a study to measure. Any error of one study is logged; it is measured again after its next version.
 
     Raises:
         StorageError: the studies cannot be read.
@@ -57,16 +66,19 @@ def mark_of(version: Version) -> str:
 
 
 def _measure(store: StudyStore, table: FigureTable, study: str, newest: str) -> None:
+    """Computes the missing records of a study. The study is marked after any error too, so that the others get their turn."""
+    known, kept, new = table.known(study), list[int](), list[tuple[str, Record]]()
     try:
         versions = _Versions(store, study)
         own = own_versions(versions.finals)
-        known = table.known(study)
+        kept = [version.number for version in own if known.get(version.number) == mark_of(version)]
+        new = [(mark_of(version), _record_or_less(versions, version)) for version in own if version.number not in kept]
+    except sqlite3.Error:
+        raise
     except MedSAM2AtlasError as error:
         log.warning("the team's figures of a study cannot be computed: %s", error)
-        table.put(study, newest, [], ())
-        return
-    kept = [version.number for version in own if known.get(version.number) == mark_of(version)]
-    new = [(mark_of(version), _record(versions, version)) for version in own if version.number not in kept]
+    except Exception:
+        log.exception("the team's figures of a study cannot be computed")
     table.put(study, newest, new, kept)
 
 
@@ -91,6 +103,17 @@ class _Versions:
         return read_labels(self._store.version_file(self.study, tag, number), image=self.image)
 
 
+def _record_or_less(versions: _Versions, version: Version) -> Record:
+    """Returns the record of a version; only its author and time if anything else fails, such as the disk."""
+    try:
+        return _record(versions, version)
+    except sqlite3.Error:
+        raise
+    except Exception:
+        log.exception("the team's figures of a version cannot be computed")
+        return Record(versions.study, version.number, version.author, version.author_id, version.made)
+
+
 def _record(versions: _Versions, version: Version) -> Record:
     """Returns the record of a version. Comparisons whose label maps cannot be read are left out."""
     about = Record(versions.study, version.number, version.author, version.author_id, version.made, *_time(version))
@@ -103,29 +126,31 @@ def _record(versions: _Versions, version: Version) -> Record:
     source = source_of(version)
     if source is not None and (overlap := _overlap(versions, source, labels)) is not None:
         compared |= {"start": source.tag, **_edits(overlap)}
-    compared["dice"] = {}
+    first = first_source(version, versions.find)
+    compared |= {"dice": {}, "predicted": {}, "first_start": None if first is None else first.tag}
     for tag, predictions in versions.by_tag.items():
         found = unseen_prediction(predictions, versions.finals) if tag != FINAL else None
         if found is not None and (overlap := _overlap(versions, Source(tag, found.number), labels)) is not None:
             compared["dice"][tag] = _dice(overlap)
+            compared["predicted"][tag] = tuple(sorted(overlap.first_organs & {*organ_table().indices}))
     pairs, untold = _pairs(versions, version, labels)
-    return Record(**{**vars(about), **compared, "pairs": tuple(pairs), "untold": untold})
+    return Record(**{**vars(about), **compared, "pairs": tuple(pairs), "untold": tuple(untold)})
 
 
-def _pairs(versions: _Versions, version: Version, labels: Volume) -> tuple[list[Pair], int]:
-    """Returns the agreement with the newest earlier version of each other author, and for how many this cannot be told."""
+def _pairs(versions: _Versions, version: Version, labels: Volume) -> tuple[list[Pair], list[str]]:
+    """Returns the agreement with the newest earlier version of each other author, and those for whom it cannot be told."""
     earlier = {}
     for other in own_versions(versions.finals):
         if other.number < version.number and _person(other) and _person(other) != _person(version):
             earlier[_person(other)] = other
-    pairs, untold = [], 0
+    pairs, untold = list[Pair](), list[str]()
     for other in earlier.values() if _person(version) else ():
         free = independent_of(version, other, versions.finals[0], versions.find)
-        untold += free is None
+        untold += [_person(other)] if free is None else []
         overlap = _overlap(versions, Source(FINAL, other.number), labels) if free else None
         if overlap is not None:
-            start, same = source_of(version), source_of(other)
-            same_start = start is not None and bool(start.tag) and start == same
+            common = set(sources_of(version, versions.find)) & set(sources_of(other, versions.find)) - {Source()}
+            same_start = bool(common)
             pairs.append(Pair(other.author, other.author_id, other.number, same_start, _dice(overlap)))
     return pairs, untold
 

@@ -59,6 +59,35 @@ def source_of(version: Version) -> Source | None:
     return None
 
 
+def first_source(version: Version, find: Find) -> Source | None:
+    """Returns the prediction from which a `final` version was made, directly or by way of further `final` versions.
+
+    Args:
+        version: a `final` version.
+        find: finds versions of the study.
+
+    Returns:
+        The source without a tag if it was made from an empty label map; None if a record on the way does not tell.
+    """
+    line = sources_of(version, find)
+    return line[-1] if line and line[-1].tag != FINAL else None
+
+
+def sources_of(version: Version, find: Find) -> list[Source]:
+    """Returns what a `final` version was made from, what that was made from, and so on, as far as the records tell.
+
+    Args:
+        version: a `final` version.
+        find: finds versions of the study.
+    """
+    line: list[Source] = []
+    at: Version | None = version
+    while at is not None and (source := source_of(at)) is not None and source not in line:
+        line.append(source)
+        at = find(FINAL, source.number) if source.tag == FINAL else None
+    return line
+
+
 def unseen_prediction(predictions: Sequence[Version], finals: Sequence[Version]) -> Version | None:
     """Returns a model's newest prediction that was stored before anybody signed off the study; None if there is none.
 

@@ -30,7 +30,7 @@ class FigureTable:
 
     def __init__(self, file: Path) -> None:
         """Opens the file, or creates it. On a read-only disk, the figures are kept in memory."""
-        self._base = Database(file, _SCHEMA, version=1, durable=False)
+        self._base = Database(file, _SCHEMA, version=2, durable=False)
 
     def records(self, since: str = "") -> list[Record]:
         """Returns the records by time.

@@ -30,26 +30,25 @@ async function load() {
 }
 
 function show(summary) {
-  const { days, people, organs, agreement } = figures;
-  const total = days.reduce((sum, { signed_off: number }) => sum + number, 0);
-  const minutes = middle(people.map(person => person.minutes).filter(value => value !== null && value !== undefined));
+  const { days, people, organs, agreement, total } = figures;
+  const annotator = summary.you.role === 'annotator';
   const card = (value, name) => element('div', { class: 'panel card' }, element('strong', { textContent: value }), element('span', { class: 'small', textContent: name }));
   fill(
     byId('cards'),
-    card(total, 'signed off in ' + counted(days.length, 'day')),
+    card(total.signed_off, 'cases signed off in ' + counted(days.length, 'day')),
     card((summary.counts['signed off'] || 0) + ' of ' + summary.total, 'cases signed off'),
-    card(minutes === null ? '–' : minutes.toFixed(1) + ' min', 'median active time a case'),
-    card(rounded(middle(agreement.map(one => one.mean)), 2), 'median Dice between people')
+    card(total.minutes === null ? '–' : rounded(total.minutes, 1) + ' min', 'median active time of ' + counted(total.timed, 'case')),
+    card(rounded(total.agreement, 2), 'median Dice between ' + (annotator ? 'you and others' : 'people'))
   );
   fill(
     byId('per-day'),
-    total
-      ? bars(days.map(({ day, signed_off: value }) => ({ day, value })), 'Signed-off cases a day: ' + counted(total, 'case') + ' in ' + counted(days.length, 'day'))
+    total.signed_off
+      ? bars(days.map(({ day, signed_off: value }) => ({ day, value })), 'Signed-off cases a day: ' + counted(total.signed_off, 'case') + ' in ' + counted(days.length, 'day'))
       : nothing('No case was signed off in these days.')
   );
   showTrend();
   fill(byId('per-organ'), organs.length ? organTable(organs) : nothing('There are no corrections yet. Submit a case in the viewer.'));
-  const own = summary.you.role === 'annotator' ? nothing('You see your own figures. Reviewers see those of everybody.') : null;
+  const own = annotator ? nothing('You see your own figures. Reviewers see those of everybody.') : null;
   fill(byId('per-person'), people.length ? personTable(people) : nothing('Nobody has signed off a case in these days.'), own);
   const unknown = figures.agreement_unknown || 0;
   const left = unknown ? nothing(counted(unknown, 'pair') + ' left out: it is not known whether one person began with the other’s label map.') : null;
@@ -81,12 +80,20 @@ function showTrend() {
   }));
   const label = 'Dice against signed-off label maps, ' + (organ.value ? words(organ.value) : 'mean of the organs') + ': ' +
     series.map(({ name, values }) => name + ' ' + rounded(values.findLast(value => value !== null), 2)).join(', ') + ' at the end';
-  fill(byId('trend'), legend(series), lines(times, series, label));
+  const begun = models.map(model => nothing(begunWith(model, trend.filter(one => one.model === model))));
+  fill(byId('trend'), legend(series), lines(times, series, label), ...begun, nothing('A person who begins with a prediction leaves what looks right: Dice then measures corrections, not accuracy.'));
+}
+
+/** Returns how many cases of a model's weeks were drawn from its prediction, in words. */
+function begunWith(model, weeks) {
+  const sum = key => weeks.reduce((number, one) => number + one[key], 0);
+  const unknown = sum('start_unknown');
+  return model + ': ' + sum('began_with_it') + ' of ' + counted(sum('cases'), 'case') + ' drawn from its prediction' + (unknown ? '; unknown for ' + unknown : '') + '.';
 }
 
 const organTable = organs =>
   sortableTable(
-    'Minutes: median a case. Edited: mean a case. Dice: median of the predictions against signed-off label maps.',
+    'Minutes: median a case. Edited: mean a case. Dice: median of the predictions against signed-off label maps; where these were drawn from the prediction, it measures corrections.',
     [
       { title: 'Organ', value: ({ organ }) => words(organ) },
       { title: 'Minutes', number: true, value: ({ minutes }) => minutes, cell: ({ minutes }) => rounded(minutes, 1) },
@@ -113,7 +120,7 @@ const personTable = people =>
 function agreementTable(agreement) {
   const lowest = ({ dice }) => Object.entries(dice).sort(([, a], [, b]) => a - b)[0];
   return sortableTable(
-    'Dice between label maps of two people who did not see each other’s.',
+    'Dice between label maps of two people that were not made from each other. People who began with the same label map (same start) agree more.',
     [
       {
         title: 'Case',
@@ -122,18 +129,12 @@ function agreementTable(agreement) {
       },
       { title: 'People', value: ({ people }) => people.join(' and ') },
       { title: 'Mean Dice', number: true, value: ({ mean }) => mean, cell: ({ mean }) => rounded(mean, 3) },
+      { title: 'Same start', value: one => (one.same_start ? 'yes' : 'no') },
       { title: 'Lowest', value: one => (lowest(one) ? lowest(one)[1] : null), cell: one => (lowest(one) ? words(lowest(one)[0]) + ' ' + rounded(lowest(one)[1], 2) : '–') },
     ],
     agreement,
     { column: 2, down: false }
   );
-}
-
-/** Returns the median of numbers; null if there are none. */
-function middle(values) {
-  const sorted = [...values].filter(value => value !== null && value !== undefined).sort((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length ? (sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2) : null;
 }
 
 byId('days').addEventListener('change', event => {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medsam2_atlas.storage import Version
-from medsam2_atlas.team import independent_of, own_versions, source_of, unseen_prediction
+from medsam2_atlas.team import first_source, independent_of, own_versions, source_of, unseen_prediction
 
 UNKNOWN = object()
 
@@ -38,6 +38,30 @@ def test_the_newest_prediction_before_the_first_sign_off_is_compared() -> None:
     assert unseen_prediction([prediction(1, 10, image_sha256="another image")], finals) is None
     assert unseen_prediction([prediction(1, 10, image_sha256="")], finals) is not None
     assert unseen_prediction([final(1, minute=10)], finals) is None  # a person's label map under the model's tag
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        (("atlas", 1), "atlas"),
+        (("final", 1), "atlas"),
+        (("final", 2), ""),
+        (("final", 3), None),
+        (("final", 9), None),
+        (None, ""),
+    ],
+)
+def test_the_first_source_of_a_version_is_found_by_way_of_other_versions(base: Any, expected: str | None) -> None:
+    versions = [final(1, ("atlas", 1)), final(2, None), final(3), final(5, ("final", 5))]
+    known = {version.number: version for version in versions}
+    found = first_source(final(4, base), lambda tag, number: known.get(number) if tag == "final" else None)
+    assert (found.tag if found is not None else None) == expected
+    restored = final(6, base, minute=6)
+    restored = Version(7, "7", "sum", "restored", "lee", "", {**restored.info, "restored_from": 1})
+    found = first_source(restored, lambda tag, number: known.get(number))
+    assert found is not None
+    assert found.tag == "atlas"
+    assert first_source(known[5], lambda tag, number: known.get(number)) is None  # a damaged record that names itself
 
 
 @pytest.mark.parametrize(
