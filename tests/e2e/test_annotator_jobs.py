@@ -1,4 +1,4 @@
-"""The viewer follows a run through failures of a proxy, of the login and of the server; its modules run in a real browser without OHIF."""
+"""The viewer follows a run through failures of a proxy, the login and the server; its modules run in a browser without OHIF."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class Worklist:
         self,
         datastore: StudyDatastore,
         states: Callable[[], Mapping[str, CaseState]],
-        drafts: Callable[[str | None], frozenset[str]] = lambda person: frozenset(),
+        drafts: Callable[[str | None], frozenset[str]] = lambda _: frozenset(),
     ) -> None:
         """Connects the parts; reads nothing yet.
 
