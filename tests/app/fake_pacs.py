@@ -25,6 +25,7 @@ class FakePacs:
     Attributes:
         url: its DICOMweb URL.
         hangs: whether it leaves all requests unanswered until `released` is set.
+        hangs_at: end of the paths of requests that it leaves unanswered; empty for none.
         series: the series that it lists, in DICOM JSON.
         objects: the objects of each series, by series UID.
         stored: the bodies that clients have stored.
@@ -38,6 +39,7 @@ class FakePacs:
 
     url: str = ""
     hangs: bool = False
+    hangs_at: str = ""
     series: list[Any] = field(default_factory=list)
     objects: dict[str, list[bytes]] = field(default_factory=dict)
     stored: list[bytes] = field(default_factory=list)
@@ -113,7 +115,7 @@ def fake_pacs() -> Iterator[FakePacs]:
 
         def do_GET(self) -> None:
             pacs.asked.append(self.path)
-            if pacs.hangs:
+            if pacs.hangs or (pacs.hangs_at and self.path.endswith(pacs.hangs_at)):
                 pacs.released.wait(120)
                 return
             path = self.path.partition("?")[0].split("/")

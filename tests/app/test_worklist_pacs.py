@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,8 @@ from app.test_pacs_datastore import ARRAY, QUICK, datastore_of, label_for
 from datastores.pacs_datastore import PacsDatastore
 from datastores.series_list import SeriesList
 from medsam2_atlas.active_learning import Assessment, ScoreTable
-from medsam2_atlas.dicom.web import DicomWeb
+from medsam2_atlas.base.errors import UnavailableError
+from medsam2_atlas.dicom.web import DicomWeb, DicomWebLimits
 from medsam2_atlas.imaging.hounsfield import CHECK
 from series_files import upright, write_series
 from server.people import User
@@ -150,6 +152,16 @@ def test_a_pacs_that_does_not_answer_gives_no_picture(pacs: FakePacs, tmp_path: 
     asked = len(pacs.asked)
     assert pictures.draw(pictures.find(series)) is None
     assert len(pacs.asked) <= asked + 1  # a probe
+
+
+def test_a_query_for_a_picture_that_is_never_answered_ends_soon(pacs: FakePacs, tmp_path: Path) -> None:
+    (series,) = add(pacs, tmp_path, 1)
+    pacs.hangs_at = "/instances"
+    web = DicomWeb(pacs.url, limits=DicomWebLimits(connect=0.5, slice_seconds=1.0))
+    began = time.monotonic()
+    with pytest.raises(UnavailableError):
+        web.fetch_middle("1.3.1", series, tmp_path)
+    assert time.monotonic() - began < 10
 
 
 class Shelf:

@@ -137,7 +137,7 @@ class _Team:
         """Returns whether a case is the person's, by an assignment or because it was returned to the person."""
         person = Person(str(self.request.get("person_name") or ""), str(self.request.get("person") or ""))
         version, assignment = self.returned.get(study), self.assigned.get(study)
-        return is_next_of(person, version and Return.of(version), assignment)
+        return is_next_of(person, None if version is None else Return.of(version), assignment)
 
     def assigner(self, study: str) -> str:
         """Returns the name of the reviewer who assigned a case."""

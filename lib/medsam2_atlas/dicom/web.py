@@ -56,7 +56,7 @@ class DicomWebLimits:
         series_pause: the same when fetching a series.
         list_seconds: max seconds for listing series.
         series_seconds: max seconds for fetching a series.
-        slice_seconds: max seconds for fetching one object for a picture.
+        slice_seconds: max seconds for finding and fetching one object for a picture.
         store_seconds: max seconds for storing an object.
         list_bytes: max bytes of a list.
         series: max size of a series.
@@ -143,12 +143,12 @@ class DicomWeb:
             InputError: the answer exceeds the size limit.
         """
         query: dict[str, Any] = {**{key: str(value) for key, value in filters.items()}, "includefield": _INCLUDED}
-        return self._listed("series", query)
+        return self._listed("series", query, self._limits.list_seconds)
 
-    def _listed(self, path: str, query: Mapping[str, Any]) -> list[Any]:
-        """Returns the answer to a query as unchecked DICOM JSON."""
-        budget = self._limits.list_seconds
-        with self._asking("GET", "qido", path, budget, params=query, headers={"Accept": _JSON}) as answer:
+    def _listed(self, path: str, query: Mapping[str, Any], budget: float) -> list[Any]:
+        """Returns the answer to a query as unchecked DICOM JSON; waits for it for at most `budget` seconds."""
+        pause, headers = min(self._limits.pause, budget), {"Accept": _JSON}
+        with self._asking("GET", "qido", path, budget, pause=pause, params=query, headers=headers) as answer:
             content = b"".join(self._pieces(answer, budget, self._limits.list_bytes))
         try:
             found = json.loads(content) if content else []
@@ -199,11 +199,13 @@ class DicomWeb:
         """
         if not (valid_uid(study) and valid_uid(series)):
             raise InputError(repr(series[:80]), "is not a UID.", "Correct the series in the PACS.")
-        path = f"studies/{study}/series/{series}/instances"
-        numbers = {cleaned_uid(first_value(one, _INSTANCE)): first_value(one, _NUMBER) for one in self._listed(path, {})}
+        path, deadline = f"studies/{study}/series/{series}/instances", time.monotonic() + self._limits.slice_seconds
+        listed = self._listed(path, {}, self._limits.slice_seconds)
+        numbers = {cleaned_uid(first_value(one, _INSTANCE)): first_value(one, _NUMBER) for one in listed}
         uids = sorted(filter(None, numbers), key=lambda uid: (int(n) if (n := numbers[uid]).isdecimal() else 0, uid))
         uid = uids[len(uids) // 2] if uids else ""
-        found = self._objects(f"{path}/{uid}", folder, self._limits.slice, self._limits.slice_seconds) if uid else []
+        left = max(1.0, deadline - time.monotonic())
+        found = self._objects(f"{path}/{uid}", folder, self._limits.slice, left) if uid else []
         if not found:
             raise InputError(series, "has no objects in the PACS.", "Send it to the PACS again.")
         return found[0]
