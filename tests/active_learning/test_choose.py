@@ -42,7 +42,7 @@ def test_signed_off_cases_are_never_chosen() -> None:
     choice = choose("disagreement", ["a", "c"], ROWS)
     assert choice is not None
     assert choice.study == "a"
-    assert "1 cases are not measured yet" in choice.why
+    assert "; 1 case is not measured yet" in choice.why
     assert choose("disagreement", [], ROWS) is None
 
 

@@ -81,7 +81,9 @@ def test_headers_of_a_proxied_answer_do_not_weaken_the_headers() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
-    check(TestClient(HeadersMiddleware(inner)).get("/"), "/")
+    answer = TestClient(HeadersMiddleware(inner)).get("/")
+    check(answer, "/")
+    assert len(answer.headers.get_list("x-frame-options")) == 1
 
 
 def test_only_files_that_are_the_same_for_everybody_may_be_cached(app: Any) -> None:

@@ -288,9 +288,12 @@ def test_opening_a_case_claims_it_unless_it_is_signed_off(datastore: StudyDatast
         claim = opened_by(datastore, study, user(who), final.version if final else None)
         return claim.person if claim else ""
 
-    assert (opened("a", "kim"), opened("a", "lee")) == ("kim", "kim")
+    assert [opened("a", who) for who in ("kim", "lee", "reva")] == ["kim"] * 3
+    datastore.claims.touch("a", "token:lee", "lee")  # a draft; reva only looks at the case
     sign_off(datastore, tmp_path, "a", "kim")
     assert opened("a", "lee") == "lee"  # lee began before it was signed off
+    datastore.claims.finish("a", "token:lee")
+    assert opened("a", "reva") == ""
     sign_off(datastore, tmp_path, "b", "kim")
     assert (opened("b", "kim"), opened("b", "reva")) == ("", "")
     datastore.store.return_label("b", FINAL, 1, Person("reva", "token:reva"), "spleen")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datastores.case_claims import ACTIVE_GAP_SECONDS, CLAIM_SECONDS, CaseClaims
+from datastores.case_claims import ACTIVE_GAP_SECONDS, CLAIM_SECONDS, MAX_OPENED, CaseClaims
 from medsam2_atlas.base.errors import ConflictError
 from waiting import Clock
 
@@ -59,15 +59,57 @@ def test_the_first_of_several_people_holds_the_claim(claims: CaseClaims, clock: 
 
 
 def test_who_only_views_a_signed_off_case_does_not_claim_it(claims: CaseClaims, clock: Clock) -> None:
-    claims.touch("a", *KIM, works=False)
+    claims.open("a", *KIM, works=False)
     assert holder(claims, "a") == ""
     assert [one.claims for one in claims.all().opened("a")] == [False]
     clock.now += 60
     claims.touch("a", *KIM)  # the person begins to edit it
-    claims.touch("a", *KIM, works=False)
+    claims.open("a", *KIM, works=False)
     found = claims.of("a")
     assert found is not None
     assert found.since == clock.now
+
+
+def test_who_looks_at_a_case_of_another_person_does_not_claim_it_later(claims: CaseClaims, clock: Clock) -> None:
+    claims.open("a", *KIM)
+    for _ in range(3):
+        clock.now += 60
+        claims.open("a", *LEE)
+    assert [(one.person, one.claims) for one in claims.all().opened("a")] == [("kim", True), ("lee", False)]
+    claims.release("a", KIM[0])
+    assert holder(claims, "a") == ""
+    clock.now += 30
+    claims.touch("a", *LEE)  # the first draft
+    assert holder(claims, "a") == "lee"
+    assert claims.active_seconds("a", LEE[0]) == 30  # without the time of looking
+    claims.open("b", *LEE)
+    clock.now += 60
+    claims.open("b", *LEE)
+    assert claims.active_seconds("b", LEE[0]) == 60
+
+
+def test_a_person_keeps_the_last_twenty_cases(claims: CaseClaims, clock: Clock) -> None:
+    claims.touch("other", *LEE)
+    for n in range(MAX_OPENED + 5):
+        clock.now += 1
+        getattr(claims, ("claim", "touch", "open")[n % 3])(f"c{n:02d}", *KIM)
+        claims.touch("c00", *KIM)  # the person works on this one
+    expected = ["c00", *(f"c{n:02d}" for n in range(6, MAX_OPENED + 5))]
+    assert sorted(claims.all().studies()) == [*expected, "other"]
+    assert holder(claims, "other") == "lee"
+
+
+def test_a_clock_that_is_set_back_does_not_prolong_a_claim(claims: CaseClaims, clock: Clock) -> None:
+    claims.touch("a", *KIM)
+    clock.now -= 30 * 86400
+    claims.touch("b", *LEE)
+    found = claims.of("a")
+    assert found is not None
+    assert found.since == clock.now
+    clock.now += CLAIM_SECONDS + 1
+    assert claims.all().studies() == []
+    claims.touch("a", *KIM)
+    assert claims.active_seconds("a", KIM[0]) == 0
 
 
 def test_exactly_one_of_many_people_gets_a_case(tmp_path: Path) -> None:

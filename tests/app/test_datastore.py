@@ -188,6 +188,8 @@ def test_the_number_of_recorded_refusals_is_limited() -> None:
 def test_a_label_map_of_another_tag_may_be_empty(shelf: tuple[StudyDatastore, list[float]], tmp_path: Path) -> None:
     datastore, _ = shelf
     datastore.save_label("first", str(cube(tmp_path, 0)), "draft", {"user": "kim"})
+    saved = datastore.store.labels()["first"]
+    assert {tag: (label.version.number, label.problem) for tag, label in saved.items()} == {"draft": (1, ""), "final": (1, "")}
 
 
 def test_damaged_files_do_not_break_listings(url: str, studies: Path) -> None:

@@ -17,12 +17,14 @@ def never() -> dict[str, str]:
     raise AssertionError("an unknown model must be refused before it is checked whether it can run")
 
 
-def test_known_names_pass() -> None:
+def test_only_known_names_pass() -> None:
     check_model("atlas", {"atlas": None})
     check_model("atlas", ["atlas"], lambda: {"unet_3d": "has no weights."})
     check_name("organs", ["organs"], "scoring method")
     check_strategy("random", ["random"])
     check_study("b", STUDIES)
+    with pytest.raises(NotFoundError, match="'Organs': is not a known scoring method"):
+        check_name("Organs", ["organs"], "scoring method")
 
 
 def test_an_unknown_model_is_refused_with_the_list_of_known_ones() -> None:

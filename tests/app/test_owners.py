@@ -295,7 +295,13 @@ def test_a_picture_whose_browser_has_gone_is_not_drawn(server: Server, monkeypat
         """Sends a request and returns the body of the answer; the client `goes` while it waits."""
         query, answer = f"study={study}".encode(), bytearray()
         named = [(b"host", b"127.0.0.1"), (b"authorization", bearer(token_of("kim"))["Authorization"].encode())]
-        scope = {"type": "http", "method": "GET", "path": "/worklist/picture", "raw_path": b"/worklist/picture", "root_path": ""}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/worklist/picture",
+            "raw_path": b"/worklist/picture",
+            "root_path": "",
+        }
         scope |= {"query_string": query, "headers": named, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}
 
         messages = [{"type": "http.request", "body": b"", "more_body": False}]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 
 from cli.test_port import free_port
 from medsam2_atlas.cli.serve import _addresses
@@ -45,12 +49,14 @@ def test_a_server_on_all_networks_prints_the_name_of_its_machine(monkeypatch: py
     assert _addresses("annotate.example.org", 80) == ["http://annotate.example.org:80"]
 
 
-def test_a_terminal_shows_only_the_address_and_the_file_has_the_whole_log(tmp_path: Path) -> None:
-    studies, port, state = tmp_path / "studies", free_port(), tmp_path / "state"
+@contextmanager
+def served(tmp_path: Path, port: int, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], bytearray]]:
+    """Yields a server that was started in a terminal, and what the terminal shows so far. Ctrl+C ends it."""
+    studies = tmp_path / "studies"
     studies.mkdir(mode=0o700)
     ours, theirs = os.openpty()
-    variables = os.environ | {"MEDSAM2_ATLAS_STATE": str(state), "MEDSAM2_ATLAS_MODELS": str(tmp_path / "models")}
-    variables |= {"MONAI_LABEL_SESSION_PATH": str(tmp_path / "sessions"), "COLUMNS": "200"}
+    variables = os.environ | {"MEDSAM2_ATLAS_STATE": str(tmp_path / "state"), "COLUMNS": "200"} | variables
+    variables |= {name: str(tmp_path / name) for name in ("MEDSAM2_ATLAS_MODELS", "MONAI_LABEL_SESSION_PATH")}
     command = [sys.executable, "-m", "medsam2_atlas", "serve", str(studies), "--port", str(port), "--device", "cpu"]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=variables, start_new_session=True)
     os.close(theirs)
@@ -69,16 +75,35 @@ def test_a_terminal_shows_only_the_address_and_the_file_has_the_whole_log(tmp_pa
     reading = threading.Thread(target=read, daemon=True)
     reading.start()
     try:
-        until(lambda: b"app.log" in shown or process.poll() is not None, 120)
+        yield process, shown
     finally:
-        process.send_signal(signal.SIGINT)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
         process.wait(60)
         reading.join(10)
         os.close(ours)
+
+
+def test_a_terminal_shows_only_the_address_and_the_file_has_the_whole_log(tmp_path: Path) -> None:
+    port = free_port()
+    with served(tmp_path, port) as (process, shown):
+        until(lambda: b"app.log" in shown or process.poll() is not None, 120)
+        assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=30).ok  # the address is printed when it can be opened
     printed = shown.decode().splitlines()
     assert printed[0] == "The server starts …"
     assert printed[1].startswith(f"Open http://127.0.0.1:{port}/ in a browser.")
     assert len(printed) == 4, printed
-    log = (state / f"server-{port}" / "logs" / "app.log").read_text()
+    log = (tmp_path / "state" / f"server-{port}" / "logs" / "app.log").read_text()
     for text in ("USING::", "Initializing App", "cannot run", "Uvicorn running", "Shutting down"):
         assert (text in log) == (text != "USING::"), log
+
+
+def test_an_address_that_another_program_has_taken_meanwhile_is_not_printed(tmp_path: Path) -> None:
+    port = free_port()
+    with served(tmp_path, port) as (process, shown):
+        until(lambda: b"The server starts" in shown or process.poll() is not None, 120)  # the port was checked
+        with socket.create_server(("127.0.0.1", port)):
+            process.wait(120)
+    assert process.returncode != 0
+    assert b"address already in use" in shown
+    assert b"Open http" not in shown

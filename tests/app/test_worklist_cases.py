@@ -25,6 +25,7 @@ from medsam2_atlas.studies import PredictionStore
 from server import worklist as routes
 from server import worklist_answers
 from server.application import create_app
+from server.assignments import may_accept
 from server.config import ServerConfig
 from server.people import LOCAL, User
 from tasks import case_states
@@ -116,6 +117,25 @@ def test_each_case_has_one_state(datastore: StudyDatastore, worklist: Worklist, 
     }
     assert rows(worklist, LEE)["d"]["action"] == "review"
     assert rows(worklist, User("kim", "reviewer", "token:kim"))["d"]["action"] == "view", "nobody reviews their own label map"
+
+
+def test_nobody_is_asked_to_review_a_label_map_that_they_drew_and_another_person_restored(
+    datastore: StudyDatastore, worklist: Worklist, label: Path, tmp_path: Path
+) -> None:
+    datastore.store.review.turn(True)
+    sign_off(datastore, "a", label, "lee")
+    array = np.zeros((12, 20, 20), np.uint8)
+    array[3:8, 4:12, 4:16] = 6
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / ".sent" / "other.nii.gz"))
+    sign_off(datastore, "a", tmp_path / ".sent" / "other.nii.gz", "kim")
+    assert rows(worklist, LEE)["a"]["action"] == "review"
+    datastore.store.restore_label("a", "final", 1, author="kim", author_id=KIM.id)
+    reviewer = User("kim", "reviewer", KIM.id)
+    for person, action in ((LEE, "view"), (reviewer, "review")):
+        assert rows(worklist, person)["a"]["action"] == action
+        assert may_accept(datastore.store, "a", person) == (action == "review")
+    assert list(rows(worklist, LEE))[-1] == "a"
+    assert next(iter(rows(worklist, reviewer))) == "a"
 
 
 def test_a_draft_makes_a_case_one_in_work(datastore: StudyDatastore, worklist: Worklist, tmp_path: Path) -> None:

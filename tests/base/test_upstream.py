@@ -52,6 +52,8 @@ def test_another_trial_follows_one_that_never_ends(breaker: CircuitBreaker, cloc
     breaker.failed(breaker.begin(), "timed out")
     for clock.now in (5, 10, 15):
         breaker.begin()
+        with pytest.raises(UnavailableError):
+            breaker.begin()
 
 
 def test_one_slow_call_does_not_open_the_breaker_if_others_are_answered(breaker: CircuitBreaker, clock: Clock) -> None:

@@ -15,8 +15,10 @@ from medsam2_atlas.batch.tls import make_certificates
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tcp://[::1]:8786", "tcp://localhost:1"])
-def test_the_loopback_interface_needs_no_certificates(address: str) -> None:
+def test_only_tcp_on_the_loopback_interface_needs_no_certificates(address: str) -> None:
     check_cluster(address, None)
+    with pytest.raises(InputError):
+        check_cluster(address.replace("tcp:", "tls:"), None)
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,8 @@ def test_a_name_that_is_too_long_is_refused() -> None:
 @pytest.mark.parametrize("name", ["out.dcm", "OUT", "1.2.840.113619.2.55", "out.dicom"])
 def test_dicom_files_may_have_no_suffix(name: str) -> None:
     check_files((Path(name), DICOM))
+    with pytest.raises(InputError, match="its suffix does not fit"):
+        check_files((Path(f"{name}.png"), DICOM))
 
 
 def test_outputs_that_can_be_written_are_accepted() -> None:

@@ -42,8 +42,8 @@ def test_a_free_port_is_accepted_and_stays_free(taken: int) -> None:
     number = free_port()
     for host in ("127.0.0.1", "localhost", "0.0.0.0", ""):
         check_port(host, number)
-    with socket.create_server(("127.0.0.1", number)):
-        pass
+    with socket.create_server(("127.0.0.1", number)) as listener:
+        assert listener.getsockname()[1] == number
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")

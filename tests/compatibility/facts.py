@@ -94,7 +94,11 @@ def studies_facts(store: StudyStore) -> dict[str, Any]:
 
 def version_facts(version: Version) -> dict[str, Any]:
     """Returns the record of a version; fields that earlier programs did not record are included only if present."""
-    later = {"author_id": version.author_id, "accepted": dict(version.accepted)}
+    later = {
+        "author_id": version.author_id,
+        "accepted": dict(version.accepted),
+        "returns": [dict(one) for one in version.returns],
+    }
     return {key: value for key, value in later.items() if value} | {
         "number": version.number,
         "file": version.file,
@@ -180,6 +184,19 @@ def review_facts(home: Path) -> dict[str, Any]:
     kept = ("state", "by", "made", "version", "models", "disagreement", "uncertainty", "novelty", "tag", "look_first")
     states = {case["study"]: {key: case[key] for key in kept} for case in cases}
     return {"name": store.name(), "description": store.description(), "cases": json.loads(json.dumps(states))}
+
+
+def team_facts(folder: Path) -> dict[str, Any]:
+    """Returns the studies of a team with the review stage on, and who is assigned to which study.
+
+    Raises:
+        FileNotFoundError: the generation has no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    store = StudyStore(folder)
+    assigned = {study: vars(assignment) for study, assignment in store.assignments.all().items()}
+    return {"studies": studies_facts(store), "assigned": assigned, "review": store.review.on}
 
 
 def atlas_facts(atlas: Atlas) -> dict[str, Any]:
@@ -385,6 +402,7 @@ QUESTIONS: dict[str, Question] = {
     "measures": lambda home, _: measure_facts(home),
     "review": lambda home, _: review_facts(home),
     "drafts": lambda home, _: draft_facts(home),
+    "team": lambda home, _: team_facts(home / "reviewed"),
     "atlas": lambda home, _: atlas_facts(Atlas.load(home / "atlas")),
     "grown atlas": lambda home, _: grown_facts(home),
     "U-Nets": lambda home, _: {name: unet_facts(home / name) for name in UNETS},

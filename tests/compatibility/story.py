@@ -45,6 +45,8 @@ STUDIES = ("signed", "kept-out", "grown", "changed ä.1", "restored", "fewer", "
 LINKED, UPLOADED = "linked", "uploaded"
 """The numbers of the next patients: a link within the folder, and an uploaded CT."""
 UNSIGNED = {"broken", "open", "removed", "second", UPLOADED}
+REVIEWED = "reviewed"
+"""Folder with studies of a team that has the review stage on."""
 FINISHED_EPOCHS = 3
 
 
@@ -55,6 +57,7 @@ def tell(here: Installation) -> dict[str, Any]:
     _write_studies(here.home / "studies")
     notes: dict[str, Any] = {"session": _annotate(here)}
     _measure(here)
+    _review(here)
     _use_command_line(here)
     notes["pacs"] = _annotate_series(here)
     _use_stock_monai_label(here.home / "stock")
@@ -162,6 +165,29 @@ def _measure(here: Installation) -> None:
     studies = here.home / "studies"
     with _server(here, learning=True):
         until(lambda: _measured(studies) == UNSIGNED, 600, "not all studies are measured")
+
+
+def _review(here: Installation) -> None:
+    """Uses a server with the review stage like a reviewer, who returns, accepts and assigns cases."""
+    studies, label = here.home / REVIEWED, here.folder / "reviewed.nii.gz"
+    studies.mkdir()
+    for number, study in enumerate(("accepted", "returned", "assigned")):
+        write_ct(studies / f"{study}.nii.gz", number)
+    login = ("--tokens", here.home / "settings" / "tokens.yaml")
+    with here.server(studies, *login, "--conf", "learning=false", "--conf", "server_review=true") as url:
+        kim, lee = (Person(url, name) for name in ("kim", "lee"))
+        for number, study in enumerate(("accepted", "returned")):
+            write_labels(label, number)
+            kim.save(study, label)
+            comment = {"comment": "Die Milz endet zu früh."}
+            lee.ask("POST", "/datastore/label/return", {"label": study, "version": 1}, json=comment)
+        write_labels(label, 1, grow=1)
+        corrected = read_labels(label, image=studies / "returned.nii.gz").array
+        seen = {"image": "returned", "base_tag": "final", "base_version": 1, "known": 1}
+        kim.ask("POST", "/annotation/submit", seen | {"active_seconds": 72.5, "organ_seconds": "6:30"}, data=pack(corrected))
+        lee.ask("POST", "/datastore/label/accept", {"label": "accepted", "version": 1})
+        lee.ask("POST", "/worklist/assign", json={"study": "assigned", "person": "kim"})
+        kim.ask("POST", "/worklist/claim", json={"study": "assigned"})
 
 
 def _server(here: Installation, *, learning: bool) -> AbstractContextManager[str]:

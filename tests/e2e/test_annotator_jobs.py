@@ -1,4 +1,4 @@
-"""The viewer follows a run through failures of a proxy, of the login and of the server; its modules run in a real browser without OHIF."""
+"""The viewer follows a run through failures of a proxy, the login and the server; its modules run in a browser without OHIF."""
 
 from __future__ import annotations
 
@@ -116,7 +116,10 @@ def test_a_server_that_never_answers_again_is_given_up(viewer: Viewer) -> None:
 
 def test_a_viewer_goes_on_with_its_own_run_but_not_with_that_of_a_script(viewer: Viewer) -> None:
     job = {"id": "s", "kind": "unet_3d", "subject": "case-7", "state": "running"}
-    viewer.answers = [(200, [{**job, "attended": False}]), (200, [{**job, "attended": False}, {**job, "id": "v", "attended": True}])]
+    viewer.answers = [
+        (200, [{**job, "attended": False}]),
+        (200, [{**job, "attended": False}, {**job, "id": "v", "attended": True}]),
+    ]
     unfinished = "async image => (await import('./job.js')).unfinished(['unet_3d'], image).then(job => job?.id ?? null)"
     assert viewer.evaluate(unfinished, "case-7") is None
     assert viewer.evaluate(unfinished, "case-7") == "v"

@@ -230,7 +230,8 @@ def test_errors_are_shown_in_words_with_a_retry(page: Any, url: str) -> None:
 def test_an_expired_session_leads_to_the_login_and_back_to_the_same_filters(page: Any, url: str) -> None:
     TEAM.answers["/worklist/summary"] = (401, {"error": {"message": "You are not logged in."}})
     page.goto(f"{url}/?state=in+work&page=2")
-    page.wait_for_url(f"{url}/login?next=%2F%3Fstate%3Din%2Bwork%26page%3D2")
+    page.wait_for_url(f"{url}/login?**")
+    assert page.url == f"{url}/login?next=%2F%3Fstate%3Din%2Bwork%26page%3D2"
 
 
 def test_empty_lists_say_what_to_do(page: Any, url: str) -> None:

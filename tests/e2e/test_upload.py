@@ -84,6 +84,7 @@ def test_the_button_sends_files_too(page: Any, studies: Path, tmp_path: Path) ->
         page.goto(f"{client.get_server_url().rstrip('/')}/")
         page.locator("#upload input").set_input_files(str(file))
         page.get_by_text("chosen.nrrd was added as chosen.").wait_for(timeout=60_000)
+    assert [image.name.partition(".")[0] for image in studies.glob("c*") if image.is_file()] == ["chosen"]
 
 
 def test_only_admins_see_the_area(page: Any, studies: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Remembers who works on which case, so that others can see it and get other cases next.
 
 A person claims a case by opening it, by saving a draft, or with "next case". A claim ends after half an hour of silence, when
-its person signs the case off, or when it is released. If several people have a case open, the first of them holds the claim.
-Opening a case that is already signed off claims nothing: its person is only listed among those who have it open.
+its person signs the case off, or when it is released. A person keeps the last `MAX_OPENED` cases; an older claim ends. Opening
+a case that is already signed off, or that another person holds, claims nothing: the person is only listed among those who have
+it open, and works on it from the first draft on. If several people work on a case, the first of them holds the claim.
 
 Claims are advice. They never keep anybody from saving: versions and checks of conflicts protect the label maps. Therefore no
 method raises an error of the disk, and a lost file costs the claims and the active times of unfinished work only.
@@ -33,6 +34,9 @@ CLAIM_SECONDS = 30 * 60
 """Time in seconds without a sign of activity after which a claim ends, and an opened case counts as closed."""
 ACTIVE_GAP_SECONDS = 5 * 60
 """Max time in seconds between two activities of a person on a case that counts as active; a longer gap counts as a pause."""
+MAX_OPENED = 20
+"""Max number of cases that a person has open; opening another one closes the one without activity for the longest time. People
+without logins count as one person."""
 _WORK_DAYS = 90
 """Days after which the seconds of unfinished work are dropped."""
 
@@ -118,25 +122,32 @@ class CaseClaims:
         """Returns the claim of a case; None if nobody works on it."""
         return self.all().of(study)
 
-    def touch(self, study: str, person_id: str, name: str, *, works: bool = True) -> None:
-        """Records an activity of a person on a case: opening it, or saving a draft.
+    def open(self, study: str, person_id: str, name: str, *, works: bool = True) -> None:
+        """Records that a person opens a case. Who has begun to work on a case continues to do so.
 
         Args:
             study: name of the case.
             person_id: unique id of the person.
             name: name of the person.
-            works: whether the person works on the case; False for viewing one that is signed off. Who has begun to work on a
-                case continues to claim it.
+            works: whether the person works on the case if no other person does; False for one that is signed off.
         """
 
         def change(base: sqlite3.Connection) -> None:
             now = self._begun(base)
-            _keep(base, study, person_id, name, now, works)
-            row = base.execute("SELECT seen, seconds FROM work WHERE study = ? AND id = ?", (study, person_id)).fetchone()
-            seconds = row[1] + _counted(now - row[0]) if row else 0.0
-            base.execute("INSERT OR REPLACE INTO work VALUES (?, ?, ?, ?)", (study, person_id, now, seconds))
+            holder = _holder(base, study)
+            _active(base, study, person_id, name, now, works and (holder is None or holder.id == person_id))
 
         self._change(change)
+
+    def touch(self, study: str, person_id: str, name: str) -> None:
+        """Records that a person works on a case, such as by saving a draft.
+
+        Args:
+            study: name of the case.
+            person_id: unique id of the person.
+            name: name of the person.
+        """
+        self._change(lambda base: _active(base, study, person_id, name, self._begun(base), True))
 
     def claim(self, study: str, person_id: str, name: str) -> Claim:
         """Claims a case for a person, or renews the person's claim.
@@ -187,6 +198,9 @@ class CaseClaims:
     def _begun(self, base: sqlite3.Connection) -> float:
         """Removes what has expired; returns the time."""
         now = self._clock()
+        # Times in the future are from before the clock was set back.
+        base.execute("UPDATE opened SET seen = ?1, since = min(since, ?1) WHERE seen > ?1", (now,))
+        base.execute("UPDATE work SET seen = ?1 WHERE seen > ?1", (now,))
         base.execute("DELETE FROM opened WHERE seen <= ?", (now - CLAIM_SECONDS,))
         base.execute("DELETE FROM work WHERE seen <= ?", (now - _WORK_DAYS * 86400,))
         return now
@@ -205,13 +219,24 @@ def _counted(gap: float) -> float:
     return gap if 0 <= gap <= ACTIVE_GAP_SECONDS else 0.0
 
 
-def _keep(base: sqlite3.Connection, study: str, person_id: str, name: str, now: float, works: bool) -> None:
-    """Adds or renews the row of a person. A claim begins when the person begins to work."""
+def _active(base: sqlite3.Connection, study: str, person_id: str, name: str, now: float, works: bool) -> None:
+    """Records an activity of a person on a case, and the seconds since the last one if the person works on it."""
+    works = _keep(base, study, person_id, name, now, works)
+    row = base.execute("SELECT seen, seconds FROM work WHERE study = ? AND id = ?", (study, person_id)).fetchone()
+    seconds = row[1] + (_counted(now - row[0]) if works else 0.0) if row else 0.0
+    base.execute("INSERT OR REPLACE INTO work VALUES (?, ?, ?, ?)", (study, person_id, now, seconds))
+
+
+def _keep(base: sqlite3.Connection, study: str, person_id: str, name: str, now: float, works: bool) -> bool:
+    """Adds or renews the row of a person; returns whether the person works on the case. A claim begins with the work."""
     key = (study, person_id)
     row = base.execute("SELECT since, claims FROM opened WHERE study = ? AND id = ?", key).fetchone()
     claims = works or bool(row and row[1])
     since = row[0] if row and bool(row[1]) == claims else now
     base.execute("INSERT OR REPLACE INTO opened VALUES (?, ?, ?, ?, ?, ?)", (*key, name, since, now, claims))
+    others = "SELECT rowid FROM opened WHERE id = ? AND study != ? ORDER BY seen DESC, since DESC LIMIT -1 OFFSET ?"
+    base.execute(f"DELETE FROM opened WHERE rowid IN ({others})", (person_id, study, MAX_OPENED - 1))
+    return claims
 
 
 def _holder(base: sqlite3.Connection, study: str) -> Claim | None:

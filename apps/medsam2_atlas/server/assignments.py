@@ -156,7 +156,7 @@ def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version 
     signed_off = final is not None and not final.removed
     if final is not None and final.returned:
         signed_off = not is_next_of(Person(user.name, user.id), Return.of(final), datastore.store.assignments.of(study))
-    datastore.claims.touch(study, user.id, user.name, works=not signed_off)
+    datastore.claims.open(study, user.id, user.name, works=not signed_off)
     return datastore.claims.of(study)
 
 

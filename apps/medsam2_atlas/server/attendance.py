@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 _MAX_TURN_SECONDS = 1.0
 PAGE_SECONDS = 60.0
-"""Time for which a page counts as open after it asks for something: until a viewer has loaded from a slow line (its scripts have
-about 20 MB), or until a hidden page asks again, for browsers run the timers of such a page once a minute."""
+"""Time for which a page counts as open after it asks for something: until a viewer has loaded from a slow line (20 MB of
+scripts), or until a hidden page asks again, because browsers run the timers of such a page only once a minute."""
 
 
 @dataclass

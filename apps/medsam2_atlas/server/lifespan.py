@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -56,14 +56,21 @@ def lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[No
         watching = asyncio.create_task(parts.attendance.watch(audit.job_abandoned))
         async with dicomweb.client() as app.state.dicomweb:
             missing = await run_in_threadpool(instance._missing)
-            announce(config, missing, Path(settings.MONAI_LABEL_APP_DIR))
+            announcing = asyncio.create_task(_announce(parts, missing))
             yield
         watching.cancel()
+        announcing.cancel()
         for end in (stop_watching, lambda: queue.stop(STOP_SECONDS), end_own_work, instance.stop, decoding.shutdown):
             await run_in_threadpool(bounded, end, STOP_SECONDS)
         await run_in_threadpool(bounded, audit.close, STOP_SECONDS)
 
     return life
+
+
+async def _announce(parts: Parts, missing: Iterable[str]) -> None:
+    """Prints the address as soon as a browser can open it."""
+    await parts.stopping.listening()
+    announce(parts.config, missing, Path(settings.MONAI_LABEL_APP_DIR))
 
 
 def _prepare(work: WorkFolder) -> None:

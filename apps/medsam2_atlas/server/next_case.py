@@ -30,5 +30,5 @@ def next_case(request: Request, strategy: str, params: Annotated[dict[str, Any] 
     options |= {"person": user.id, "person_name": user.name}
     sample: dict[str, Any] = activelearning.sample(strategy, options, user.name)
     if sample and user.id != LOCAL.id:  # without logins, the ids of clients in the image's information distinguish them
-        instance.datastore().claims.touch(str(sample["id"]), user.id, user.name)
+        instance.datastore().claims.open(str(sample["id"]), user.id, user.name)
     return {**sample, "path": ""} if sample else {}

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CANCEL_SECONDS = 4.0
 _CONNECTIONS_SECONDS = 6
+_LOOK_SECONDS = 0.05
 _EXIT_SECONDS = 13.0
 _DUMP_SECONDS = 15.0
 _KILL_SECONDS = 17
@@ -57,6 +58,7 @@ class Stopping:
         self._calls: list[Callable[[], None]] = []
         self._requests: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: Any = None
 
     @property
     def begun(self) -> bool:
@@ -78,11 +80,17 @@ class Stopping:
             before = signal.getsignal(number)
             signal.signal(number, _handler(before, writes))
             # uvicorn's handler is a method of its server, so the server's configuration can be changed through it.
-            server = getattr(before, "__self__", None)
+            server: Any = getattr(before, "__self__", None)
             if hasattr(getattr(server, "config", None), "timeout_graceful_shutdown"):
-                server.config.timeout_graceful_shutdown = _CONNECTIONS_SECONDS  # type: ignore[union-attr]
+                server.config.timeout_graceful_shutdown = _CONNECTIONS_SECONDS
+                self._server = server
         threading.Thread(target=self._watch, args=(reads,), name="stopping", daemon=True).start()
         _start_watchdog()
+
+    async def listening(self) -> None:
+        """Returns when uvicorn listens on its port, which it opens after the app has started; at once under another server."""
+        while not getattr(self._server, "started", True):
+            await asyncio.sleep(_LOOK_SECONDS)
 
     @contextmanager
     def request(self) -> Iterator[None]:

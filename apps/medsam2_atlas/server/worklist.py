@@ -53,9 +53,9 @@ def cases(
 ) -> Response:
     """Returns the cases of a page as the person sees them, and counts and names of all cases.
 
-    By `priority`, cases that were returned to the person come first, then those with unsaved work of the person, then those that
-    the person has claimed or was assigned. Then for reviewers those that wait for a review, then those with a problem. Then free
-    cases by descending disagreement, then those of others, then those that are done.
+    By `priority`, cases that were returned to the person come first, then those with unsaved work of the person, then those
+    that the person has claimed or was assigned. Then for reviewers those that wait for a review, then those with a problem.
+    Then free cases by descending disagreement, then those of others, then those that are done.
     """
     query = worklist.Query(frozenset(state), person, organ, model, q, sort, down, page, size)
     return JsonAnswer(app_instance().worklist.cases.page(query, user_of(request)))

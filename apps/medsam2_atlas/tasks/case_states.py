@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from datastores.descriptions import predictions_outdated
@@ -18,7 +18,7 @@ from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Row, ScoreTable
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.dicom.texts import date, line
-from medsam2_atlas.storage import FINAL, Image, Label, Version
+from medsam2_atlas.storage import FINAL, Image, Label, Person, Version, drawer_of
 from medsam2_atlas.studies import PredictionStore
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class CaseState:
         version: version number of the final label map; 0 if there is none.
         accepted: reviewer who accepted the final label map; empty if nobody did.
         waits: whether the final label map waits for a reviewer, because the review stage is on.
+        drawer: who drew a final label map that waits for a reviewer; its author may have restored it. None in other states.
         returned: with what a reviewer returned the final label map (`by`, `at`, `comment`); empty if nobody did.
         models: models with a stored prediction.
         disagreement: measure of the case, 0..1; None if not measured.
@@ -87,6 +88,7 @@ class CaseState:
     version: int = 0
     accepted: str = ""
     waits: bool = False
+    drawer: Person | None = None
     returned: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     disagreement: float | None = None
@@ -161,11 +163,23 @@ class CaseTable:
     def _state(self, facts: _Facts) -> CaseState:
         """Returns the state of a case. An error of one case must not hide the others."""
         try:
-            return _state(facts, self._models, self._reports)
+            state = _state(facts, self._models, self._reports)
+            return replace(state, drawer=self._drawer(state)) if state.state == WAITS else state
         except Exception as error:
             log.exception("%s cannot be listed", facts.study)
             problem = f"{_joined(facts.wrong)} cannot be listed ({error}).".strip()
             return CaseState(facts.study, PROBLEM, patient=facts.study, problem=problem, text=facts.study.casefold())
+
+    def _drawer(self, state: CaseState) -> Person:
+        author = Person(state.by, state.by_id)
+        if state.version <= 1:
+            return author
+        try:
+            versions = self._datastore.store.versions(state.study, FINAL)
+        except MedSAM2AtlasError:  # the study was just removed, or an earlier version's record is damaged
+            return author
+        known = [version for version in versions if version.number <= state.version]
+        return drawer_of(known) if known else author
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class _Team:
         """Returns whether a case is the person's, by an assignment or because it was returned to the person."""
         person = Person(str(self.request.get("person_name") or ""), str(self.request.get("person") or ""))
         version, assignment = self.returned.get(study), self.assigned.get(study)
-        return is_next_of(person, version and Return.of(version), assignment)
+        return is_next_of(person, None if version is None else Return.of(version), assignment)
 
     def assigner(self, study: str) -> str:
         """Returns the name of the reviewer who assigned a case."""
@@ -157,7 +157,7 @@ class _Team:
         except MedSAM2AtlasError:  # the study was just removed, or the PACS does not answer
             return True
         now = time.time()
-        recent = [entry for entry in assignments(info).values() if now - entry["ts"] < CLAIM_SECONDS]
+        recent = [entry for entry in assignments(info).values() if abs(now - entry["ts"]) < CLAIM_SECONDS]
         return bool(recent) and not any(client and entry.get("client_id") == client for entry in recent)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from datastores.case_claims import Claim
 from datastores.folder_datastore import FolderDatastore
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.storage import Assignment, Person
+from medsam2_atlas.storage import Assignment, Person, same_person
 from tasks.case_states import NEW, PREDICTED, PROBLEM, RETURNED, SIGNED_OFF, WAITS, CaseState, ohif_path
 from tasks.next_case import Return, is_next_of
 
@@ -156,7 +156,7 @@ class Worklist:
         self,
         datastore: StudyDatastore,
         states: Callable[[], Mapping[str, CaseState]],
-        drafts: Callable[[str | None], frozenset[str]] = lambda person: frozenset(),
+        drafts: Callable[[str | None], frozenset[str]] = lambda _: frozenset(),
     ) -> None:
         """Connects the parts; reads nothing yet.
 
@@ -174,9 +174,9 @@ class Worklist:
             query: which cases, in which order. A page after the last one becomes the last one.
             person: the person who asks.
         """
-        work, reviewer = self._work(person), person.may("reviewer")
+        work = self._work(person)
         cases = [self._case(about, work, person) for about in self._states().values()]
-        found = _sorted([case for case in cases if case.matches(query)], query, reviewer)
+        found = _sorted([case for case in cases if case.matches(query)], query, person)
         pages = max(1, -(-len(found) // query.size))
         page = min(query.page, pages)
         shown = found[(page - 1) * query.size : page * query.size]
@@ -271,16 +271,16 @@ def _action(case: Case, person: Asking) -> str:
     """Returns what a person can do with a case next."""
     about = case.about
     if case.state == WAITS:
-        own = about.by_id == person.id if about.by_id else about.by == person.name
+        own = same_person(Person(person.name, person.id), about.drawer or Person(about.by, about.by_id))
         return "review" if person.may("reviewer") and not own else "view"
     if case.state in (NEW, PREDICTED, IN_WORK):
         return "correct" if about.models else "segment"
     return {PROBLEM: "fix", RETURNED: "correct", SIGNED_OFF: "view"}[case.state]
 
 
-def _sorted(cases: list[Case], query: Query, reviewer: bool) -> list[Case]:
+def _sorted(cases: list[Case], query: Query, person: Asking) -> list[Case]:
     if query.sort not in SORTS:
-        return sorted(cases, key=lambda case: _urgency(case, reviewer))
+        return sorted(cases, key=lambda case: _urgency(case, person))
     value = SORTS[query.sort]
     known = [(found, case) for case in cases if (found := value(case)) is not None]
     rest = [case for case in cases if value(case) is None]
@@ -288,11 +288,11 @@ def _sorted(cases: list[Case], query: Query, reviewer: bool) -> list[Case]:
     return [case for _, case in sorted(known, key=lambda pair: pair[0], reverse=query.down)] + rest
 
 
-def _urgency(case: Case, reviewer: bool) -> tuple[int, float, str]:
+def _urgency(case: Case, person: Asking) -> tuple[int, float, str]:
     """Returns the place of a case in the order of priority.
 
     First cases that were returned to the person, then those with unsaved work of the person, then others that are theirs. Then
-    for reviewers, cases that wait for them; then cases with a problem. Then free cases by descending disagreement, then those of
+    cases that the person can review; then cases with a problem. Then free cases by descending disagreement, then those of
     others, then those that are done.
     """
     others = case.claim is not None or bool(case.assigned) or case.state == IN_WORK
@@ -301,7 +301,7 @@ def _urgency(case: Case, reviewer: bool) -> tuple[int, float, str]:
     elif case.mine and case.state not in (WAITS, SIGNED_OFF):
         group = 1 if case.begun else 2
     elif case.state == WAITS:
-        group = 3 if reviewer else 7
+        group = 3 if _action(case, person) == "review" else 7
     elif case.state == PROBLEM:
         group = 4
     elif case.state == SIGNED_OFF:

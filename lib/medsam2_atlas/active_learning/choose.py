@@ -75,7 +75,8 @@ def choose(
     rank = "highest" if best is measured[0] else "highest free"
     why = f"{rank} {strategy} ({best.values[strategy]:.2f}) of {len(measured)} measured cases: {best.why.get(strategy, '')}"
     if len(measured) < len(ranked):
-        why += f"; {len(ranked) - len(measured)} cases are not measured yet"
+        left = len(ranked) - len(measured)
+        why += f"; {left} case{'s are' if left > 1 else ' is'} not measured yet"
     if versions is not None and not best.current(versions):
         why += "; measured before the last change of the models"
     return Choice(best.study, best.values[strategy], why)

@@ -1,7 +1,7 @@
 """A studies folder: its layout, and a store that keeps every version of every label map."""
 
 from medsam2_atlas.base.choices import FINAL
-from medsam2_atlas.storage.acceptance import MAX_COMMENT, Person, ReviewStage, may_judge
+from medsam2_atlas.storage.acceptance import MAX_COMMENT, Person, ReviewStage, drawer_of, may_judge, same_person
 from medsam2_atlas.storage.assignments import Assignment, Assignments
 from medsam2_atlas.storage.checks import check_label, suffix_of
 from medsam2_atlas.storage.drafts import Draft, Drafts, studies_with_drafts
@@ -47,10 +47,12 @@ __all__ = [
     "WorkFolder",
     "check_label",
     "copy_safely",
+    "drawer_of",
     "flush",
     "label_files",
     "may_judge",
     "same_image_as",
+    "same_person",
     "stamp",
     "studies_with_drafts",
     "study_name",

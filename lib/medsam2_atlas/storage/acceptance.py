@@ -164,7 +164,28 @@ def may_judge(versions: Sequence[Version], person: Person) -> bool:
         versions: all versions of a `final` label map in ascending order.
         person: the reviewer.
     """
-    return bool(versions) and not versions[-1].removed and not _drew(person, _first_saved(versions, versions[-1]))
+    return bool(versions) and not versions[-1].removed and not same_person(person, drawer_of(versions))
+
+
+def drawer_of(versions: Sequence[Version]) -> Person:
+    """Returns who drew the newest of these versions: the author of the first one with the same content.
+
+    Args:
+        versions: all versions of a `final` label map in ascending order; at least one.
+    """
+    first = _first_saved(versions, versions[-1])
+    return Person(first.author, first.author_id)
+
+
+def same_person(one: Person, other: Person) -> bool:
+    """Returns whether two people are the same: compares the ids if both are known, else the names.
+
+    >>> same_person(Person("Kim", "a"), Person("Kim", "b")), same_person(Person("kim", "a"), Person("Kim"))
+    (False, True)
+    """
+    if one.id and other.id:
+        return one.id == other.id
+    return bool(one.name) and one.name.casefold() == other.name.casefold()
 
 
 def _current(row: LabelRow, number: int, action: str) -> Version:
@@ -183,7 +204,8 @@ def _current(row: LabelRow, number: int, action: str) -> Version:
 
 
 def _check_other(study: str, versions: Sequence[Version], version: Version, person: Person, action: str) -> None:
-    if _drew(person, _first_saved(versions, version)):
+    first = _first_saved(versions, version)
+    if same_person(person, Person(first.author, first.author_id)):
         raise InputError(
             study, f"has a label map that {person.name} drew: reviewers cannot {action} their own.", "Ask another reviewer."
         )
@@ -192,10 +214,3 @@ def _check_other(study: str, versions: Sequence[Version], version: Version, pers
 def _first_saved(versions: Sequence[Version], version: Version) -> Version:
     """Returns the first version with the same content: its author drew it, later ones only restored or confirmed it."""
     return next((old for old in versions if old.sha256 == version.sha256), version)
-
-
-def _drew(person: Person, version: Version) -> bool:
-    """Returns whether a person drew a version: compares the ids if both are known, else the names."""
-    if version.author_id and person.id:
-        return version.author_id == person.id
-    return bool(version.author) and version.author.casefold() == person.name.casefold()

@@ -247,7 +247,7 @@ def studies_with_drafts(store: StudyStore, person: str | None = None) -> frozens
             if person is None:
                 return frozenset(folder.name for folder in folders if _has_draft(folder.path))
             name = _name_of(person)
-            return frozenset(folder.name for folder in folders if os.path.exists(os.path.join(folder.path, name)))
+            return frozenset(folder.name for folder in folders if (Path(folder.path) / name).exists())
     except OSError:  # nobody has saved a draft yet
         return frozenset()
 
