@@ -21,6 +21,7 @@ from datastores.client_info import MAX_BYTES
 from datastores.session_folders import SessionFolders
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.jobs import JobQueue
+from medsam2_atlas.imaging.thumbnail import empty_picture
 from server import sessions, studies
 from server.application import create_app
 from server.config import ServerConfig
@@ -271,6 +272,64 @@ def test_pictures_are_drawn_one_after_the_other(server: Server, monkeypatch: pyt
 
     assert asyncio.run(ask_many()) == [200] * 8
     assert len(drawn) == 8
+
+
+def test_a_picture_whose_browser_has_gone_is_not_drawn(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    started, release = threading.Event(), threading.Event()
+
+    class Drawing:
+        def find(self, study: str) -> Wanted:
+            return Wanted(study, study, None, None, "1.2", None)
+
+        def draw(self, wanted: Wanted) -> Path:
+            drawn.append(wanted.study)
+            started.set()
+            release.wait(10)
+            return _file(server)
+
+    instance = SimpleNamespace(worklist=SimpleNamespace(pictures=Drawing()))
+    monkeypatch.setattr("server.worklist.app_instance", lambda: instance)
+
+    async def ask(study: str, goes: bool) -> bytes:
+        """Sends a request and returns the body of the answer; the client `goes` while it waits."""
+        query, answer = f"study={study}".encode(), bytearray()
+        named = [(b"host", b"127.0.0.1"), (b"authorization", bearer(token_of("kim"))["Authorization"].encode())]
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/worklist/picture",
+            "raw_path": b"/worklist/picture",
+            "root_path": "",
+        }
+        scope |= {"query_string": query, "headers": named, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}
+
+        messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if goes and release.is_set():
+                return {"type": "http.disconnect"}
+            if not messages:
+                await asyncio.sleep(60)
+            return messages.pop()
+
+        async def send(message: dict[str, Any]) -> None:
+            answer.extend(message.get("body", b""))
+
+        await server.app({**scope, "scheme": "http", "http_version": "1.1", "asgi": {"version": "3.0"}}, receive, send)
+        return bytes(answer)
+
+    async def ask_three() -> list[bytes]:
+        asked = [asyncio.create_task(ask("first", False))]
+        await asyncio.to_thread(started.wait, 10)
+        asked += [asyncio.create_task(ask(*one)) for one in (("gone", True), ("last", False))]
+        await asyncio.sleep(0.2)
+        release.set()
+        return await asyncio.gather(*asked)
+
+    answers = asyncio.run(ask_three())
+    assert drawn == ["first", "last"]
+    assert answers == [b"x", empty_picture(), b"x"]
 
 
 def _file(server: Server) -> Path:

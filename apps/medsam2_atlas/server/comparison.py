@@ -19,7 +19,7 @@ from medsam2_atlas.studies.difference_pictures import Shown, difference_picture
 from server.access import user_of
 from server.annotation import case_of, opened
 from server.audit import note
-from server.in_turn import in_turn
+from server.in_turn import ANNOTATION, in_turn_if_awaited
 from tasks.annotated_case import AnnotatedCase, Chosen, organs
 from tasks.case_states import viewer_path
 
@@ -74,7 +74,7 @@ async def show_picture(
 
     if organ not in {about["label"] for about in organs()}:
         raise InputError("organ", f"{organ} is unknown.", "Send the number of an organ; see /compare/case.")
-    return await in_turn(draw)
+    return await in_turn_if_awaited(request, draw, ANNOTATION) or Response(status_code=204)
 
 
 def _worst(case: AnnotatedCase, first: Any, second: Any) -> list[Shown]:

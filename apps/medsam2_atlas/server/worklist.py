@@ -20,7 +20,7 @@ from server.answers import JsonAnswer
 from server.attendance import page_open
 from server.forms import LimitedRoute
 from server.headers import CACHED
-from server.in_turn import in_turn
+from server.in_turn import in_turn_if_awaited
 from server.owners import owner_id
 from server.people import User
 from server.worklist_answers import CasePage, Sort, State, Summary
@@ -106,7 +106,8 @@ async def picture(request: Request, study: str) -> Response:
         return Response(status_code=304, headers=kept)
     file = wanted.file
     if file is None:  # the PACS may be slow, and must not delay the pictures of cases that are on this server
-        file = await in_turn(lambda: pictures.draw(wanted), _PICTURES if wanted.image is not None else _PACS_PICTURES)
+        queue = _PICTURES if wanted.image is not None else _PACS_PICTURES
+        file = await in_turn_if_awaited(request, lambda: pictures.draw(wanted), queue)
     if file is None:
         return Response(empty_picture(), media_type="image/png")
     return FileResponse(file, media_type="image/png", headers=kept)
