@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian
@@ -26,6 +27,7 @@ class FakePacs:
         url: its DICOMweb URL.
         hangs: whether it leaves all requests unanswered until `released` is set.
         series: the series that it lists, in DICOM JSON.
+        page: max number of series in an answer, whatever is asked for; 0: it ignores `limit` and `offset`.
         objects: the objects of each series, by series UID.
         stored: the bodies that clients have stored.
         store_status: HTTP status of its answers to STOW requests.
@@ -39,6 +41,7 @@ class FakePacs:
     url: str = ""
     hangs: bool = False
     series: list[Any] = field(default_factory=list)
+    page: int = 0
     objects: dict[str, list[bytes]] = field(default_factory=dict)
     stored: list[bytes] = field(default_factory=list)
     store_status: int = 200
@@ -60,6 +63,13 @@ def listed(series: Any, study: Any = "1.2.3") -> dict[str, Any]:
     """Returns a series in QIDO's format."""
     values = {"0020000D": ("UI", study), "0020000E": ("UI", series), "00080060": ("CS", "CT"), "0008103E": ("LO", "abdomen")}
     return {tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in values.items()}
+
+
+def _page(pacs: FakePacs, path: str) -> list[Any]:
+    """Returns the part of the list that a request asks for."""
+    query = dict(parse_qsl(urlsplit(path).query))
+    first = int(query.get("offset", 0))
+    return pacs.series[first:][: min(pacs.page, int(query.get("limit", pacs.page)))] if pacs.page else pacs.series
 
 
 def _sent(pacs: FakePacs, series: str, accept: str) -> bool:
@@ -107,7 +117,7 @@ def fake_pacs() -> Iterator[FakePacs]:
                 return
             path = self.path.partition("?")[0].split("/")
             if path[-1] == "series":
-                self._answer(200, json.dumps(pacs.series).encode(), "application/dicom+json")
+                self._answer(200, json.dumps(_page(pacs, self.path)).encode(), "application/dicom+json")
             elif path[-2] == "series" and path[-1] in pacs.objects and not _sent(pacs, path[-1], self.headers["Accept"] or ""):
                 self._answer(400 if pacs.syntaxes == "old" else 406, b"not acceptable", "text/plain")
             elif path[-2] == "series" and path[-1] in pacs.objects:

@@ -85,6 +85,15 @@ def test_a_pacs_is_asked_page_by_page_and_its_answers_are_checked(tmp_path: Path
     assert "StudyDate=20240101" in pacs.asked[0] and "Modality=CT" in pacs.asked[0]
 
 
+def test_a_pacs_that_sends_few_series_at_a_time_is_asked_until_it_has_no_more(tmp_path: Path) -> None:
+    with fake_pacs() as pacs:
+        pacs.page = 2
+        pacs.series = [listed("../x"), listed("../y"), *(listed(f"1.2.{number}") for number in range(5))]
+        found = find_items(pacs.url, tmp_path)
+    assert [item.series for item in found.items] == [f"1.2.{number}" for number in range(5)]
+    assert len(found.left_out) == 2
+
+
 @pytest.mark.parametrize("url", ["http://user:secret@pacs/x", "https://", "http://[::1/x"])
 def test_a_url_with_a_password_or_without_a_host_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(InputError) as error:

@@ -7,8 +7,8 @@ and links that lead out of a folder are left out unless the user allows them.
 from __future__ import annotations
 
 import csv
+import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -65,7 +65,7 @@ def find_items(source: str, out: Path, *, follow_links: bool = False) -> Found:
         raise InputError(source, "is not a source of CTs.", "Name a folder, a CSV file, or the DICOMweb URL of a PACS.")
     if not found.items and not found.left_out:
         raise InputError(source, "contains no CT.", "See docs/inputs.md for the files that are read.")
-    if len(found.items) > batch_config().max_items:
+    if len(found.items) + len(found.left_out) > batch_config().max_items:
         raise InputError(source, f"contains more than {batch_config().max_items} CTs.", "Split it, or raise max_items.")
     return found
 
@@ -88,7 +88,7 @@ def _of_folder(folder: Path, out: Path, follow_links: bool) -> Found:
         if depth >= _MAX_DEPTH:
             folders.clear()
         _take_files(found, here, sorted(files), folder, root, follow_links)
-        if len(found.items) > batch_config().max_items:
+        if len(found.items) + len(found.left_out) > batch_config().max_items:
             break
     return found
 
@@ -213,35 +213,29 @@ def _of_pacs(source: str) -> Found:
     url, filters = split_url(source)
     found, seen = Found(), set[str]()
     client = pacs_of(url)
-    asked = {"Modality": "CT", **filters}
-    for page in _pages(asked):
-        listed = client.list_series(page)
-        new = 0
-        for number, entry in enumerate(listed):
+    asked, listed = {"Modality": "CT", **filters}, 0
+    paged = "limit" not in filters and "offset" not in filters
+    while True:
+        page = client.list_series(asked | ({"limit": str(_PAGE), "offset": str(listed)} if paged else {}))
+        known = len(seen)
+        for number, entry in enumerate(page, listed + 1):
             study, series = _value(entry, "0020000D"), _value(entry, "0020000E")
-            if not (valid_uid(study) and valid_uid(series)):
-                found.left_out[f"entry {len(seen) + number + 1} of the PACS"] = "has no valid UIDs. Correct it in the PACS."
-            elif series not in seen:
-                seen.add(series)
-                new += 1
-                found.items.append(
-                    Item(series, "dicomweb", url, stamp=_value(entry, "00201209"), study=study, series=series, wished=series)
-                )
-        # A PACS that ignores `offset` sends the same page again.
-        if not new or len(listed) < _PAGE or len(found.items) > batch_config().max_items:
+            valid = valid_uid(study) and valid_uid(series)
+            key = series if valid else json.dumps(entry, sort_keys=True)
+            if key in seen:
+                continue
+            seen.add(key)
+            if valid:
+                stamp = _value(entry, "00201209")
+                found.items.append(Item(series, "dicomweb", url, stamp=stamp, study=study, series=series, wished=series))
+            else:
+                found.left_out[f"entry {number} of the PACS"] = "has no valid UIDs. Correct it in the PACS."
+        listed += len(page)
+        # A PACS may send fewer series than requested although it has more. One that ignores `offset` repeats itself.
+        if not paged or len(seen) == known or len(seen) > batch_config().max_items:
             break
     found.items.sort(key=lambda item: item.id)
     return found
-
-
-def _pages(filters: dict[str, str]) -> Iterator[dict[str, str]]:
-    if "limit" in filters or "offset" in filters:
-        yield filters
-        return
-    offset = 0
-    while True:
-        yield {**filters, "limit": str(_PAGE), "offset": str(offset)}
-        offset += _PAGE
 
 
 def _value(entry: object, tag: str) -> str:
