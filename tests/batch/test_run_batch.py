@@ -131,6 +131,17 @@ def test_a_link_in_the_output_folder_cannot_lead_outputs_elsewhere(tmp_path: Pat
     assert not [*(tmp_path / "victim").iterdir()]
 
 
+def test_a_name_in_a_manifest_from_elsewhere_cannot_lead_outputs_out_of_the_folder(tmp_path: Path) -> None:
+    cts, out = write_cts(tmp_path / "cts", 2), tmp_path / "a" / "out"
+    out.mkdir(parents=True)
+    ids = ("case-00000.nii.gz", "case-00001.nii.gz")
+    lines = [{"case": "../../../evil", "id": one, "status": "done", "made_by": "x"} for one in ids]
+    (out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run_stand_in(cts, out).tally.done == 2
+    assert sorted(outputs(out)) == [*ids]
+    assert not [*tmp_path.rglob("evil*")]
+
+
 def test_inputs_of_the_same_name_do_not_replace_each_other(tmp_path: Path) -> None:
     write_cts(tmp_path / "cts" / "a", 1)
     write_cts(tmp_path / "cts" / "A", 2, size=18)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.files import replacing
+from medsam2_atlas.batch.names import is_safe_name
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class Manifest:
 def _is_case(entry: Entry) -> bool:
     """Returns whether an entry has what this module and its callers rely on; a manifest may come from elsewhere."""
     texts = all(isinstance(entry.get(key), str) for key in ("case", "id", "status", "made_by"))
-    return texts and all(isinstance(entry.get(key, {}), dict) for key in ("input", "output"))
+    return texts and is_safe_name(entry["case"]) and all(isinstance(entry.get(key, {}), dict) for key in ("input", "output"))
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

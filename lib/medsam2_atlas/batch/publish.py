@@ -65,10 +65,8 @@ class FilePublisher:
 
     def is_there(self, entry: Entry) -> bool:
         """Returns whether a result is still there, unchanged. Its checksum is computed only if its state has changed."""
-        output, name = entry.get("output", {}), entry["case"]
-        if not isinstance(name, str) or Path(name).name != name:
-            return False
-        file = self.place.output(name, self.job.suffix)
+        output = entry.get("output", {})
+        file = self.place.output(entry["case"], self.job.suffix)
         try:
             state = file.stat()
         except OSError:

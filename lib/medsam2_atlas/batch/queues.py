@@ -91,6 +91,7 @@ def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]
     Raises:
         InputError: the certificates cannot be used.
     """
+    folder = folder.absolute()  # jobs of some queues begin in the user's home
     tls = Path(config.tls) if config.tls else folder / "tls"
     if not config.tls and not all((tls / name).is_file() for name in CERTIFICATES):
         make_certificates(tls)
