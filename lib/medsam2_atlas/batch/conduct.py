@@ -23,7 +23,7 @@ from medsam2_atlas.batch.items import Item, stamp_of
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.manifest import Entry, Manifest
 from medsam2_atlas.batch.names import Names
-from medsam2_atlas.batch.problems import is_disk_full, is_passing, reason_of
+from medsam2_atlas.batch.problems import is_away, is_disk_full, is_passing, reason_of
 from medsam2_atlas.batch.publish import Publisher
 from medsam2_atlas.batch.sources import Found, named, wished_name
 from medsam2_atlas.batch.work import Done, Outcome
@@ -237,7 +237,7 @@ class _Run:
         if outcome.fatal:
             raise _full(item, outcome.reason)
         if outcome.done is None:
-            self._failed(item, outcome.reason, outcome.passing, outcome.worker)
+            self._failed(item, outcome)
             return
         try:
             output = self._publisher.publish(item, outcome.done)
@@ -245,7 +245,7 @@ class _Run:
             if is_disk_full(error):
                 raise _full(item, reason_of(error)) from error
             log.info("the result of %s cannot be stored", item.id, exc_info=True)
-            self._failed(item, reason_of(error), is_passing(error), outcome.worker)
+            self._failed(item, Outcome(item, None, reason_of(error), is_passing(error), is_away(error), worker=outcome.worker))
             return
         self._add(item, "done", self._result(item, outcome.done, output), outcome.worker)
         self._tally.done += 1
@@ -259,19 +259,20 @@ class _Run:
             **made_on,
         }
 
-    def _failed(self, item: Item, reason: str, passing: bool, worker: str) -> None:
-        attempts = self._attempts[item.id]
+    def _failed(self, item: Item, outcome: Outcome) -> None:
+        attempts, reason, passing = self._attempts[item.id], outcome.reason, outcome.passing
         if passing and attempts < self._config.attempts:
             pause = min(self._config.first_pause * 2 ** (attempts - 1), self._config.max_pause)
             log.warning("%s: %s It is tried again in %.0f s.", item.name, reason, pause)
-            # New cases would meet the same problem, such as a PACS that is away, so they wait, too.
-            self._paused_until = time.monotonic() + pause
-            heapq.heappush(self._later, (self._paused_until, next(self._order), item))
+            again = time.monotonic() + pause
+            if outcome.away:
+                self._paused_until = again
+            heapq.heappush(self._later, (again, next(self._order), item))
             self._tally.repeated += 1
             return
         log.info("%s: %s", item.name, reason)
         about = {"input": {"path": item.path, "stamp": item.stamp}, "reason": reason, "passing": passing}
-        self._add(item, "failed", about, worker)
+        self._add(item, "failed", about, outcome.worker)
         self._tally.failed[item.name] = reason
 
     def _add(self, item: Item, status: str, about: dict[str, Any], worker: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.base.files import replacing, sha256, write_json
+from medsam2_atlas.base.files import replacing, sha256
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.manifest import Entry
@@ -100,13 +100,7 @@ class StudiesPublisher:
             study, image = item.name, self._studies.store.add_image(item.name, path, {"batch": item.id}).file
         labels = read_labels(done.part, image=image)
         made = Segmentation(labels, Report.from_json(done.report))
-        kept = self._store.save(self._tag, study, image, done.provenance, made)
-        if kept is None:
-            raise InputError(
-                study,
-                f"already has a person's label map under {self._tag}, or it cannot be written.",
-                "Move that label map to another tag.",
-            )
+        kept = self._store.keep(self._tag, study, image, done.provenance, made)
         done.part.unlink(missing_ok=True)
         return {"study": study, "tag": self._tag, "sha256": sha256(kept.label)}
 
@@ -115,8 +109,3 @@ class StudiesPublisher:
         output = entry.get("output", {})
         found = self._store.latest(self._tag, str(output.get("study")))
         return found is not None and sha256(found.label) == output.get("sha256")
-
-
-def write_summary(place: Place, content: dict[str, Any]) -> None:
-    """Writes the summary of a run, for people and scripts that watch it."""
-    write_json(content, place.work / "progress.json")
