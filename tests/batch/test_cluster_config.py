@@ -105,7 +105,7 @@ def test_no_path_means_anything_to_the_shell_of_a_job(tmp_path: Path) -> None:
 def test_a_gpu_is_asked_for_unless_a_directive_does(tmp_path: Path, queue: str, directive: str, asked: bool) -> None:
     text = SLURM.replace("queue: slurm", f"queue: {queue}").replace("--qos=low", directive)
     gpu = next(iter(scripts(tmp_path, text).values()))
-    own = {"slurm": "--gres=gpu:1", "pbs": ":ngpus=1", "lsf": '-gpu num=1\n'}[queue]
+    own = {"slurm": "--gres=gpu:1", "pbs": ":ngpus=1", "lsf": "-gpu num=1\n"}[queue]
     assert (own in gpu) == asked and directive in gpu
 
 

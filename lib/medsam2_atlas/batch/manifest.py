@@ -91,11 +91,15 @@ class Manifest:
         if not self._superseded:
             return
         self.close()
-        with replacing(self.file) as part, part.open("wb") as stream:
-            for entry in (*self._runs.values(), *self._entries.values()):
-                stream.write(_line(entry))
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with replacing(self.file) as part, part.open("wb") as stream:
+                for entry in (*self._runs.values(), *self._entries.values()):
+                    stream.write(_line(entry))
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:  # the disk is full, or a quota; the manifest is valid as it is
+            log.warning("%s keeps superseded lines (%s)", self.file, error.strerror)
+            return
         self._superseded = 0
 
     def close(self) -> None:

@@ -39,6 +39,10 @@ class Publisher(Protocol):
         """Returns whether the result of an entry is still there, unchanged."""
         ...
 
+    def withdraw(self, item: Item) -> None:
+        """Removes an earlier result of an item that has failed now."""
+        ...
+
 
 @dataclass(frozen=True)
 class FilePublisher:
@@ -55,8 +59,10 @@ class FilePublisher:
     def publish(self, item: Item, done: Done) -> dict[str, Any]:
         """Moves a result to its final place; see `Publisher`."""
         target = self.place.output(item.name, self.job.suffix)
-        target.parent.mkdir(exist_ok=True)
-        with replacing(self.place.report(item.name)) as part:
+        report = self.place.report(item.name)
+        for file in (target, report):
+            file.parent.mkdir(exist_ok=True)
+        with replacing(report) as part:
             part.write_text(json.dumps(done.report, ensure_ascii=False), encoding="utf-8")
         os.replace(done.part, target)
         state = target.stat()
@@ -68,12 +74,18 @@ class FilePublisher:
         output = entry.get("output", {})
         file = self.place.output(entry["case"], self.job.suffix)
         try:
+            self.place.report(entry["case"]).stat()
             state = file.stat()
         except OSError:
             return False
         if (state.st_size, state.st_mtime_ns) == (output.get("bytes"), output.get("mtime_ns")):
             return True
         return state.st_size == output.get("bytes") and sha256(file) == output.get("sha256")
+
+    def withdraw(self, item: Item) -> None:
+        """Removes an earlier result and its report."""
+        for file in (self.place.output(item.name, self.job.suffix), self.place.report(item.name)):
+            file.unlink(missing_ok=True)
 
 
 class StudiesPublisher:
@@ -109,3 +121,6 @@ class StudiesPublisher:
         output = entry.get("output", {})
         found = self._store.latest(self._tag, str(output.get("study")))
         return found is not None and sha256(found.label) == output.get("sha256")
+
+    def withdraw(self, item: Item) -> None:
+        """Does nothing: the studies folder itself marks label maps of an image that was replaced."""

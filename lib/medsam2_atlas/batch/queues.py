@@ -173,7 +173,9 @@ def job_scripts(config: ClusterConfig) -> dict[str, str]:
     """Returns the job script of each group of workers, by its name, without submitting anything."""
     scripts = {}
     for number, group in enumerate(config.workers):
-        options = job_options(config, group, Path(config.tls or "OUT/.batch/tls"), Path("OUT/.batch/logs")) | {"log_directory": None}
+        options = job_options(config, group, Path(config.tls or "OUT/.batch/tls"), Path("OUT/.batch/logs")) | {
+            "log_directory": None
+        }
         job = _JOBS[config.queue]("tls://SCHEDULER:PORT", name=f"{_kind(group)}-{number}", **options)
         scripts[f"{group.count} x {_kind(group)}-{number}"] = job.job_script()
     return scripts
