@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian
@@ -27,6 +28,7 @@ class FakePacs:
         hangs: whether it leaves all requests unanswered until `released` is set.
         hangs_at: end of the paths of requests that it leaves unanswered; empty for none.
         series: the series that it lists, in DICOM JSON.
+        page: max number of series in an answer, whatever is asked for; 0: it ignores `limit` and `offset`.
         objects: the objects of each series, by series UID.
         stored: the bodies that clients have stored.
         store_status: HTTP status of its answers to STOW requests.
@@ -41,6 +43,7 @@ class FakePacs:
     hangs: bool = False
     hangs_at: str = ""
     series: list[Any] = field(default_factory=list)
+    page: int = 0
     objects: dict[str, list[bytes]] = field(default_factory=dict)
     stored: list[bytes] = field(default_factory=list)
     store_status: int = 200
@@ -73,6 +76,13 @@ def _instances(parts: list[bytes]) -> list[dict[str, Any]]:
     headers = [pydicom.dcmread(BytesIO(part), stop_before_pixels=True) for part in parts]
     values = [{"00080018": ("UI", str(one.SOPInstanceUID)), "00200013": ("IS", int(one.InstanceNumber))} for one in headers]
     return [{tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in one.items()} for one in values]
+
+
+def _page(pacs: FakePacs, path: str) -> list[Any]:
+    """Returns the part of the list that a request asks for."""
+    query = dict(parse_qsl(urlsplit(path).query))
+    first = int(query.get("offset", 0))
+    return pacs.series[first:][: min(pacs.page, int(query.get("limit", pacs.page)))] if pacs.page else pacs.series
 
 
 def _sent(pacs: FakePacs, series: str, accept: str) -> bool:
@@ -120,7 +130,7 @@ def fake_pacs() -> Iterator[FakePacs]:
                 return
             path = self.path.partition("?")[0].split("/")
             if path[-1] == "series":
-                self._answer(200, json.dumps(pacs.series).encode(), "application/dicom+json")
+                self._answer(200, json.dumps(_page(pacs, self.path)).encode(), "application/dicom+json")
             elif path[-1] == "instances" and path[-2] in pacs.objects:
                 self._answer(200, json.dumps(_instances(pacs.objects[path[-2]])).encode(), "application/dicom+json")
             elif path[-2] == "instances" and path[-3] in pacs.objects:

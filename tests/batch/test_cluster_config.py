@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,57 @@ def test_other_queues_get_their_own_directives(tmp_path: Path, queue: str, words
     assert all(word in gpu for word in words), gpu
 
 
+def command(script: str) -> list[str]:
+    """Returns the words of a job script's command, as a shell reads them."""
+    return shlex.split(script.strip().splitlines()[-1])
+
+
+def test_no_path_means_anything_to_the_shell_of_a_job(tmp_path: Path) -> None:
+    from medsam2_atlas.batch.queues import job_options
+
+    file, odd = tmp_path / "cluster.yaml", "/tmp/x; touch evil #"
+    file.write_text(SLURM + f"local_directory: '{odd}'\ntls: '{odd}'\npython: '{odd}'\n")
+    config = cluster_config(file)
+    words = command(next(iter(scripts(tmp_path, file.read_text()).values())))
+    for option, value in (
+        ("--local-directory", odd),
+        ("--tls-ca-file", f"{odd}/ca.pem"),
+        ("--tls-cert", f"{odd}/cert.pem"),
+        ("--tls-key", f"{odd}/key.pem"),
+    ):
+        assert words[words.index(option) + 1] == value
+    assert odd in words and "touch" not in words
+    with pytest.raises(InputError, match="job script"):
+        job_options(config, config.workers[0], tmp_path, tmp_path / "my results" / "logs")
+
+
+@pytest.mark.parametrize(
+    ("queue", "directive", "asked"),
+    [
+        ("slurm", "--qos=gpu-low", True),
+        ("slurm", "--gpus-per-node=a100:1", False),
+        ("slurm", "-G 1", False),
+        ("pbs", "-q low-gpu", True),
+        ("pbs", "-l ngpus=1", False),
+        ("lsf", "-G gpu-users", True),
+        ("lsf", "-gpu num=1:mode=shared", False),
+    ],
+)
+def test_a_gpu_is_asked_for_unless_a_directive_does(tmp_path: Path, queue: str, directive: str, asked: bool) -> None:
+    text = SLURM.replace("queue: slurm", f"queue: {queue}").replace("--qos=low", directive)
+    gpu = next(iter(scripts(tmp_path, text).values()))
+    own = {"slurm": "--gres=gpu:1", "pbs": ":ngpus=1", "lsf": "-gpu num=1\n"}[queue]
+    assert (own in gpu) == asked and directive in gpu
+
+
+def test_the_longest_time_is_written_as_the_queue_expects_it(tmp_path: Path) -> None:
+    text = SLURM.replace("08:00:00", "1-08:00:30")
+    found = {queue: next(iter(scripts(tmp_path, text.replace("slurm", queue)).values())) for queue in ("slurm", "pbs", "lsf")}
+    assert "#SBATCH -t 32:00:30\n" in found["slurm"]
+    assert "#PBS -l walltime=32:00:30\n" in found["pbs"]
+    assert "#BSUB -W 32:01\n" in found["lsf"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -77,6 +129,9 @@ def test_other_queues_get_their_own_directives(tmp_path: Path, queue: str, words
         ('["--qos=low"]', '["x\\n#SBATCH"]'),
         ("module load apptainer", "a\\nb"),
         ("08:00:00", "soon"),
+        ("08:00:00", "08:00"),
+        ("08:00:00", "08:00:00\\nrm -rf /"),
+        ("32GB", '"32GB\\nrm -rf /"'),
         (SLURM, "[]"),
         (SLURM, "{"),
         (SLURM, "x" * 200_000),

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 
 from app.fake_pacs import fake_pacs
 from batch_cases import entries, environment, outputs, run_stand_in, stand_in_job, write_cts
@@ -96,6 +97,66 @@ def test_a_problem_that_may_pass_is_tried_again(tmp_path: Path, monkeypatch: pyt
     assert run_stand_in(cts, out).tally.done == 1  # what may pass is tried again by the next run
 
 
+def test_a_drive_that_vanishes_fails_cases_that_the_next_run_tries_again(tmp_path: Path) -> None:
+    cts, out = write_cts(tmp_path / "cts", 3), tmp_path / "out"
+
+    def unmounted(tally: Tally) -> None:
+        if cts.exists():
+            cts.rename(tmp_path / "elsewhere")
+
+    assert len(run_stand_in(cts, out, unmounted, serial=True).tally.failed) == 3
+    (tmp_path / "elsewhere").rename(cts)
+    assert run_stand_in(cts, out).tally.done == 3
+
+
+def test_new_cases_wait_only_for_a_problem_that_they_would_meet_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cts = write_cts(tmp_path / "cts", 2)
+    monkeypatch.setattr("medsam2_atlas.batch.run.batch_config", lambda: BatchConfig(attempts=2, first_pause=1.0))
+    for problem, waits in ((MemoryError(), False), (UnavailableError("PACS", "does not answer."), True)):
+        began: list[str] = []
+
+        def too_large(path: Path, problem: Exception = problem, began: list[str] = began) -> str:
+            began.append(path.name)
+            if path.name == "case-00000.nii.gz":
+                raise problem
+            return "0" * 64
+
+        monkeypatch.setattr(work, "content_sha256", too_large)
+        run_stand_in(cts, tmp_path / f"out-{waits}", serial=True)
+        assert began[1] == ("case-00000.nii.gz" if waits else "case-00001.nii.gz")
+
+
+def test_a_full_disk_stops_a_batch_into_a_studies_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cts, studies = write_cts(tmp_path / "cts", 2), tmp_path / "studies"
+    studies.mkdir()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medsam2_atlas.studies.predictions.write_json", full)
+    with pytest.raises(StorageError, match="Free some space"):
+        run_stand_in(cts, studies, job=stand_in_job(results="studies"))
+    monkeypatch.undo()
+    assert run_stand_in(cts, studies, job=stand_in_job(results="studies")).tally.done == 2
+
+
+def test_a_persons_label_map_is_kept_and_the_reason_says_so(tmp_path: Path) -> None:
+    from medsam2_atlas.storage import StudyFolder
+
+    cts, studies = write_cts(tmp_path / "cts", 1), tmp_path / "studies"
+    studies.mkdir()
+    job = stand_in_job(results="studies")
+    run_stand_in(cts, studies, job=job)
+    store = StudyFolder(studies).store
+    drawn = sitk.ReadImage(str(store.label("case-00000", "atlas").file))
+    drawn[0, 0, 0] = 6
+    sitk.WriteImage(drawn, str(tmp_path / "drawn.nii.gz"))
+    store.save_label("case-00000", "atlas", tmp_path / "drawn.nii.gz", author="Ann")
+    (reason,) = run_stand_in(cts, studies, job=job).tally.failed.values()
+    assert "Ann" in reason or "person" in reason
+    assert store.label("case-00000", "atlas").version.author == "Ann"
+
+
 def test_a_full_disk_stops_the_batch_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cts, out = write_cts(tmp_path / "cts", 4), tmp_path / "out"
     replace = os.replace
@@ -129,6 +190,17 @@ def test_a_link_in_the_output_folder_cannot_lead_outputs_elsewhere(tmp_path: Pat
     with pytest.raises(StorageError, match="link"):
         run_stand_in(cts, out)
     assert not [*(tmp_path / "victim").iterdir()]
+
+
+def test_a_name_in_a_manifest_from_elsewhere_cannot_lead_outputs_out_of_the_folder(tmp_path: Path) -> None:
+    cts, out = write_cts(tmp_path / "cts", 2), tmp_path / "a" / "out"
+    out.mkdir(parents=True)
+    ids = ("case-00000.nii.gz", "case-00001.nii.gz")
+    lines = [{"case": "../../../evil", "id": one, "status": "done", "made_by": "x"} for one in ids]
+    (out / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run_stand_in(cts, out).tally.done == 2
+    assert sorted(outputs(out)) == [*ids]
+    assert not [*tmp_path.rglob("evil*")]
 
 
 def test_inputs_of_the_same_name_do_not_replace_each_other(tmp_path: Path) -> None:

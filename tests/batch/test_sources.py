@@ -41,6 +41,32 @@ def test_the_outputs_of_a_batch_are_no_inputs(tmp_path: Path) -> None:
     assert ids(cts, cts / "out") == ["case-00000.nii.gz"]
 
 
+def test_the_outputs_of_other_batches_and_of_annotators_are_no_inputs(tmp_path: Path) -> None:
+    cts = write_cts(tmp_path / "cts", 1)
+    for folder in ("o1/.batch", "ward/o2/.batch", "ward/studies/.medsam2_atlas"):
+        (cts / folder).mkdir(parents=True)
+    for folder in ("o1/labels", "ward/o2/labels", "ward/studies/labels/final"):
+        write_cts(cts / folder, 1)
+    assert ids(cts, cts / "o3") == ["case-00000.nii.gz"]
+    (cts / ".batch").mkdir()
+    write_cts(cts / "segmentations", 1)
+    assert ids(cts, cts) == ["case-00000.nii.gz"]
+
+
+@pytest.mark.parametrize("suffix", [".dcm", ""])
+def test_a_series_whose_slices_are_links_out_of_the_folder_is_left_out(tmp_path: Path, suffix: str) -> None:
+    import numpy as np
+
+    cts = write_cts(tmp_path / "cts", 1)
+    (cts / "series").mkdir()
+    for file in write_series(tmp_path / "elsewhere", upright(np.zeros((3, 8, 8), np.int16))):
+        (cts / "series" / f"{file.stem}{suffix}").symlink_to(file)
+    found = find_items(str(cts), tmp_path / "out")
+    assert [item.id for item in found.items] == ["case-00000.nii.gz"]
+    assert "--follow-links" in found.left_out["series"]
+    assert ids(cts, tmp_path / "out", follow_links=True) == ["case-00000.nii.gz", "series"]
+
+
 def test_a_link_that_leads_out_of_the_folder_is_left_out(tmp_path: Path) -> None:
     elsewhere = write_cts(tmp_path / "elsewhere", 1)
     cts = write_cts(tmp_path / "cts", 1)
@@ -83,6 +109,15 @@ def test_a_pacs_is_asked_page_by_page_and_its_answers_are_checked(tmp_path: Path
     assert [item.series for item in found.items] == ["1.2.1", "1.2.2"]
     assert len(found.left_out) == 3
     assert "StudyDate=20240101" in pacs.asked[0] and "Modality=CT" in pacs.asked[0]
+
+
+def test_a_pacs_that_sends_few_series_at_a_time_is_asked_until_it_has_no_more(tmp_path: Path) -> None:
+    with fake_pacs() as pacs:
+        pacs.page = 2
+        pacs.series = [listed("../x"), listed("../y"), *(listed(f"1.2.{number}") for number in range(5))]
+        found = find_items(pacs.url, tmp_path)
+    assert [item.series for item in found.items] == [f"1.2.{number}" for number in range(5)]
+    assert len(found.left_out) == 2
 
 
 @pytest.mark.parametrize("url", ["http://user:secret@pacs/x", "https://", "http://[::1/x"])

@@ -83,6 +83,7 @@ FOLDERS = {
     ("atlas build", "out"): ["atlas", "build", "REFS", "{}"],
     ("data prepare", "out"): ["data", "prepare", "LAYOUT", "DIR", "{}"],
     ("demo", "out"): ["demo", "{}"],
+    ("batch", "out"): ["batch", "images", "{}", "--atlas", "A"],
     ("train unet", "run"): ["train", "unet", "CASES", "{}"],
     ("train demo", "cache"): ["train", "demo", "out.pt", "--cache", "{}"],
     ("studies backup", "dest"): ["studies", "backup", "STUDIES", "{}"],
@@ -100,9 +101,9 @@ TESTED_ELSEWHERE = {
 
 INPUTS = {
     *("image", "images", "label", "labels", "truth", "references", "series", "cases", "source", "studies", "folder", "path"),
-    *("atlas", "checkpoint", "unet_weights", "unet", "start", "prompts", "mask", "tokens", "root"),
+    *("atlas", "checkpoint", "unet_weights", "unet", "start", "prompts", "mask", "tokens", "root", "tls"),
     *(("weights check", "file"), ("viewer install", "file"), ("tokens check", "file")),
-    *(("studies restore", "dest"), ("studies snapshots", "dest")),
+    *(("cluster script", "file"), ("studies restore", "dest"), ("studies snapshots", "dest")),
 }
 """Names of the parameters that name a file or folder to read; with its command, if the name has both meanings."""
 

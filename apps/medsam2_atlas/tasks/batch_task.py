@@ -112,6 +112,9 @@ class _InferEngine:
     def is_there(self, entry: dict[str, Any]) -> bool:
         return False
 
+    def withdraw(self, item: Any) -> None:
+        pass
+
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 
@@ -127,7 +130,7 @@ class _InferEngine:
         return result
 
     def _outcome(self, item: Any, future: Future[Any]) -> Any:
-        from medsam2_atlas.batch.problems import is_disk_full, is_passing, reason_of
+        from medsam2_atlas.batch.problems import is_away, is_disk_full, is_passing, reason_of
         from medsam2_atlas.batch.work import Done, Outcome
 
         error = future.exception()
@@ -136,4 +139,5 @@ class _InferEngine:
             return Outcome(item, Done(Path(), "", "", {}, {}, {}))
         log.error("%s cannot be segmented", item.id, exc_info=error)
         self.results[item.id] = {"problem": problem_of(error)}
-        return Outcome(item, reason=reason_of(error), passing=is_passing(error), fatal=is_disk_full(error))
+        passing, away, fatal = is_passing(error), is_away(error), is_disk_full(error)
+        return Outcome(item, reason=reason_of(error), passing=passing, away=away, fatal=fatal)

@@ -16,7 +16,7 @@ Queue = Literal["slurm", "pbs", "lsf"]
 _MAX_BYTES = 100_000
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:,=@+/-]*")
 _MEMORY = re.compile(r"[1-9]\d* ?(MB|GB|MiB|GiB)")
-_WALLTIME = re.compile(r"(\d+-)?\d{1,3}:\d{2}(:\d{2})?")
+_WALLTIME = re.compile(r"(?:(\d{1,3})-)?(\d{1,4}):([0-5]\d):([0-5]\d)")
 
 
 def _word(value: str) -> str:
@@ -31,6 +31,18 @@ def _line(value: str) -> str:
     return value
 
 
+def _memory(value: str) -> str:
+    if not _MEMORY.fullmatch(value):
+        raise ValueError("is not a size such as 16GB")
+    return value
+
+
+def _walltime(value: str) -> str:
+    if not _WALLTIME.fullmatch(value):
+        raise ValueError("is not a time such as 12:00:00 (hours:minutes:seconds)")
+    return value
+
+
 Word = Annotated[str, AfterValidator(_word)]
 """A text without characters that mean something in a shell."""
 Line = Annotated[str, AfterValidator(_line)]
@@ -41,13 +53,22 @@ class WorkerGroup(Settings):
 
     count: int = Field(ge=1, le=10_000, description="number of workers, each a job of the queue")
     cores: int = Field(1, ge=1, le=1024, description="cores of a worker, which are PyTorch's threads in it")
-    memory: str = Field("16GB", pattern=_MEMORY.pattern, description="memory of a worker, such as 16GB")
-    walltime: str = Field("12:00:00", pattern=_WALLTIME.pattern, description="longest time of a job, as the queue writes it")
+    memory: Annotated[str, AfterValidator(_memory)] = Field("16GB", description="memory of a worker, such as 16GB")
+    walltime: Annotated[str, AfterValidator(_walltime)] = Field(
+        "12:00:00", description="longest time of a job, as hours:minutes:seconds or days-hours:minutes:seconds"
+    )
     partition: Word = Field("", description="partition (SLURM) or queue (PBS, LSF); empty: the queue's default")
     gpus: int = Field(0, ge=0, le=1, description="GPUs of a worker: with 1 it runs networks, with 0 it registers")
     directives: tuple[Line, ...] = Field(
         (), description="further directives of the job script, such as --gres=gpu:1 or --qos=low"
     )
+
+    @property
+    def seconds(self) -> int:
+        """The longest time of a job, in s."""
+        days, *rest = _WALLTIME.fullmatch(self.walltime).groups("0")  # type: ignore[union-attr]
+        hours, minutes, seconds = map(int, rest)
+        return ((int(days) * 24 + hours) * 60 + minutes) * 60 + seconds
 
     @field_validator("directives")
     @classmethod

@@ -12,18 +12,19 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, Protocol
 
-from medsam2_atlas.base.errors import MedSAM2AtlasError, StorageError
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, StorageError
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.engine import Engine
 from medsam2_atlas.batch.items import Item, stamp_of
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.manifest import Entry, Manifest
 from medsam2_atlas.batch.names import Names
-from medsam2_atlas.batch.problems import is_disk_full, is_passing, reason_of
+from medsam2_atlas.batch.problems import is_away, is_disk_full, is_passing, reason_of
 from medsam2_atlas.batch.publish import Publisher
 from medsam2_atlas.batch.sources import Found, named, wished_name
 from medsam2_atlas.batch.work import Done, Outcome
@@ -88,7 +89,7 @@ class Tally:
 
 
 Watch = Callable[[Tally], None]
-"""Is called whenever the state of a run has changed, and at least once a second."""
+"""Is called with the state at the start, after each step of a run, and while it waits."""
 
 
 def unwatched(tally: Tally) -> None:
@@ -110,12 +111,16 @@ class Plan:
     Attributes:
         items: the items without a valid result, with names and stamps.
         kept: number of valid results.
-        left_out: why other inputs cannot be used, by id.
+        left_out: why other inputs cannot be used, by name.
+        unusable: the entries of those that the manifest does not have yet.
+        changed: ids of items whose CTs have changed since the manifest's entry.
     """
 
     items: Sequence[Item]
     kept: int
     left_out: Mapping[str, str]
+    unusable: Sequence[Entry] = ()
+    changed: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, found: Found, manifest: Manifest, job: Job, publisher: Publisher, *, retry_failed: bool = False) -> Plan:
@@ -130,27 +135,46 @@ class Plan:
             job: the job, with its key.
             publisher: knows whether results are still there.
             retry_failed: whether all failed cases are done again.
+
+        Raises:
+            InputError: the manifest has results of other CTs with the same ids.
         """
         names, items, kept = Names(manifest.names()), list[Item](), 0
-        left_out = dict(found.left_out)
+        left_out, unusable, changed = dict[str, str](), list[Entry](), set[str]()
+
+        def leave_out(item: Item, reason: str) -> None:
+            name = names.of(item.id, wished_name(item))
+            left_out[name] = reason
+            known = manifest.entry(item.id)
+            if known is None or known.get("reason") != reason or known["made_by"] != job.key:
+                unusable.append(_failure(replace(item, name=name), job.key, reason, passing=True, attempts=0))
+
         for item in found.items:
             try:
                 item = named(item, names.of(item.id, wished_name(item)), stamp_of(item))
             except (OSError, MedSAM2AtlasError) as error:
-                left_out[item.id] = reason_of(error)
+                leave_out(item, reason_of(error))
                 continue
             entry = manifest.entry(item.id)
-            same = entry is not None and entry["made_by"] == job.key and entry.get("input", {}).get("stamp") == item.stamp
+            before = {} if entry is None else entry.get("input", {})
+            if job.results != "studies" and _is_another(before.get("path"), item):  # a studies folder refuses it itself
+                problem = f"is another CT than {before['path']}, whose results the folder contains under the same name."
+                raise InputError(item.path, problem, "Name another folder for the outputs.")
+            if entry is not None and before.get("stamp") != item.stamp:
+                changed.add(item.id)
+            same = entry is not None and entry["made_by"] == job.key and before.get("stamp") == item.stamp
             if same and entry is not None:
                 failed = entry["status"] == "failed"
                 if failed and not retry_failed and not entry.get("passing"):
-                    left_out[item.id] = str(entry.get("reason", ""))
+                    left_out[item.name] = str(entry.get("reason", ""))
                     continue
                 if entry["status"] == "done" and publisher.is_there(entry):
                     kept += 1
                     continue
             items.append(item)
-        return cls(items, kept, left_out)
+        for key, reason in found.left_out.items():
+            leave_out(Item(key, "file", key), reason)
+        return cls(items, kept, left_out, unusable, frozenset(changed))
 
 
 def conduct(
@@ -194,6 +218,7 @@ class _Run:
         self._running: dict[str, Item] = {}
         self._attempts: dict[str, int] = {}
         self._paused_until = 0.0
+        self._changed_items = plan.changed
         total = len(plan.items) + plan.kept + len(plan.left_out)
         self._tally = Tally(total, plan.kept, failed=dict(plan.left_out))
 
@@ -235,19 +260,20 @@ class _Run:
                 outcome.done.part.unlink(missing_ok=True)
             return
         if outcome.fatal:
-            raise _full(item, outcome.reason)
+            raise full_disk(item.name, outcome.reason)
         if outcome.done is None:
-            self._failed(item, outcome.reason, outcome.passing, outcome.worker)
+            self._failed(item, outcome)
             return
         try:
             output = self._publisher.publish(item, outcome.done)
         except Exception as error:
             if is_disk_full(error):
-                raise _full(item, reason_of(error)) from error
+                raise full_disk(item.name, reason_of(error)) from error
             log.info("the result of %s cannot be stored", item.id, exc_info=True)
-            self._failed(item, reason_of(error), is_passing(error), outcome.worker)
+            self._failed(item, Outcome(item, None, reason_of(error), is_passing(error), is_away(error), worker=outcome.worker))
             return
-        self._add(item, "done", self._result(item, outcome.done, output), outcome.worker)
+        about = self._result(item, outcome.done, output)
+        self._add(_entry(item, "done", self._job.key, about, self._attempts.pop(item.id)), outcome.worker)
         self._tally.done += 1
 
     def _result(self, item: Item, done: Done, output: dict[str, Any]) -> dict[str, Any]:
@@ -259,35 +285,28 @@ class _Run:
             **made_on,
         }
 
-    def _failed(self, item: Item, reason: str, passing: bool, worker: str) -> None:
-        attempts = self._attempts[item.id]
+    def _failed(self, item: Item, outcome: Outcome) -> None:
+        attempts, reason, passing = self._attempts[item.id], outcome.reason, outcome.passing
         if passing and attempts < self._config.attempts:
             pause = min(self._config.first_pause * 2 ** (attempts - 1), self._config.max_pause)
             log.warning("%s: %s It is tried again in %.0f s.", item.name, reason, pause)
-            # New cases would meet the same problem, such as a PACS that is away, so they wait, too.
-            self._paused_until = time.monotonic() + pause
-            heapq.heappush(self._later, (self._paused_until, next(self._order), item))
+            again = time.monotonic() + pause
+            if outcome.away:
+                self._paused_until = again
+            heapq.heappush(self._later, (again, next(self._order), item))
             self._tally.repeated += 1
             return
         log.info("%s: %s", item.name, reason)
-        about = {"input": {"path": item.path, "stamp": item.stamp}, "reason": reason, "passing": passing}
-        self._add(item, "failed", about, worker)
+        if not passing or item.id in self._changed_items:  # what is there belongs to the previous CT, or to no entry
+            self._publisher.withdraw(item)
+        self._add(_failure(item, self._job.key, reason, passing=passing, attempts=self._attempts.pop(item.id)), outcome.worker)
         self._tally.failed[item.name] = reason
 
-    def _add(self, item: Item, status: str, about: dict[str, Any], worker: str) -> None:
-        entry: Entry = {
-            "case": item.name,
-            "id": item.id,
-            "status": status,
-            "made_by": self._job.key,
-            **about,
-            "attempts": self._attempts.pop(item.id),
-            "finished": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        }
+    def _add(self, entry: Entry, worker: str) -> None:
         try:
             self._manifest.add(entry | ({"worker": worker} if worker else {}))
         except OSError as error:
-            raise _full(item, reason_of(error)) from error
+            raise full_disk(entry["case"], reason_of(error)) from error
         self._tally.ended()
 
     def _changed(self) -> None:
@@ -295,5 +314,29 @@ class _Run:
         self._watch(self._tally)
 
 
-def _full(item: Item, reason: str) -> StorageError:
-    return StorageError(item.name, f"cannot be stored: {reason}", "Free some space, and run the same command again.")
+def _entry(item: Item, status: str, key: str, about: dict[str, Any], attempts: int) -> Entry:
+    """Returns an item's entry for the manifest."""
+    finished = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    head = {"case": item.name, "id": item.id, "status": status, "made_by": key}
+    return head | about | {"attempts": attempts, "finished": finished}
+
+
+def _failure(item: Item, key: str, reason: str, *, passing: bool, attempts: int) -> Entry:
+    about = {"input": {"path": item.path, "stamp": item.stamp}, "reason": reason, "passing": passing}
+    return _entry(item, "failed", key, about, attempts)
+
+
+def _is_another(path: object, item: Item) -> bool:
+    """Returns whether a path of the manifest is another CT than the item: both exist, and they are different."""
+    if item.kind == "dicomweb" or not isinstance(path, str) or path == item.path:
+        return False
+    try:
+        return not Path(path).samefile(item.path)
+    except (OSError, ValueError):  # the CTs were moved
+        return False
+
+
+def full_disk(subject: str, reason: str) -> StorageError:
+    """Returns the error that stops a batch because its disk cannot be written."""
+    remedy = "Free some space or make the disk writable, and run the same command again."
+    return StorageError(subject, f"cannot be stored: {reason}", remedy)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.files import replacing
+from medsam2_atlas.batch.names import is_safe_name
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +91,15 @@ class Manifest:
         if not self._superseded:
             return
         self.close()
-        with replacing(self.file) as part, part.open("wb") as stream:
-            for entry in (*self._runs.values(), *self._entries.values()):
-                stream.write(_line(entry))
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with replacing(self.file) as part, part.open("wb") as stream:
+                for entry in (*self._runs.values(), *self._entries.values()):
+                    stream.write(_line(entry))
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:  # the disk is full, or a quota; the manifest is valid as it is
+            log.warning("%s keeps superseded lines (%s)", self.file, error.strerror)
+            return
         self._superseded = 0
 
     def close(self) -> None:
@@ -153,7 +158,7 @@ class Manifest:
 def _is_case(entry: Entry) -> bool:
     """Returns whether an entry has what this module and its callers rely on; a manifest may come from elsewhere."""
     texts = all(isinstance(entry.get(key), str) for key in ("case", "id", "status", "made_by"))
-    return texts and all(isinstance(entry.get(key, {}), dict) for key in ("input", "output"))
+    return texts and is_safe_name(entry["case"]) and all(isinstance(entry.get(key, {}), dict) for key in ("input", "output"))
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

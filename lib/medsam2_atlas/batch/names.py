@@ -25,6 +25,12 @@ def safe_name(text: str) -> str:
     return name or "case"
 
 
+def is_safe_name(text: str) -> bool:
+    """Returns whether a text from outside can be a file name as `Names` gives it."""
+    plain = text.isprintable() and not _UNSAFE.search(text) and not text.startswith((".", "-"))
+    return plain and 0 < len(text.encode()) < _MAX_BYTES + 20
+
+
 class Names:
     """The names of a batch's outputs. Two inputs never share a name, not even on file systems that ignore case.
 
@@ -43,7 +49,7 @@ class Names:
             key: the id of the input.
             wished: the text to make the name from. If another input has that name, a digest of the id is appended.
         """
-        if key in self._known:
+        if key in self._known and self._taken[self._known[key].casefold()] == key:
             return self._known[key]
         name = safe_name(wished)
         if self._taken.get(name.casefold(), key) != key:

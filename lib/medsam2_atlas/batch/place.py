@@ -13,17 +13,17 @@ In a studies folder, everything but the label maps is in `.medsam2_atlas/batch/M
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from medsam2_atlas.base.errors import ConflictError, StorageError
 from medsam2_atlas.base.files import remove_folder
 
-log = logging.getLogger(__name__)
+BATCH_FOLDER = ".batch"
+OUTPUT_FOLDERS = ("labels", "segmentations", "reports")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Place:
     @property
     def work(self) -> Path:
         """The folder for the lock and unfinished outputs."""
-        return self.folder / ".batch"
+        return self.folder / BATCH_FOLDER
 
     @property
     def parts(self) -> Path:
@@ -73,27 +73,44 @@ class Place:
         except OSError as error:
             raise StorageError(self.folder, f"cannot be written ({error.strerror}).", "Name another folder.") from error
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConflictError(
-                    self.folder, "is in use by another batch.", "Wait until it ends, or choose another folder."
-                ) from None
-            except OSError:
-                log.warning("%s: its disk has no locks; do not run two batches on it at once", self.folder)
-            self._prepare()
-            yield
-            remove_folder(self.parts, self.work)
+            with self._owned() if not self._locked(handle) else nullcontext():
+                self._prepare()
+                yield
+                remove_folder(self.parts, self.work)
         finally:
             os.close(handle)
 
+    def _locked(self, handle: int) -> bool:
+        """Locks the lock's file for this process; returns False if the disk has no locks."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                self.folder, "is in use by another batch.", "Wait until it ends, or choose another folder."
+            ) from None
+        except OSError:
+            return False
+        return True
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        """Holds a file that only one process can create, on a disk without locks. A killed process leaves it behind."""
+        owner = self.work / "owner"
+        try:
+            os.close(os.open(owner, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            problem = "exists, so another batch uses the folder, or was killed; the disk has no locks, so this is not known."
+            raise ConflictError(owner, problem, "Wait until that batch ends. If there is none, remove the file.") from None
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+
     def _prepare(self) -> None:
         """Empties the folder for unfinished outputs, and refuses links, through which outputs would leave the folder."""
-        folders = [self.folder / name for name in ("labels", "segmentations", "reports")]
+        folders = [self.folder / name for name in OUTPUT_FOLDERS]
         for path in (self.work, self.parts, *folders, self.manifest):
             if path.is_symlink():
                 raise StorageError(path, "is a link, through which outputs would leave the folder.", "Remove the link.")
         remove_folder(self.parts, self.work)
         self.parts.mkdir(mode=0o700)
-        for folder in folders[:1] + folders[2:]:
-            folder.mkdir(exist_ok=True)

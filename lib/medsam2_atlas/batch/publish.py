@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.base.files import replacing, sha256, write_json
+from medsam2_atlas.base.files import replacing, sha256
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.manifest import Entry
@@ -39,6 +39,10 @@ class Publisher(Protocol):
         """Returns whether the result of an entry is still there, unchanged."""
         ...
 
+    def withdraw(self, item: Item) -> None:
+        """Removes an earlier result of an item that has failed now."""
+        ...
+
 
 @dataclass(frozen=True)
 class FilePublisher:
@@ -55,8 +59,10 @@ class FilePublisher:
     def publish(self, item: Item, done: Done) -> dict[str, Any]:
         """Moves a result to its final place; see `Publisher`."""
         target = self.place.output(item.name, self.job.suffix)
-        target.parent.mkdir(exist_ok=True)
-        with replacing(self.place.report(item.name)) as part:
+        report = self.place.report(item.name)
+        for file in (target, report):
+            file.parent.mkdir(exist_ok=True)
+        with replacing(report) as part:
             part.write_text(json.dumps(done.report, ensure_ascii=False), encoding="utf-8")
         os.replace(done.part, target)
         state = target.stat()
@@ -65,17 +71,21 @@ class FilePublisher:
 
     def is_there(self, entry: Entry) -> bool:
         """Returns whether a result is still there, unchanged. Its checksum is computed only if its state has changed."""
-        output, name = entry.get("output", {}), entry["case"]
-        if not isinstance(name, str) or Path(name).name != name:
-            return False
-        file = self.place.output(name, self.job.suffix)
+        output = entry.get("output", {})
+        file = self.place.output(entry["case"], self.job.suffix)
         try:
+            self.place.report(entry["case"]).stat()
             state = file.stat()
         except OSError:
             return False
         if (state.st_size, state.st_mtime_ns) == (output.get("bytes"), output.get("mtime_ns")):
             return True
         return state.st_size == output.get("bytes") and sha256(file) == output.get("sha256")
+
+    def withdraw(self, item: Item) -> None:
+        """Removes an earlier result and its report."""
+        for file in (self.place.output(item.name, self.job.suffix), self.place.report(item.name)):
+            file.unlink(missing_ok=True)
 
 
 class StudiesPublisher:
@@ -102,13 +112,7 @@ class StudiesPublisher:
             study, image = item.name, self._studies.store.add_image(item.name, path, {"batch": item.id}).file
         labels = read_labels(done.part, image=image)
         made = Segmentation(labels, Report.from_json(done.report))
-        kept = self._store.save(self._tag, study, image, done.provenance, made)
-        if kept is None:
-            raise InputError(
-                study,
-                f"already has a person's label map under {self._tag}, or it cannot be written.",
-                "Move that label map to another tag.",
-            )
+        kept = self._store.keep(self._tag, study, image, done.provenance, made)
         done.part.unlink(missing_ok=True)
         return {"study": study, "tag": self._tag, "sha256": sha256(kept.label)}
 
@@ -118,7 +122,5 @@ class StudiesPublisher:
         found = self._store.latest(self._tag, str(output.get("study")))
         return found is not None and sha256(found.label) == output.get("sha256")
 
-
-def write_summary(place: Place, content: dict[str, Any]) -> None:
-    """Writes the summary of a run, for people and scripts that watch it."""
-    write_json(content, place.work / "progress.json")
+    def withdraw(self, item: Item) -> None:
+        """Does nothing: the studies folder itself marks label maps of an image that was replaced."""

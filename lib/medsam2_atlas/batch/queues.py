@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import shlex
 import sys
 import time
@@ -20,6 +21,7 @@ from dask_jobqueue.pbs import PBSJob
 from dask_jobqueue.slurm import SLURMJob
 from distributed import Scheduler, Security, SpecCluster
 
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.batch.addresses import CERTIFICATES, check_certificates
 from medsam2_atlas.batch.cluster_config import ClusterConfig, WorkerGroup
 from medsam2_atlas.batch.dask_tasks import CPU, GPU
@@ -28,6 +30,13 @@ from medsam2_atlas.batch.tls import make_certificates
 log = logging.getLogger(__name__)
 
 _JOBS = {"slurm": SLURMJob, "pbs": PBSJob, "lsf": LSFJob}
+_TLS_OPTIONS = ("--tls-ca-file", "--tls-cert", "--tls-key")
+_LOGS = re.compile(r"[\w./+@=,-]+")
+_ASKS_FOR_GPUS = {
+    "slurm": re.compile(r"(--gres|--gpus)\b|-G"),
+    "pbs": re.compile(r".*\bn?gpus="),
+    "lsf": re.compile(r"-gpu\b|.*\bngpus"),
+}
 _REPLACED_AFTER = 60.0
 """Seconds after which a worker that has left is replaced by a new job; a preempted job may come back by itself."""
 
@@ -82,6 +91,7 @@ def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]
     Raises:
         InputError: the certificates cannot be used.
     """
+    folder = folder.absolute()  # jobs of some queues begin in the user's home
     tls = Path(config.tls) if config.tls else folder / "tls"
     if not config.tls and not all((tls / name).is_file() for name in CERTIFICATES):
         make_certificates(tls)
@@ -95,7 +105,7 @@ def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]
     spec = {
         f"{_kind(group)}-{number}-{one}": {
             "cls": _JOBS[config.queue],
-            "options": job_options(config, group, security, folder / "logs"),
+            "options": job_options(config, group, tls, folder / "logs"),
         }
         for number, group in enumerate(config.workers)
         for one in range(group.count)
@@ -104,15 +114,25 @@ def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]
         yield QueueCluster(config, cluster, security)
 
 
-def job_options(config: ClusterConfig, group: WorkerGroup, security: Security | None, logs: Path) -> dict[str, Any]:
-    """Returns the arguments of dask-jobqueue for a worker's job.
+def job_options(config: ClusterConfig, group: WorkerGroup, tls: Path, logs: Path) -> dict[str, Any]:
+    """Returns the arguments of dask-jobqueue for a worker's job. Paths are quoted here, because dask-jobqueue does not do it.
 
     Args:
         config: the description of the cluster.
         group: the kind of the worker.
-        security: the certificates; None only to show a job script.
+        tls: folder of the certificates.
         logs: folder of the jobs' logs.
+
+    Raises:
+        InputError: the path of the logs has characters that mean something in a job script.
     """
+    if not _LOGS.fullmatch(str(logs)):
+        problem = "has characters that mean something in a job script, such as spaces."
+        raise InputError(logs, problem, "Name another folder for the outputs.")
+    certificates = (tls.absolute() / name for name in CERTIFICATES)
+    encrypted = [
+        text for option, file in zip(_TLS_OPTIONS, certificates, strict=True) for text in (option, shlex.quote(str(file)))
+    ]
     mixed = len({member.gpus for member in config.workers}) > 1
     resources = ["--resources", f"{_kind(group).upper()}=1"] if mixed or group.gpus else []
     directives = [*group.directives]
@@ -120,16 +140,15 @@ def job_options(config: ClusterConfig, group: WorkerGroup, security: Security | 
         "cores": 1,  # cases of a worker: one; its cores are PyTorch's threads
         "memory": group.memory.replace(" ", ""),
         "processes": 1,
-        "walltime": group.walltime,
+        "walltime": _walltime(config, group),
         "python": _python(config, group),
         "job_name": f"medsam2-{_kind(group)}",
         "death_timeout": 120,
-        "worker_extra_args": ["--no-dashboard", *resources],
+        "worker_extra_args": ["--no-dashboard", *resources, *encrypted],
         "job_script_prologue": [f"export OMP_NUM_THREADS={group.cores}", *config.prologue],
         "interface": config.interface or None,
         "protocol": "tls://",
-        "security": security,
-        "local_directory": config.local_directory or None,
+        "local_directory": shlex.quote(config.local_directory) if config.local_directory else None,
         "log_directory": str(logs),
         "queue": group.partition or None,
     }
@@ -137,16 +156,16 @@ def job_options(config: ClusterConfig, group: WorkerGroup, security: Security | 
         options |= {"account": config.account or None, "job_cpu": group.cores}
         directives = [
             "--requeue",
-            *([f"--gres=gpu:{group.gpus}"] if group.gpus and not _asks_for_gpus(group) else []),
+            *([f"--gres=gpu:{group.gpus}"] if group.gpus and not _asks_for_gpus(config, group) else []),
             *directives,
         ]
     elif config.queue == "pbs":
-        gpus = f":ngpus={group.gpus}" if group.gpus and not _asks_for_gpus(group) else ""
+        gpus = f":ngpus={group.gpus}" if group.gpus and not _asks_for_gpus(config, group) else ""
         memory = group.memory.replace(" ", "").lower()
         options |= {"account": config.account or None, "resource_spec": f"select=1:ncpus={group.cores}:mem={memory}{gpus}"}
     else:
         options |= {"project": config.account or None, "ncpus": group.cores}
-        directives = [*([f"-gpu num={group.gpus}"] if group.gpus and not _asks_for_gpus(group) else []), *directives]
+        directives = [*([f"-gpu num={group.gpus}"] if group.gpus and not _asks_for_gpus(config, group) else []), *directives]
     return options | {"job_extra_directives": directives}
 
 
@@ -154,7 +173,9 @@ def job_scripts(config: ClusterConfig) -> dict[str, str]:
     """Returns the job script of each group of workers, by its name, without submitting anything."""
     scripts = {}
     for number, group in enumerate(config.workers):
-        options = job_options(config, group, None, Path("OUT/.batch/logs")) | {"log_directory": None}
+        options = job_options(config, group, Path(config.tls or "OUT/.batch/tls"), Path("OUT/.batch/logs")) | {
+            "log_directory": None
+        }
         job = _JOBS[config.queue]("tls://SCHEDULER:PORT", name=f"{_kind(group)}-{number}", **options)
         scripts[f"{group.count} x {_kind(group)}-{number}"] = job.job_script()
     return scripts
@@ -173,5 +194,15 @@ def _kind(group: WorkerGroup) -> str:
     return (GPU if group.gpus else CPU).lower()
 
 
-def _asks_for_gpus(group: WorkerGroup) -> bool:
-    return any("gpu" in text or "--gres" in text for text in group.directives)
+def _walltime(config: ClusterConfig, group: WorkerGroup) -> str:
+    """Returns the longest time of a job as the queue expects it. LSF has no seconds, so they are rounded up."""
+    minutes, seconds = divmod(group.seconds, 60)
+    if config.queue == "lsf":
+        minutes += seconds > 0
+        return f"{minutes // 60:02}:{minutes % 60:02}"
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
+
+
+def _asks_for_gpus(config: ClusterConfig, group: WorkerGroup) -> bool:
+    """Returns whether the user's own directives ask for GPUs."""
+    return any(_ASKS_FOR_GPUS[config.queue].match(text) for text in group.directives)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.urls import is_url
-from medsam2_atlas.batch.conduct import Plan, Tally, Watch, conduct, unwatched
+from medsam2_atlas.batch.conduct import Plan, Tally, Watch, conduct, full_disk, unwatched
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.engine import Engine, PipelinedEngine, SerialEngine, kept_scores
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.manifest import Manifest
 from medsam2_atlas.batch.place import Place
+from medsam2_atlas.batch.problems import reason_of
 from medsam2_atlas.batch.publish import FilePublisher, Publisher, StudiesPublisher
 from medsam2_atlas.batch.session import Session
 from medsam2_atlas.batch.sources import find_items, split_url
@@ -94,8 +95,8 @@ def run_batch(batch: Batch, watch: Watch = unwatched) -> Ended:
         manifest = Manifest(place.manifest)
         publisher = _publisher(batch, place, job)
         plan = Plan.of(found, manifest, job, publisher, retry_failed=batch.retry_failed)
-        manifest.add_run(job.key, job.about(session.keyed_provenance()))
         try:
+            _begin(manifest, plan, job, session)
             if not plan.items:
                 tally = Tally(len(plan.left_out) + plan.kept, plan.kept, failed=dict(plan.left_out))
                 watch(tally)
@@ -106,6 +107,16 @@ def run_batch(batch: Batch, watch: Watch = unwatched) -> Ended:
         finally:
             manifest.close()
     return Ended(tally, place.manifest)
+
+
+def _begin(manifest: Manifest, plan: Plan, job: Job, session: Session) -> None:
+    """Writes how results are made, and which inputs cannot be used."""
+    try:
+        manifest.add_run(job.key, job.about(session.keyed_provenance()))
+        for entry in plan.unusable:
+            manifest.add(entry)
+    except OSError as error:
+        raise full_disk(str(manifest.file), reason_of(error)) from error
 
 
 def _publisher(batch: Batch, place: Place, job: Job) -> Publisher:

@@ -7,19 +7,22 @@ and links that lead out of a folder are left out unless the user allows them.
 from __future__ import annotations
 
 import csv
+import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.files import opened
 from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.items import Item
+from medsam2_atlas.batch.place import BATCH_FOLDER, OUTPUT_FOLDERS
 from medsam2_atlas.batch.work import pacs_of
 from medsam2_atlas.dicom.uids import valid_uid
 from medsam2_atlas.imaging.kinds import SEGMENTATION, stem_of, suffix_in
+from medsam2_atlas.storage import WORK_FOLDER
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_DEPTH = 16
@@ -58,14 +61,14 @@ def find_items(source: str, out: Path, *, follow_links: bool = False) -> Found:
     if is_url(source):
         found = _of_pacs(source)
     elif Path(source).is_dir():
-        found = _of_folder(Path(source), out, follow_links)
+        found = _of_folder(Path(source).absolute(), out, follow_links)
     elif Path(source).is_file() and source.lower().endswith(".csv"):
-        found = _of_table(Path(source))
+        found = _of_table(Path(source).absolute())
     else:
         raise InputError(source, "is not a source of CTs.", "Name a folder, a CSV file, or the DICOMweb URL of a PACS.")
     if not found.items and not found.left_out:
         raise InputError(source, "contains no CT.", "See docs/inputs.md for the files that are read.")
-    if len(found.items) > batch_config().max_items:
+    if len(found.items) + len(found.left_out) > batch_config().max_items:
         raise InputError(source, f"contains more than {batch_config().max_items} CTs.", "Split it, or raise max_items.")
     return found
 
@@ -88,14 +91,17 @@ def _of_folder(folder: Path, out: Path, follow_links: bool) -> Found:
         if depth >= _MAX_DEPTH:
             folders.clear()
         _take_files(found, here, sorted(files), folder, root, follow_links)
-        if len(found.items) > batch_config().max_items:
+        if len(found.items) + len(found.left_out) > batch_config().max_items:
             break
     return found
 
 
 def _searched(path: Path, skipped: set[Path], folder: Path) -> bool:
-    """Returns whether a folder may contain CTs. The folder of the outputs, and a studies folder's label maps, do not."""
-    return Path(os.path.realpath(path)) not in skipped and path != folder / "labels"
+    """Returns whether a folder may contain CTs. Outputs of batches, and a studies folder's label maps, do not."""
+    if Path(os.path.realpath(path)) in skipped or path == folder / "labels" or (path / BATCH_FOLDER).is_dir():
+        return False
+    beside = path.name in OUTPUT_FOLDERS and (path.parent / BATCH_FOLDER).is_dir()
+    return not beside and not (path.name == "labels" and (path.parent / WORK_FOLDER).is_dir())
 
 
 def _take_files(found: Found, here: Path, files: list[str], folder: Path, root: Path, follow_links: bool) -> None:
@@ -116,7 +122,13 @@ def _take_files(found: Found, here: Path, files: list[str], folder: Path, root: 
         elif not dicom and others < _PROBED and ("." not in name or name.rpartition(".")[2].isdigit()):
             others += 1
             dicom = _begins_like_dicom(path)
-    if dicom:
+    if not dicom:
+        return
+    # The reader of a series reads all files of its folder.
+    reasons = [] if follow_links else [reason for name in files if (reason := _leads_out(here / name, root))]
+    if reasons:
+        found.left_out[_id(here, folder)] = f"is a series with a file that {reasons[0]}"
+    else:
         found.items.append(Item(_id(here, folder), "series", str(here)))
 
 
@@ -130,11 +142,10 @@ def _leads_out(path: Path, root: Path) -> str:
 
 def _begins_like_dicom(path: Path) -> bool:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with opened(path, follow=True) as stream:
+            return stream.read(132)[128:] == b"DICM"
     except OSError:
         return False
-    with os.fdopen(handle, "rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
 
 
 def _unreadable(found: Found, folder: Path, error: OSError) -> None:
@@ -213,35 +224,29 @@ def _of_pacs(source: str) -> Found:
     url, filters = split_url(source)
     found, seen = Found(), set[str]()
     client = pacs_of(url)
-    asked = {"Modality": "CT", **filters}
-    for page in _pages(asked):
-        listed = client.list_series(page)
-        new = 0
-        for number, entry in enumerate(listed):
+    asked, listed = {"Modality": "CT", **filters}, 0
+    paged = "limit" not in filters and "offset" not in filters
+    while True:
+        page = client.list_series(asked | ({"limit": str(_PAGE), "offset": str(listed)} if paged else {}))
+        known = len(seen)
+        for number, entry in enumerate(page, listed + 1):
             study, series = _value(entry, "0020000D"), _value(entry, "0020000E")
-            if not (valid_uid(study) and valid_uid(series)):
-                found.left_out[f"entry {len(seen) + number + 1} of the PACS"] = "has no valid UIDs. Correct it in the PACS."
-            elif series not in seen:
-                seen.add(series)
-                new += 1
-                found.items.append(
-                    Item(series, "dicomweb", url, stamp=_value(entry, "00201209"), study=study, series=series, wished=series)
-                )
-        # A PACS that ignores `offset` sends the same page again.
-        if not new or len(listed) < _PAGE or len(found.items) > batch_config().max_items:
+            valid = valid_uid(study) and valid_uid(series)
+            key = series if valid else json.dumps(entry, sort_keys=True)
+            if key in seen:
+                continue
+            seen.add(key)
+            if valid:
+                stamp = _value(entry, "00201209")
+                found.items.append(Item(series, "dicomweb", url, stamp=stamp, study=study, series=series, wished=series))
+            else:
+                found.left_out[f"entry {number} of the PACS"] = "has no valid UIDs. Correct it in the PACS."
+        listed += len(page)
+        # A PACS may send fewer series than requested although it has more. One that ignores `offset` repeats itself.
+        if not paged or len(seen) == known or len(seen) > batch_config().max_items:
             break
     found.items.sort(key=lambda item: item.id)
     return found
-
-
-def _pages(filters: dict[str, str]) -> Iterator[dict[str, str]]:
-    if "limit" in filters or "offset" in filters:
-        yield filters
-        return
-    offset = 0
-    while True:
-        yield {**filters, "limit": str(_PAGE), "offset": str(offset)}
-        offset += _PAGE
 
 
 def _value(entry: object, tag: str) -> str:

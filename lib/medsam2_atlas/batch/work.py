@@ -25,7 +25,7 @@ from medsam2_atlas.base.progress import current
 from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.batch.items import Item, content_sha256
-from medsam2_atlas.batch.problems import is_disk_full, is_passing, reason_of
+from medsam2_atlas.batch.problems import is_away, is_disk_full, is_passing, reason_of
 from medsam2_atlas.batch.session import Session
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.imaging.decoding import file_states
@@ -72,6 +72,7 @@ class Outcome:
         done: the result; None if the attempt failed.
         reason: why it failed.
         passing: whether a later attempt may succeed.
+        away: whether a PACS or a network drive does not answer, so that new cases should wait.
         fatal: whether all other items would fail, too, as on a full disk.
         worker: who made the attempt; empty for this process.
         missing: names of the model files that a worker lacks; see `shipping`.
@@ -81,6 +82,7 @@ class Outcome:
     done: Done | None = None
     reason: str = ""
     passing: bool = False
+    away: bool = False
     fatal: bool = False
     worker: str = ""
     missing: tuple[str, ...] = ()
@@ -208,7 +210,9 @@ def guarded(item: Item, steps: Callable[[], Outcome]) -> Outcome:
     except Exception as error:
         expected = isinstance(error, (MedSAM2AtlasError, OSError))
         log.log(logging.INFO if expected else logging.ERROR, "%s cannot be segmented", item.id, exc_info=True)
-        outcome = Outcome(item, reason=reason_of(error), passing=is_passing(error), fatal=is_disk_full(error))
+        outcome = Outcome(
+            item, reason=reason_of(error), passing=is_passing(error), away=is_away(error), fatal=is_disk_full(error)
+        )
     if outcome.passing:
         free_gpu_memory()
     return outcome

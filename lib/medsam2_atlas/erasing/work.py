@@ -36,7 +36,7 @@ def no_work_runs(work: Path) -> Iterator[None]:
             problem = f"cannot be written ({error.strerror}), so nothing is erased."
             raise StorageError(work, problem, "Run this as the server's user, on a disk that can be written.") from error
         _take(training.fileno())
-        for file in folder.glob("*.json"):
+        for file in (*folder.glob("*.json"), *(work / "batch").glob("*/.batch/lock")):  # see `batch.place`
             if file.name != _TRAINING and file.is_file():
                 with suppress(FileNotFoundError), opened(file) as stream:
                     _take(stream.fileno())

@@ -147,9 +147,22 @@ class PredictionStore:
         return report if isinstance(report, dict) else {}
 
     def save(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction | None:
-        """Stores a label map under the model's tag, and its report.
+        """Stores a label map as `keep` does, but only warns if that fails, so that the model still returns its result.
 
-        If the disk cannot be written, a warning is logged and nothing is raised, so that the model still returns its result.
+        Returns:
+            The stored prediction; None if a person's label already exists under the tag, or if it cannot be written.
+
+        Raises:
+            ValueError, InputError, NotFoundError: see `keep`.
+        """
+        try:
+            return self.keep(model, study, image, provenance, result)
+        except (StorageError, OSError) as error:
+            log.warning("a prediction cannot be stored: %s", error)
+            return None
+
+    def keep(self, model: str, study: str, image: Path, provenance: Provenance, result: Segmentation) -> Prediction:
+        """Stores a label map under the model's tag, and its report. Without its report, it will be computed again.
 
         Args:
             model: name of the model: the tag of the label map.
@@ -158,10 +171,9 @@ class PredictionStore:
             provenance: provenance of the result.
             result: label map and report.
 
-        Returns:
-            The stored prediction; None if a person's label already exists under the tag, or if it cannot be written.
-
         Raises:
+            ConflictError: if a person's label already exists under the tag.
+            StorageError, OSError: if it cannot be written.
             ValueError: if the tag is reserved for people (`final`).
             InputError: if the label map does not fit the image.
             NotFoundError: if the study was removed or erased meanwhile.
@@ -169,11 +181,7 @@ class PredictionStore:
         if model == FINAL:
             raise ValueError("a model's prediction is never stored as final")
         made_of = _plain(provenance) | {"image": file_stamp(image)}
-        try:
-            label = self._keep(model, study, made_of, result)
-        except (StorageError, OSError) as error:
-            log.warning("a prediction cannot be stored: %s", error)
-            return None
+        label = self._keep(model, study, made_of, result)
         entry: dict[str, Any] = {
             "model": model,
             "study": study,
@@ -183,10 +191,7 @@ class PredictionStore:
             "provenance": made_of,
             "report": result.report.to_json(),
         }
-        try:
-            write_json(entry, self._report_file(model, study))
-        except (StorageError, OSError) as error:  # without the report, the prediction will be computed again
-            log.warning("the report of a prediction cannot be stored: %s", error)
+        write_json(entry, self._report_file(model, study))
         try:
             self._studies.image(study)
         except NotFoundError:  # the study was erased or removed meanwhile

@@ -1,0 +1,90 @@
+"""Batches whose inputs, outputs or manifest have changed since the last run."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from batch_cases import entries, outputs, run_stand_in, stand_in_job, write_cts
+from medsam2_atlas.base.errors import ConflictError, InputError
+from medsam2_atlas.batch import work
+from medsam2_atlas.batch.config import BatchConfig
+from medsam2_atlas.batch.place import Place
+from medsam2_atlas.segmenters.base import Options
+
+
+@pytest.fixture(autouse=True)
+def quick_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medsam2_atlas.batch.run.batch_config", lambda: BatchConfig(attempts=3, first_pause=0.01))
+
+
+def test_a_result_of_a_ct_that_was_replaced_does_not_stay_when_the_new_one_fails(tmp_path: Path) -> None:
+    cts, out = write_cts(tmp_path / "cts", 2), tmp_path / "out"
+    run_stand_in(cts, out)
+    (cts / "case-00000.nii.gz").write_bytes(b"no image")
+    assert [*run_stand_in(cts, out).tally.failed] == ["case-00000"]
+    assert [*outputs(out)] == ["case-00001.nii.gz"]
+    assert [file.name for file in (out / "reports").iterdir()] == ["case-00001.json"]
+
+
+def test_a_result_stays_when_another_attempt_at_the_same_ct_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cts, out = write_cts(tmp_path / "cts", 1), tmp_path / "out"
+    run_stand_in(cts, out)
+
+    def short(path: Path) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr(work, "content_sha256", short)
+    assert len(run_stand_in(cts, out, job=stand_in_job(options=Options(organs=(6,)))).tally.failed) == 1
+    assert [*outputs(out)] == ["case-00000.nii.gz"]
+
+
+def test_other_cts_of_the_same_names_are_refused_and_moved_ones_are_not(tmp_path: Path) -> None:
+    first, second, out = write_cts(tmp_path / "first", 1), write_cts(tmp_path / "second", 1), tmp_path / "out"
+    run_stand_in(first, out)
+    with pytest.raises(InputError, match="another CT"):
+        run_stand_in(second, out)
+    (tmp_path / "link").symlink_to(first)
+    assert run_stand_in(tmp_path / "link", out).tally.kept == 1
+    first.rename(tmp_path / "moved")
+    assert run_stand_in(tmp_path / "moved", out).tally.kept == 1
+
+
+def test_inputs_that_cannot_be_used_are_in_the_manifest(tmp_path: Path) -> None:
+    table, out = tmp_path / "t.csv", tmp_path / "out"
+    write_cts(tmp_path / "cts", 1)
+    table.write_text("image\ncts/case-00000.nii.gz\ngone.nii.gz\n")
+    for _ in range(2):
+        assert [*run_stand_in(table, out).tally.failed] == ["gone"]
+        (gone,) = (entry for entry in entries(out) if entry["status"] == "failed")
+        assert (gone["case"], gone["id"]) == ("gone", "gone.nii.gz") and "line 3" in gone["reason"]
+    write_cts(tmp_path / "cts", 1)
+    (tmp_path / "cts" / "case-00000.nii.gz").rename(tmp_path / "gone.nii.gz")
+    table.write_text("image\ngone.nii.gz\n")
+    assert run_stand_in(table, out).tally.done == 1
+
+
+def test_a_report_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    cts, out = write_cts(tmp_path / "cts", 1), tmp_path / "out"
+    run_stand_in(cts, out)
+    (out / "reports" / "case-00000.json").unlink()
+    assert run_stand_in(cts, out).tally.done == 1
+
+
+def test_two_batches_cannot_write_to_one_folder_on_a_disk_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("medsam2_atlas.batch.place.fcntl.flock", unsupported)
+    cts, place = write_cts(tmp_path / "cts", 1), Place(tmp_path / "out")
+    with place.held(), pytest.raises(ConflictError, match="another batch"):
+        (place.parts / "part").write_text("")
+        try:
+            run_stand_in(cts, tmp_path / "out")
+        finally:
+            assert (place.parts / "part").exists()
+    assert run_stand_in(cts, tmp_path / "out").tally.done == 1
