@@ -29,17 +29,30 @@ class ClusterMap:
             network: whether the functions run networks, so that workers with a GPU run them if there are any.
         """
         self._tasks, self._threads, self._network = tasks, threads, network
+        self._calls = 0
 
     def __call__(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Yields the number of each argument and the result, in the order in which they end.
+        """Yields the number of each argument and the result, in the order in which they end. A further call ends this one.
 
         Raises:
             Exception: what the function raises.
             InputError: workers were killed repeatedly while they ran the function.
             UnavailableError: the scheduler, or all workers, are away for too long.
         """
+        self._calls += 1
+        own = self._calls
+        self._tasks.forget()
+        try:
+            yield from self._results(function, arguments, own)
+        finally:  # the caller may give up early, and keep this generator alive until after its next call
+            if own == self._calls:
+                self._tasks.forget()
+
+    def _results(
+        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], own: int
+    ) -> Iterator[tuple[int, Any]]:
         waiting, running = iter(range(len(arguments))), 0
-        while True:
+        while own == self._calls:
             while running < batch_config().window * max(1, self._tasks.threads):
                 number = next(waiting, None)
                 if number is None:

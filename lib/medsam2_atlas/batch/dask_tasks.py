@@ -162,17 +162,22 @@ class DaskTasks:
             return False
         return True
 
+    def forget(self) -> None:
+        """Cancels the tasks that have not ended; `ended` will not return them."""
+        tasks, self._tasks = self._tasks, {}
+        if tasks and self._client is not None and self._client.status == "running":
+            self._client.cancel([future for _, future in tasks.values()], force=True)
+
     def close(self) -> None:
         """Cancels tasks that have not ended, and disconnects."""
-        client, self._client = self._client, None
-        if client is None:
+        if self._client is None:
             return
         try:
-            if client.status == "running" and self._tasks:
-                client.cancel([future for _, future in self._tasks.values()], force=True)
-            client.close(timeout=5)
+            self.forget()
+            self._client.close(timeout=5)
         except (OSError, TimeoutError, RuntimeError) as error:
             log.info("the client did not close properly: %s", error)
+        self._client = None
 
     def _keys(self, seconds: float) -> list[str]:
         """Returns the keys of tasks that have ended, waiting for the first one for up to `seconds`."""
