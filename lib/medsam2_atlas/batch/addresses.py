@@ -60,12 +60,36 @@ def check_address(address: str, *, encrypted: bool) -> None:
         return
     if encrypted:
         raise InputError(address, "is not encrypted although certificates are given.", "Start its scheduler with them: tls://…")
-    if not is_loopback(found["six"] or found["host"]):
+    if not is_local(address):
         raise InputError(
             address,
             "is not this machine, and a scheduler runs what it is sent: its traffic needs mutual TLS.",
             "Make certificates by `medsam2-atlas cluster certificates FOLDER`, and use tls:// with --tls FOLDER.",
         )
+
+
+def check_member(address: str) -> None:
+    """Checks the address that a scheduler or a worker announces: it is encrypted, or this machine's loopback interface.
+
+    Raises:
+        InputError: others can send it something to run.
+    """
+    if not address.startswith("tls://") and not is_local(address):
+        raise InputError(
+            address,
+            "can be reached from the network without certificates, and runs what it is sent.",
+            "Start scheduler and workers with --host 127.0.0.1, or with certificates and tls://.",
+        )
+
+
+def is_local(address: str) -> bool:
+    """Returns whether an address without encryption is one of the loopback interface.
+
+    >>> is_local("tcp://127.0.0.1:8786"), is_local("tcp://[::1]:8786"), is_local("tcp://0.0.0.0:8786"), is_local("ucx://::1:1")
+    (True, True, False, False)
+    """
+    found = _ADDRESS.fullmatch(address)
+    return found is not None and found["protocol"] == "tcp" and is_loopback(found["six"] or found["host"])
 
 
 def is_loopback(host: str) -> bool:

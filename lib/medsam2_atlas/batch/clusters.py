@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,13 @@ class Named:
         address: address of the scheduler.
         security: certificates; None without.
         threads: threads of PyTorch in each worker.
+        expected: number of its workers by resource; empty if others start them.
     """
 
     address: str
     security: Security | None = None
     threads: int = 1
+    expected: Mapping[str, int] = field(default_factory=dict)
 
     def keep_up(self, names: set[str]) -> None:
         """Does nothing."""

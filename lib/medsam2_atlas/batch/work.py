@@ -73,6 +73,7 @@ class Outcome:
         reason: why it failed.
         passing: whether a later attempt may succeed.
         fatal: whether all other items would fail, too, as on a full disk.
+        unusable: whether all items would fail on this worker, but perhaps not on others.
         worker: who made the attempt; empty for this process.
         missing: names of the model files that a worker lacks; see `shipping`.
     """
@@ -82,6 +83,7 @@ class Outcome:
     reason: str = ""
     passing: bool = False
     fatal: bool = False
+    unusable: bool = False
     worker: str = ""
     missing: tuple[str, ...] = ()
 
