@@ -315,6 +315,9 @@ def run_on_worker(setting: Setting, task: Task, strict: bool) -> Outcome:
         use_overlay(None)
         choose_settings("registration.yaml", {})
         _start_worker(setting)
+    import torch
+
+    torch.set_num_threads(setting.threads)  # the cluster sets its own number before each task
     return _run_in_worker(task, strict)
 
 
