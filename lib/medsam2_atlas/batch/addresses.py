@@ -16,7 +16,7 @@ CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 """The files of a folder of certificates: the cluster's authority, and one certificate with its key for all members."""
 
 _ADDRESS = re.compile(r"(?P<protocol>[a-z]+)://(?:\[(?P<six>[0-9A-Fa-f:]+)\]|(?P<host>[^:/\[\]]+)):(?P<port>\d{1,5})")
-_PACKAGES = "distributed"
+_PACKAGE, _QUEUE_PACKAGE = "distributed", "dask_jobqueue"
 
 
 def check_cluster(text: str, tls: Path | None) -> None:
@@ -29,11 +29,14 @@ def check_cluster(text: str, tls: Path | None) -> None:
     Raises:
         InputError: Dask is not installed, the text names no cluster, or its traffic would not be encrypted.
     """
-    if importlib.util.find_spec(_PACKAGES) is None:
-        raise InputError("--cluster", "needs Dask, which is not installed.", "Install it: pip install 'medsam2_atlas[cluster]'")
-    if text == "local" or text.endswith((".yaml", ".yml")):
-        if text != "local" and not Path(text).is_file():
-            raise InputError(text, "does not exist.", "Name a YAML file; docs/cluster.md has an example.")
+    queue = text.endswith((".yaml", ".yml"))
+    for package in (_PACKAGE, _QUEUE_PACKAGE)[: 2 if queue else 1]:
+        if importlib.util.find_spec(package) is None:
+            remedy = "Install it: pip install 'medsam2_atlas[cluster]'"
+            raise InputError("--cluster", f"needs Dask ({package}), which is not installed.", remedy)
+    if queue and not Path(text).is_file():
+        raise InputError(text, "does not exist.", "Name a YAML file; docs/cluster.md has an example.")
+    if queue or text == "local":
         return
     check_address(text, encrypted=tls is not None)
     if tls is not None:

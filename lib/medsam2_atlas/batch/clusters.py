@@ -15,7 +15,7 @@ from distributed import Nanny, Scheduler, Security, SpecCluster
 
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.scratch import scratch_folder
-from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster
+from medsam2_atlas.batch.addresses import CERTIFICATES
 from medsam2_atlas.batch.cluster_config import cluster_config
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.dask_engine import DaskEngine
@@ -85,7 +85,6 @@ def cluster_engine(text: str, session: Session, *, workers: int = 0, tls: Path |
         InputError: the text names no cluster, or its traffic would not be encrypted.
         UnavailableError: the scheduler does not answer.
     """
-    check_cluster(text, tls)
     wanted = Wanted(workers, session.job.threads, _gpus(session))
     with opened(text, wanted, tls, session.job.parts.parent) as cluster:
         engine = DaskEngine(cluster, session, batch_config())
