@@ -53,9 +53,7 @@ def test_certificates_are_private_and_one_authority_signs_them(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("name", "missing"), [("local", "_PACKAGE"), ("c.yaml", "_PACKAGE"), ("c.yaml", "_QUEUE_PACKAGE")])
-def test_without_dask_the_remedy_is_the_extra(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, missing: str
-) -> None:
+def test_without_dask_the_remedy_is_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, missing: str) -> None:
     file = tmp_path / name
     file.write_text("queue: slurm")
     monkeypatch.setattr(addresses, missing, "no_such_package")

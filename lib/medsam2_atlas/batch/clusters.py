@@ -45,11 +45,6 @@ class Wanted:
     threads: int = 0
     gpus: int = 0
 
-    @property
-    def network(self) -> bool:
-        """Whether networks run on GPUs."""
-        return self.gpus > 0
-
 
 @dataclass(frozen=True)
 class Named:

@@ -249,9 +249,10 @@ class DaskTasks:
                 return [EndedCall(sent.call, value)]
             if future.status == "error":
                 error = future.exception(timeout=_CONNECT_SECONDS)
-                if not _lacks_package(error):
+                lacking = _import_error(error)
+                if lacking is None:
                     return [EndedCall(sent.call, error=error, killed=isinstance(error, KilledWorker))]
-                self._find_unfit(sent, error)
+                self._find_unfit(sent, lacking)
         except (FutureCancelledError, TimeoutError, OSError):  # its worker was lost before the result was fetched
             pass
         self._look_after()
@@ -339,8 +340,8 @@ class DaskTasks:
                 self.refuse(address, answer)
 
 
-def _lacks_package(error: BaseException | None) -> bool:
-    """Returns whether a member could not import what it was sent."""
+def _import_error(error: BaseException | None) -> BaseException | None:
+    """Returns the cause of an error if a member could not import what it was sent."""
     while error is not None and not isinstance(error, (ImportError, AttributeError)):
         error = error.__cause__
-    return error is not None
+    return error
