@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.base.mapping import in_turn
+from medsam2_atlas.base.mapping import KilledError, in_turn
 from medsam2_atlas.imaging.volume import read_volume
-from medsam2_atlas.registration import WorkImage, build_common_space, registration_config
+from medsam2_atlas.registration import UnregisteredError, WorkImage, build_common_space, registration_config
 
 pytest.importorskip("distributed")
 
@@ -60,8 +60,8 @@ class OpenTasks:
 
 
 def test_results_of_a_call_that_was_given_up_are_not_taken_for_those_of_the_next_one() -> None:
-    tasks = OpenTasks()
-    mapped = ClusterMap(tasks, 1, network=False)  # type: ignore[arg-type]
+    tasks: Any = OpenTasks()
+    mapped = ClusterMap(tasks, 1, network=False)
     first = mapped(divmod, [(7, 7), (1, 0), (8, 8), (9, 9)])
     with pytest.raises(ZeroDivisionError):
         list(first)
@@ -74,6 +74,24 @@ def test_results_of_a_call_that_was_given_up_are_not_taken_for_those_of_the_next
     left.close()
     assert list(again) == [(1, (5, 0))]
     assert not list(left)
+
+
+def test_a_call_that_kills_its_workers_does_not_end_the_others() -> None:
+    class Killing(OpenTasks):
+        def ended(self, seconds: float) -> list[EndedCall]:
+            call = self.open.pop(0)
+            return [EndedCall(call, call.name, error=RuntimeError() if call.name == "1" else None, killed=call.name == "1")]
+
+    tasks: Any = Killing()
+    found = dict(ClusterMap(tasks, 1, network=False)(max, [(1, 2)] * 4))
+    assert isinstance(found.pop(1), KilledError) and found == {0: "0", 2: "2", 3: "3"}
+
+
+def test_a_reference_that_kills_its_workers_is_named(references: list[ReferenceFiles]) -> None:
+    config = registration_config()
+    images = [WorkImage.of(read_volume(references[0].image), 12.0, config.image)] * 2
+    with pytest.raises(UnregisteredError, match=r"image 1 .* was killed"):
+        build_common_space(images, config, mapped=lambda *_: iter([(1, KilledError("worker", "was killed."))]))
 
 
 def test_a_common_space_does_not_depend_on_the_order_in_which_registrations_end(references: list[ReferenceFiles]) -> None:
