@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from medsam2_atlas import segment_many
 from medsam2_atlas.base.errors import ConflictError, InputError
 from medsam2_atlas.batch import addresses
-from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster
+from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster, check_member
 from medsam2_atlas.batch.tls import make_certificates
 
 
@@ -53,8 +54,20 @@ def test_certificates_are_private_and_one_authority_signs_them(tmp_path: Path) -
         check_cluster("tcp://127.0.0.1:8786", folder)
 
 
-def test_without_dask_the_remedy_is_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "_PACKAGES", "no_such_package")
+@pytest.mark.parametrize(("name", "missing"), [("local", "_PACKAGE"), ("c.yaml", "_PACKAGE"), ("c.yaml", "_QUEUE_PACKAGE")])
+def test_without_dask_the_remedy_is_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, missing: str) -> None:
+    file = tmp_path / name
+    file.write_text("queue: slurm")
+    monkeypatch.setattr(addresses, missing, "no_such_package")
     with pytest.raises(InputError) as error:
-        check_cluster("local", None)
+        segment_many(tmp_path, tmp_path / "out", cluster="local" if name == "local" else str(file))
     assert "pip install 'medsam2_atlas[cluster]'" in error.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("address", ["tcp://192.0.2.2:8786", "tcp://0.0.0.0:8786", "ucx://127.0.0.1:1", "", "tcp://head:1"])
+def test_members_that_others_can_reach_need_certificates(address: str) -> None:
+    with pytest.raises(InputError, match="reached from the network"):
+        check_member(address)
+    check_member("tls://192.0.2.2:8786")
+    check_member("tcp://127.0.0.1:8786")

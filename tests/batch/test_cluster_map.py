@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.base.mapping import in_turn
+from medsam2_atlas.base.mapping import KilledError, in_turn
 from medsam2_atlas.imaging.volume import read_volume
-from medsam2_atlas.registration import WorkImage, build_common_space, registration_config
+from medsam2_atlas.registration import UnregisteredError, WorkImage, build_common_space, registration_config
 
 pytest.importorskip("distributed")
+
+from medsam2_atlas.batch.cluster_map import ClusterMap
+from medsam2_atlas.batch.dask_tasks import Call, EndedCall
 
 
 def backwards(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
@@ -30,7 +33,65 @@ def test_results_and_errors_of_a_local_cluster_are_those_of_the_functions(tmp_pa
         found = dict(mapped(max, [(number, 5) for number in range(20)]))
         assert found == dict(in_turn(max, [(number, 5) for number in range(20)]))
         with pytest.raises(ZeroDivisionError):
-            list(mapped(divmod, [(1, 0)]))
+            list(mapped(divmod, [(1, 0), *[(number, 1) for number in range(9)]]))
+        assert dict(mapped(max, [(number, 7) for number in range(9)])) == dict(enumerate([7] * 8 + [8]))
+
+
+class OpenTasks:
+    """Keeps tasks until they are forgotten; each call of `ended` ends the oldest one, and runs its function."""
+
+    gpus, threads = 0, 2
+
+    def __init__(self) -> None:
+        self.open: list[Call] = []
+
+    def submit(self, call: Call) -> None:
+        self.open.append(call)
+
+    def ended(self, seconds: float) -> list[EndedCall]:
+        call = self.open.pop(0)
+        try:
+            return [EndedCall(call, call.function(*call.arguments))]
+        except ZeroDivisionError as error:
+            return [EndedCall(call, error=error)]
+
+    def forget(self) -> None:
+        self.open.clear()
+
+
+def test_results_of_a_call_that_was_given_up_are_not_taken_for_those_of_the_next_one() -> None:
+    tasks: Any = OpenTasks()
+    mapped = ClusterMap(tasks, 1, network=False)
+    first = mapped(divmod, [(7, 7), (1, 0), (8, 8), (9, 9)])
+    with pytest.raises(ZeroDivisionError):
+        list(first)
+    assert not tasks.open
+    left = mapped(divmod, [(1, 1), (2, 1), (3, 1)])
+    next(left)
+    assert tasks.open
+    again = mapped(divmod, [(4, 1), (5, 1)])
+    assert next(again) == (0, (4, 0))
+    left.close()
+    assert list(again) == [(1, (5, 0))]
+    assert not list(left)
+
+
+def test_a_call_that_kills_its_workers_does_not_end_the_others() -> None:
+    class Killing(OpenTasks):
+        def ended(self, seconds: float) -> list[EndedCall]:
+            call = self.open.pop(0)
+            return [EndedCall(call, call.name, error=RuntimeError() if call.name == "1" else None, killed=call.name == "1")]
+
+    tasks: Any = Killing()
+    found = dict(ClusterMap(tasks, 1, network=False)(max, [(1, 2)] * 4))
+    assert isinstance(found.pop(1), KilledError) and found == {0: "0", 2: "2", 3: "3"}
+
+
+def test_a_reference_that_kills_its_workers_is_named(references: list[ReferenceFiles]) -> None:
+    config = registration_config()
+    images = [WorkImage.of(read_volume(references[0].image), 12.0, config.image)] * 2
+    with pytest.raises(UnregisteredError, match=r"image 1 .* was killed"):
+        build_common_space(images, config, mapped=lambda *_: iter([(1, KilledError("worker", "was killed."))]))
 
 
 def test_a_common_space_does_not_depend_on_the_order_in_which_registrations_end(references: list[ReferenceFiles]) -> None:

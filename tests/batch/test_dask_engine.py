@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from batch_cases import stand_in_job
+from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import ModelFile
@@ -17,7 +20,9 @@ from medsam2_atlas.batch.work import Outcome
 
 pytest.importorskip("distributed")
 
-from medsam2_atlas.batch import dask_engine
+from distributed import Security
+
+from medsam2_atlas.batch import dask_engine, dask_worker
 from medsam2_atlas.batch.dask_tasks import Call, EndedCall
 from medsam2_atlas.batch.dask_worker import prepare_only, work
 
@@ -32,6 +37,8 @@ class FakeTasks:
         self.calls: list[Call] = []
         self.ends: list[EndedCall] = []
         self.sent: list[tuple[Any, ...]] = []
+        self.refused: dict[str, str] = {}
+        self.broken: Exception | None = None
 
     def submit(self, call: Call) -> None:
         self.calls.append(call)
@@ -40,9 +47,13 @@ class FakeTasks:
         found, self.ends = self.ends, []
         return found
 
-    def run_on(self, worker: str, function: Callable[..., Any], *arguments: Any) -> bool:
+    def run_on(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
+        if self.broken is not None:
+            raise self.broken
         self.sent.append((worker, *arguments))
-        return True
+
+    def refuse(self, worker: str, reason: str) -> None:
+        self.refused[worker] = reason
 
     def close(self) -> None:
         """Does nothing."""
@@ -109,3 +120,73 @@ def test_a_case_whose_workers_are_killed_may_be_tried_again(monkeypatch: pytest.
     tasks.ends = [EndedCall(tasks.calls[0], error=RuntimeError("x"), killed=True)]
     (outcome,) = found.completed(0)
     assert outcome.passing and "memory" in outcome.reason
+
+
+def asking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[FakeTasks, dask_engine.DaskEngine]:
+    """Returns an engine with three cases on a worker that lacks a file and asks for it with each of them."""
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"0123456789")
+    tasks = FakeTasks(gpus=0, cpus=0)
+    found = engine(monkeypatch, tasks, files=(ModelFile("checkpoint", "", str(file), "abc", 10),))
+    for number in range(3):
+        found.submit(replace(ITEM, id=str(number)))
+    tasks.ends = [asks(call) for call in tasks.calls]
+    return tasks, found
+
+
+def asks(call: Call) -> EndedCall:
+    return EndedCall(call, Outcome(call.arguments[1], worker="tls://w:1", missing=("abc",)))
+
+
+def test_a_worker_gets_a_file_once_although_all_its_cases_ask_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tasks, found = asking(monkeypatch, tmp_path)
+    assert found.completed(0) == []
+    assert (len(tasks.sent), len(tasks.calls), tasks.refused) == (1, 6, {})
+    tasks.ends = [asks(tasks.calls[-1])]
+    assert found.completed(0) == []
+    assert len(tasks.sent) == 1 and "does not keep weights.pt" in tasks.refused["tls://w:1"]
+
+
+@pytest.mark.parametrize("error", [OSError("lost"), KeyError("w"), StorageError("abc", "was damaged.", "Try again.")])
+def test_a_file_that_cannot_be_sent_counts_as_an_attempt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    tasks, found = asking(monkeypatch, tmp_path)
+    tasks.broken = error
+    outcomes = found.completed(0)
+    assert [outcome.passing for outcome in outcomes] == [True] * 3
+    assert len(tasks.calls) == 3 and "weights.pt could not be sent" in outcomes[0].reason
+
+
+def test_a_worker_without_room_for_a_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tasks, found = asking(monkeypatch, tmp_path)
+    tasks.broken = OSError(errno.EDQUOT, "Disk quota exceeded")
+    assert found.completed(0) == []
+    assert "no room" in tasks.refused["tls://w:1"] and len(tasks.calls) == 6
+
+
+def test_a_worker_that_cannot_do_any_case_is_refused_and_the_case_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = FakeTasks(gpus=1, cpus=1)
+    found = engine(monkeypatch, tasks)
+    found.submit(ITEM)
+    tasks.ends = [EndedCall(tasks.calls[0], Outcome(ITEM, reason="no CUDA", unusable=True, worker="tls://w:1"))]
+    assert found.completed(0) == []
+    assert tasks.refused == {"tls://w:1": "no CUDA"}
+    assert [call.function for call in tasks.calls] == [prepare_only, prepare_only]
+
+
+def test_a_worker_tells_that_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dask_worker, "get_worker", lambda: SimpleNamespace(address="tls://w:1"))
+    outcome = work(stand_in_job(parts=tmp_path / "unmounted"), ITEM)
+    assert outcome.unusable and not outcome.fatal and "is not on this machine" in outcome.reason
+    outcome = work(stand_in_job(parts=tmp_path, key="0" * 20), ITEM)
+    assert outcome.unusable and "other results" in outcome.reason
+
+
+def test_cases_of_a_queue_wait_for_its_gpus_although_only_other_workers_have_joined() -> None:
+    from medsam2_atlas.batch.cluster_config import ClusterConfig
+    from medsam2_atlas.batch.queues import QueueCluster
+
+    config = ClusterConfig.model_validate({"queue": "slurm", "workers": [{"count": 4, "gpus": 1}, {"count": 8}, {"count": 1}]})
+    cluster: Any = SimpleNamespace(scheduler_address="tls://h:1")
+    assert QueueCluster(config, cluster, Security()).expected == {"GPU": 4, "CPU": 9}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from blocks import FEW_STEPS, PATIENT, QUICK, labelled
 from medsam2_atlas.atlas import BuildOptions, build_atlas, find_references
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.overlay import choose_settings
 from medsam2_atlas.cli import app
 
@@ -55,6 +60,30 @@ def test_wrong_usage_is_refused_before_anything_is_written(data: Path, arguments
     assert message in evaluate(*given)
     assert not (out / "report.html").exists()
     assert not (out / "records").exists()
+
+
+@pytest.mark.parametrize(("device", "network"), [("auto", True), ("cpu", False)])
+def test_on_a_cluster_the_threads_are_the_clusters_and_its_gpus_are_used_without_one_here(
+    data: Path, monkeypatch: pytest.MonkeyPatch, device: str, network: bool
+) -> None:
+    seen: dict[str, Any] = {}
+
+    @contextmanager
+    def opened(*arguments: Any, **more: Any) -> Iterator[Any]:
+        seen.update(more)
+        yield SimpleNamespace(threads=7)
+
+    def conducted(setting: Any, *_: Any) -> None:
+        seen["threads"] = setting.threads
+        raise InputError("x", "ends here.")
+
+    monkeypatch.setattr("medsam2_atlas.cli.evaluate.check_cluster_options", lambda *_: None)
+    monkeypatch.setattr("medsam2_atlas.cli.evaluate.on_cluster", opened)
+    monkeypatch.setattr("medsam2_atlas.experiment.conduct.conduct", conducted)
+    folders = ("--images", data / "images", "--labels", data / "labels", "--out", data / "out")
+    text = evaluate(*folders, "--segmenters", "unet_3d", "--cluster", "c.yaml", "--device", device)
+    assert "ends here" in text
+    assert seen == {"network": network, "threads": 7}
 
 
 def test_folders_that_cannot_be_used_are_refused(data: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from blocks import PATIENT, labelled
 from fake_session import FakeSession
 from medsam2_atlas.base.choices import ThresholdRule
 from medsam2_atlas.base.errors import InputError, StorageError
+from medsam2_atlas.base.mapping import KilledError
 from medsam2_atlas.experiment import Record, Variant, workers
 from medsam2_atlas.experiment import run as run_module
 from medsam2_atlas.experiment.cases import EvaluationCase, find_cases
@@ -209,3 +211,28 @@ def test_a_task_that_kills_its_process_is_listed_and_the_others_are_run(
     assert outcome.done == 1
     assert list(outcome.problems) == ["a, unet_3d"]
     assert "too little memory" in outcome.problems["a, unet_3d"]
+
+
+def test_on_a_cluster_a_task_that_kills_its_workers_is_listed_and_the_others_are_run(
+    cases: list[EvaluationCase], setting: Setting
+) -> None:
+    def mapped(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        yield 1, run_module.Outcome(done=1)
+        yield 0, KilledError("worker", "was killed.")
+
+    session, tasks = FakeSession(setting), [Task(case, (UNET,)) for case in cases]
+    outcome = run_tasks(tasks, session, mapped=mapped)
+    assert (outcome.done, list(outcome.problems)) == (1, ["a, unet_3d"])
+    with pytest.raises(InputError, match="too little memory"):
+        run_tasks(tasks, session, strict=True, mapped=mapped)
+
+
+def test_tasks_on_a_worker_use_the_settings_of_their_own_experiment(
+    cases: list[EvaluationCase], setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "Session", FakeSession)
+    monkeypatch.setattr(run_module, "_session", None)
+    other = replace(setting, hu="as-is", out=setting.out.with_name("other"))
+    for one in (setting, other, setting):
+        run_module.run_on_worker(one, Task(cases[0], (UNET,)), True)
+        assert run_module._session is not None and run_module._session.setting == one

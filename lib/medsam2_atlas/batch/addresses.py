@@ -16,7 +16,7 @@ CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 """The files of a folder of certificates: the cluster's authority, and one certificate with its key for all members."""
 
 _ADDRESS = re.compile(r"(?P<protocol>[a-z]+)://(?:\[(?P<six>[0-9A-Fa-f:]+)\]|(?P<host>[^:/\[\]]+)):(?P<port>\d{1,5})")
-_PACKAGES = "distributed"
+_PACKAGE, _QUEUE_PACKAGE = "distributed", "dask_jobqueue"
 
 
 def check_cluster(text: str, tls: Path | None) -> None:
@@ -29,11 +29,14 @@ def check_cluster(text: str, tls: Path | None) -> None:
     Raises:
         InputError: Dask is not installed, the text names no cluster, or its traffic would not be encrypted.
     """
-    if importlib.util.find_spec(_PACKAGES) is None:
-        raise InputError("--cluster", "needs Dask, which is not installed.", "Install it: pip install 'medsam2_atlas[cluster]'")
-    if text == "local" or text.endswith((".yaml", ".yml")):
-        if text != "local" and not Path(text).is_file():
-            raise InputError(text, "does not exist.", "Name a YAML file; docs/cluster.md has an example.")
+    queue = text.endswith((".yaml", ".yml"))
+    for package in (_PACKAGE, _QUEUE_PACKAGE)[: 2 if queue else 1]:
+        if importlib.util.find_spec(package) is None:
+            remedy = "Install it: pip install 'medsam2_atlas[cluster]'"
+            raise InputError("--cluster", f"needs Dask ({package}), which is not installed.", remedy)
+    if queue and not Path(text).is_file():
+        raise InputError(text, "does not exist.", "Name a YAML file; docs/cluster.md has an example.")
+    if queue or text == "local":
         return
     check_address(text, encrypted=tls is not None)
     if tls is not None:
@@ -60,12 +63,36 @@ def check_address(address: str, *, encrypted: bool) -> None:
         return
     if encrypted:
         raise InputError(address, "is not encrypted although certificates are given.", "Start its scheduler with them: tls://…")
-    if not is_loopback(found["six"] or found["host"]):
+    if not is_local(address):
         raise InputError(
             address,
             "is not this machine, and a scheduler runs what it is sent: its traffic needs mutual TLS.",
             "Make certificates by `medsam2-atlas cluster certificates FOLDER`, and use tls:// with --tls FOLDER.",
         )
+
+
+def check_member(address: str) -> None:
+    """Checks the address that a scheduler or a worker announces: it is encrypted, or this machine's loopback interface.
+
+    Raises:
+        InputError: others can send it something to run.
+    """
+    if not address.startswith("tls://") and not is_local(address):
+        raise InputError(
+            address,
+            "can be reached from the network without certificates, and runs what it is sent.",
+            "Start scheduler and workers with --host 127.0.0.1, or with certificates and tls://.",
+        )
+
+
+def is_local(address: str) -> bool:
+    """Returns whether an address without encryption is one of the loopback interface.
+
+    >>> is_local("tcp://127.0.0.1:8786"), is_local("tcp://[::1]:8786"), is_local("tcp://0.0.0.0:8786"), is_local("ucx://::1:1")
+    (True, True, False, False)
+    """
+    found = _ADDRESS.fullmatch(address)
+    return found is not None and found["protocol"] == "tcp" and is_loopback(found["six"] or found["host"])
 
 
 def is_loopback(host: str) -> bool:

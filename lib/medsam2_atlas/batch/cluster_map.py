@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.base.mapping import Map
+from medsam2_atlas.base.mapping import KilledError
 from medsam2_atlas.batch.clusters import Wanted, opened, print_cluster
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.dask_tasks import GPU, Call, DaskTasks
@@ -18,7 +17,11 @@ _WAIT_SECONDS = 0.5
 
 
 class ClusterMap:
-    """Applies functions on the workers of a cluster."""
+    """Applies functions on the workers of a cluster.
+
+    Attributes:
+        threads: threads of PyTorch in each worker.
+    """
 
     def __init__(self, tasks: DaskTasks, threads: int, network: bool) -> None:
         """Keeps the open tasks.
@@ -28,40 +31,57 @@ class ClusterMap:
             threads: threads of PyTorch in each worker.
             network: whether the functions run networks, so that workers with a GPU run them if there are any.
         """
-        self._tasks, self._threads, self._network = tasks, threads, network
+        self._tasks, self.threads, self._network = tasks, threads, network
+        self._calls = 0
 
     def __call__(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Yields the number of each argument and the result, in the order in which they end.
+        """Yields the number of each argument and the result, in the order in which they end. A further call ends this one.
 
         Raises:
             Exception: what the function raises.
-            InputError: workers were killed repeatedly while they ran the function.
+            InputError: no worker can be used, or a member's traffic is not encrypted.
             UnavailableError: the scheduler, or all workers, are away for too long.
         """
+        self._calls += 1
+        own = self._calls
+        self._tasks.forget()
+        try:
+            yield from self._results(function, arguments, own)
+        finally:  # the caller may give up early, and keep this generator alive until after its next call
+            if own == self._calls:
+                self._tasks.forget()
+
+    def _results(
+        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], own: int
+    ) -> Iterator[tuple[int, Any]]:
         waiting, running = iter(range(len(arguments))), 0
-        while True:
+        while own == self._calls:
             while running < batch_config().window * max(1, self._tasks.threads):
                 number = next(waiting, None)
                 if number is None:
                     break
                 resources = {GPU: 1} if self._network and self._tasks.gpus else {}
-                call = (self._threads, function, *arguments[number])
+                call = (self.threads, function, *arguments[number])
                 self._tasks.submit(Call(str(number), with_threads, call, resources))
                 running += 1
             if not running:
                 return
             for ended in self._tasks.ended(_WAIT_SECONDS):
                 running -= 1
-                if ended.killed:
-                    remedy = "Give the workers more memory."
-                    raise InputError("worker", "was killed repeatedly, perhaps for lack of memory.", remedy)
-                if ended.error is not None:
+                if ended.error is not None and not ended.killed:
                     raise ended.error
-                yield int(ended.call.name), ended.value
+                yield int(ended.call.name), _killed() if ended.killed else ended.value
+
+
+def _killed() -> KilledError:
+    remedy = "Give the workers more memory."
+    return KilledError("worker", "was killed, and so were others that ran the same; perhaps they lack memory.", remedy)
 
 
 @contextmanager
-def cluster_map(text: str, wanted: Wanted, *, tls: Path | None = None, work: Path) -> Iterator[Map]:
+def cluster_map(
+    text: str, wanted: Wanted, *, tls: Path | None = None, work: Path, network: bool = False
+) -> Iterator[ClusterMap]:
     """Opens a cluster, and yields a function that works on it. Its workers must see the same disk as this machine.
 
     Args:
@@ -69,6 +89,7 @@ def cluster_map(text: str, wanted: Wanted, *, tls: Path | None = None, work: Pat
         wanted: the workers of `local`.
         tls: folder of certificates for an address.
         work: folder on the shared disk, for certificates and logs of jobs.
+        network: whether the functions run networks.
 
     Raises:
         InputError: the text names no cluster, or its traffic would not be encrypted.
@@ -78,6 +99,6 @@ def cluster_map(text: str, wanted: Wanted, *, tls: Path | None = None, work: Pat
         tasks = DaskTasks(cluster, batch_config())
         print_cluster(cluster.address, tasks.dashboard)
         try:
-            yield ClusterMap(tasks, cluster.threads, wanted.network)
+            yield ClusterMap(tasks, cluster.threads, network)
         finally:
             tasks.close()

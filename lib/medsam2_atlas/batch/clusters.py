@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from distributed import Nanny, Scheduler, Security, SpecCluster
 
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.scratch import scratch_folder
-from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster
+from medsam2_atlas.batch.addresses import CERTIFICATES
 from medsam2_atlas.batch.cluster_config import cluster_config
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.dask_engine import DaskEngine
@@ -45,11 +45,6 @@ class Wanted:
     threads: int = 0
     gpus: int = 0
 
-    @property
-    def network(self) -> bool:
-        """Whether networks run on GPUs."""
-        return self.gpus > 0
-
 
 @dataclass(frozen=True)
 class Named:
@@ -59,11 +54,13 @@ class Named:
         address: address of the scheduler.
         security: certificates; None without.
         threads: threads of PyTorch in each worker.
+        expected: number of its workers by resource; empty if others start them.
     """
 
     address: str
     security: Security | None = None
     threads: int = 1
+    expected: Mapping[str, int] = field(default_factory=dict)
 
     def keep_up(self, names: set[str]) -> None:
         """Does nothing."""
@@ -83,7 +80,6 @@ def cluster_engine(text: str, session: Session, *, workers: int = 0, tls: Path |
         InputError: the text names no cluster, or its traffic would not be encrypted.
         UnavailableError: the scheduler does not answer.
     """
-    check_cluster(text, tls)
     wanted = Wanted(workers, session.job.threads, _gpus(session))
     with opened(text, wanted, tls, session.job.parts.parent) as cluster:
         engine = DaskEngine(cluster, session, batch_config())

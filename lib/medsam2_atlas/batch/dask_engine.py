@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import uuid
 from dataclasses import replace
@@ -11,6 +12,7 @@ from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.dask_tasks import CPU, GPU, Call, Cluster, DaskTasks, EndedCall
 from medsam2_atlas.batch.dask_worker import prepare_only, work
 from medsam2_atlas.batch.items import Item
+from medsam2_atlas.batch.problems import is_disk_full, reason_of
 from medsam2_atlas.batch.session import Session
 from medsam2_atlas.batch.shipping import pieces, receive, with_files
 from medsam2_atlas.batch.work import Outcome
@@ -31,12 +33,15 @@ class DaskEngine:
 
         Raises:
             UnavailableError: the scheduler does not answer.
-            InputError: a worker's traffic is not encrypted.
+            InputError: a member's traffic is not encrypted, or no worker can be used.
         """
         self._config, self._session = config, session
         job = with_files(session)
         self._job = replace(job, threads=job.threads or cluster.threads)
         self._tasks = DaskTasks(cluster, config)
+        self._order = itertools.count()
+        self._sent: dict[str, int] = {}
+        self._shipped: dict[tuple[str, str], int] = {}
 
     @property
     def dashboard(self) -> str:
@@ -58,7 +63,7 @@ class DaskEngine:
 
         Raises:
             UnavailableError: the scheduler, or all workers, are away for too long.
-            InputError: workers lack the package, or are not reached by encrypted traffic.
+            InputError: a member's traffic is not encrypted, or no worker can be used.
         """
         return [outcome for ended in self._tasks.ended(seconds) for outcome in self._take(ended)]
 
@@ -69,6 +74,7 @@ class DaskEngine:
     def _send(self, item: Item, *, registered: bool) -> None:
         networks = self._tasks.gpus > 0 and self._session.segmenter.uses_network
         resources = {GPU if registered else CPU: 1} if networks else {}
+        self._sent[item.id] = next(self._order)
         self._tasks.submit(Call(item.id, work if registered else prepare_only, (self._job, item), resources))
 
     def _take(self, ended: EndedCall) -> list[Outcome]:
@@ -81,21 +87,43 @@ class DaskEngine:
         if ended.error is not None:
             return [Outcome(item, reason=f"{type(ended.error).__name__}: {ended.error}"[:1000], passing=True)]
         outcome: Outcome = ended.value
-        if outcome.missing:
-            self._ship(outcome)
-            self._send(item, registered=registered)
-            return []
-        if not registered and not outcome.reason:
-            self._send(item, registered=True)
-            return []
-        return [outcome]
+        if outcome.unusable:
+            self._tasks.refuse(outcome.worker, outcome.reason)
+        elif outcome.missing:
+            failed = self._ship(outcome)
+            if failed is not None:
+                return [failed]
+        elif registered or outcome.reason:
+            self._sent.pop(item.id, None)
+            return [outcome]
+        else:
+            registered = True
+        self._send(item, registered=registered)
+        return []
 
-    def _ship(self, outcome: Outcome) -> None:
-        """Sends missing files to a worker, piece by piece; if the worker is lost, another one asks again."""
+    def _ship(self, outcome: Outcome) -> Outcome | None:
+        """Sends missing files to a worker, piece by piece; returns an outcome if that failed.
+
+        All cases of a worker ask for the same files. Those that were sent before the files came do not get them again.
+        """
         paths = {file.sha256: Path(file.path) for file in self._job.files}
-        sender = uuid.uuid4().hex
+        sender, worker = uuid.uuid4().hex, outcome.worker
         for digest in dict.fromkeys(outcome.missing):
-            log.warning("sending %s to %s", paths[digest].name, outcome.worker)
-            for offset, piece, last in pieces(paths[digest]):
-                if not self._tasks.run_on(outcome.worker, receive, digest, offset, piece, last, sender):
-                    return
+            shipped = self._shipped.get((worker, digest))
+            if shipped is not None and shipped > self._sent[outcome.item.id]:
+                continue
+            if shipped is not None:
+                self._tasks.refuse(worker, f"it does not keep {paths[digest].name}.")
+                return None
+            log.warning("sending %s to %s", paths[digest].name, worker)
+            try:
+                for offset, piece, last in pieces(paths[digest]):
+                    self._tasks.run_on(worker, receive, digest, offset, piece, last, sender)
+            except Exception as error:  # noqa: BLE001 - whatever a worker raises must not end the batch
+                if is_disk_full(error):
+                    self._tasks.refuse(worker, f"it has no room for {paths[digest].name} ({reason_of(error)}).")
+                    return None
+                reason = f"{paths[digest].name} could not be sent to {worker}: {reason_of(error)}"
+                return Outcome(outcome.item, reason=reason, passing=True, worker=worker)
+            self._shipped[worker, digest] = next(self._order)
+        return None

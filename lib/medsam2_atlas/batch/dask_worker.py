@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from distributed import get_worker
-from distributed.diagnostics.plugin import WorkerPlugin
 
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.overlay import choose_settings, use_overlay
 from medsam2_atlas.base.version import package_version
+from medsam2_atlas.batch.addresses import is_local
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.problems import is_passing, reason_of
@@ -25,23 +26,18 @@ _session: Session | None = None
 _sent: Job | None = None
 
 
-class Announced(WorkerPlugin):
-    """Checks the version of each worker that joins, before it gets a case."""
+def unfit(version: str, dask_worker: Any) -> str:
+    """Returns why a worker may not get tasks; empty if it may.
 
-    name = "medsam2_atlas"
-
-    def __init__(self, version: str) -> None:
-        """Keeps the client's version."""
-        self.version = version
-
-    def setup(self, worker: object) -> None:
-        """Refuses a worker with another version.
-
-        Raises:
-            RuntimeError: the versions differ.
-        """
-        if package_version() != self.version:
-            raise RuntimeError(f"{worker} has medsam2_atlas {package_version()}, the client {self.version}")
+    Args:
+        version: the client's version of this package.
+        dask_worker: the worker on which this runs; Dask gives it.
+    """
+    if package_version() != version:
+        return f"it has medsam2_atlas {package_version()}, and the client {version}."
+    if not all(text.startswith("tls://") or is_local(text) for text in (one.listen_address for one in dask_worker.listeners)):
+        return "it listens to the network without certificates; start it with --host 127.0.0.1."
+    return ""
 
 
 def with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -67,8 +63,8 @@ def _run(job: Job, item: Item, *, only_register: bool) -> Outcome:
         try:
             session, missing = _loaded(job)
         except Exception as error:  # noqa: BLE001 - the client must get the reason
-            fatal = not is_passing(error)
-            return Outcome(item, reason=reason_of(error), passing=not fatal, fatal=fatal, worker=address)
+            passing = is_passing(error)
+            return Outcome(item, reason=reason_of(error), passing=passing, unusable=not passing, worker=address)
         if session is None:
             return Outcome(item, worker=address, missing=missing)
         outcome = (register if only_register else work_on)(item, session)
@@ -80,6 +76,8 @@ def _loaded(job: Job) -> tuple[Session | None, tuple[str, ...]]:
     global _session, _sent
     if _session is not None and _sent == job:
         return _session, ()
+    if not job.parts.is_dir():
+        raise InputError(job.parts, "is not on this machine.", "Let all machines of the cluster share the disk of the outputs.")
     here, missing = placed(job)
     if missing:
         return None, missing

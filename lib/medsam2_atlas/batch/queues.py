@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,9 @@ class QueueCluster:
         self._config, self._cluster = config, cluster
         self.address, self.security = str(cluster.scheduler_address), security
         self.threads = max(group.cores for group in config.workers)
+        self.expected: Counter[str] = Counter()
+        for group in config.workers:
+            self.expected[_kind(group).upper()] += group.count
         self._joined: set[str] = set()
         self._left: dict[str, float] = {}
         self._order = itertools.count(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.urls import is_url
+from medsam2_atlas.batch.addresses import check_cluster
 from medsam2_atlas.batch.conduct import Plan, Tally, Watch, conduct, full_disk, unwatched
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.engine import Engine, PipelinedEngine, SerialEngine, kept_scores
@@ -84,6 +85,8 @@ def run_batch(batch: Batch, watch: Watch = unwatched) -> Ended:
         StorageError: the disk is full; what is done is kept.
         UnavailableError: the PACS or the cluster's scheduler is away for too long.
     """
+    if batch.cluster:
+        check_cluster(batch.cluster, batch.tls)
     config = batch_config()
     place = place_of(batch)
     with place.held():

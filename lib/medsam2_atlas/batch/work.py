@@ -74,6 +74,7 @@ class Outcome:
         passing: whether a later attempt may succeed.
         away: whether a PACS or a network drive does not answer, so that new cases should wait.
         fatal: whether all other items would fail, too, as on a full disk.
+        unusable: whether all items would fail on this worker, but perhaps not on others.
         worker: who made the attempt; empty for this process.
         missing: names of the model files that a worker lacks; see `shipping`.
     """
@@ -84,6 +85,7 @@ class Outcome:
     passing: bool = False
     away: bool = False
     fatal: bool = False
+    unusable: bool = False
     worker: str = ""
     missing: tuple[str, ...] = ()
 

@@ -12,7 +12,7 @@ import typer
 from medsam2_atlas.base.errors import InputError
 
 if TYPE_CHECKING:
-    from medsam2_atlas.base.mapping import Map
+    from medsam2_atlas.batch.cluster_map import ClusterMap
 
 ClusterOption = Annotated[
     str,
@@ -52,16 +52,19 @@ def check_cluster_options(cluster: str, workers: int, tls: Path | None) -> None:
 
 
 @contextmanager
-def on_cluster(cluster: str, workers: int, tls: Path | None, threads: int, folder: Path, gpus: int = 0) -> Iterator[Map | None]:
+def on_cluster(
+    cluster: str, workers: int, tls: Path | None, threads: int, folder: Path, gpus: int = 0, *, network: bool = False
+) -> Iterator[ClusterMap | None]:
     """Opens a cluster for the block, and yields the function that works on it; None without a cluster.
 
     Args:
         cluster: see `ClusterOption`.
         workers: number of workers of `local`.
         tls: folder of certificates.
-        threads: threads of PyTorch in each worker.
+        threads: threads of PyTorch in each worker; jobs of a queue have their own number, see `ClusterMap.threads`.
         folder: folder on the shared disk; certificates and logs of a queue's jobs go into `.cluster` in it.
         gpus: number of this machine's GPUs that the workers of `local` may use.
+        network: whether the tasks run networks: workers with a GPU then do them if there are any.
     """
     if not cluster:
         yield None
@@ -69,5 +72,5 @@ def on_cluster(cluster: str, workers: int, tls: Path | None, threads: int, folde
     from medsam2_atlas.batch.cluster_map import cluster_map
     from medsam2_atlas.batch.clusters import Wanted
 
-    with cluster_map(cluster, Wanted(workers, threads, gpus), tls=tls, work=folder / ".cluster") as mapped:
+    with cluster_map(cluster, Wanted(workers, threads, gpus), tls=tls, work=folder / ".cluster", network=network) as mapped:
         yield mapped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -179,7 +180,10 @@ def evaluate_command(
         print_other_registration(Models(conf).base_atlas())
     choice = Choice(images, labels, tuple(counts), empty, jobs, seed, strict, tuple(changed_settings()))
     gpus = torch.cuda.device_count() if device != "cpu" else 0
-    with umask_of_user(), on_cluster(cluster, workers, tls, threads, out, gpus) as mapped, bars() as progress:
+    opened = on_cluster(cluster, workers, tls, threads, out, gpus, network=device != "cpu")
+    with umask_of_user(), opened as mapped, bars() as progress:
+        if mapped is not None:
+            setting = replace(setting, threads=mapped.threads)
         results = conduct(setting, choice, progress, mapped)
     _print(results)
     echo(f"{out / 'report.html'} written")

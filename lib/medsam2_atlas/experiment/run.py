@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
-from medsam2_atlas.base.mapping import Map
+from medsam2_atlas.base.mapping import KilledError, Map
 from medsam2_atlas.base.overlay import choose_settings, use_overlay
 from medsam2_atlas.base.progress import Progress, doing, noting, reporting, silent
 from medsam2_atlas.experiment.cases import EvaluationCase
@@ -238,7 +238,7 @@ def run_tasks(
         ends = _side_by_side(tasks, session.setting, jobs, strict)
     else:
         arguments = [(session.setting, task, strict) for task in tasks]
-        ends = ((tasks[number], result) for number, result in mapped(run_on_worker, arguments))
+        ends = (_unless_killed(tasks[number], result, strict) for number, result in mapped(run_on_worker, arguments))
     for task, result in ends:
         outcome.add(result)
         done += len(task.variants)
@@ -257,10 +257,23 @@ def _side_by_side(tasks: Sequence[Task], setting: Setting, jobs: int, strict: bo
             try:
                 yield task, processes.submit(_run_in_worker, task, strict).result()
             except BrokenProcessPool:
-                problem = "the process that ran it was killed; the machine may have too little memory."
-                if strict:
-                    raise InputError(task.case.image, problem, "Use fewer --jobs, or leave it out.") from None
-                yield task, Outcome(problems={f"{task.case.name}, {v.name}": problem for v in task.variants})
+                yield task, _lost(task, strict)
+
+
+def _unless_killed(task: Task, result: Outcome | KilledError, strict: bool) -> tuple[Task, Outcome]:
+    return task, _lost(task, strict) if isinstance(result, KilledError) else result
+
+
+def _lost(task: Task, strict: bool) -> Outcome:
+    """Returns the outcome of a task whose processes are killed.
+
+    Raises:
+        InputError: if `strict`.
+    """
+    problem = "the process that ran it was killed; the machine may have too little memory."
+    if strict:
+        raise InputError(task.case.image, problem, "Use fewer --jobs, workers with more memory, or leave it out.")
+    return Outcome(problems={f"{task.case.name}, {v.name}": problem for v in task.variants})
 
 
 def _until_broken(
@@ -318,9 +331,6 @@ def run_on_worker(setting: Setting, task: Task, strict: bool) -> Outcome:
         use_overlay(None)
         choose_settings("registration.yaml", {})
         _start_worker(setting)
-    import torch
-
-    torch.set_num_threads(setting.threads)  # the cluster sets its own number before each task
     return _run_in_worker(task, strict)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medsam2_atlas.base.mapping import Map, in_turn
+from medsam2_atlas.base.mapping import KilledError, Map, in_turn
 from medsam2_atlas.base.progress import Progress, doing, part, silent
 from medsam2_atlas.registration.affine import refine_affine
 from medsam2_atlas.registration.config import RegistrationConfig
@@ -75,7 +75,11 @@ def build_common_space(
     """
     images = [image.at_spacing(config.spacing).with_config(config.image) for image in images]
     doing(f"keypoints of {len(images)} images")
-    detected = dict(mapped(keypoints_of, [(image, config.keypoints) for image in images]))
+    detected = dict[int, Keypoints]()
+    for i, found in mapped(keypoints_of, [(image, config.keypoints) for image in images]):
+        if isinstance(found, KilledError):
+            raise UnregisteredError(i, found) from found
+        detected[i] = found
     keypoints = [detected[i] for i in range(len(images))]
     if config.method in BY_KEYPOINTS:
         return _by_keypoints(images, keypoints, config, progress, mapped)
