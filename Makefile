@@ -136,13 +136,13 @@ gpu: $(VENV)/.installed-dev  ## measure time, memory and energy on a GPU and on 
 full-gpu: $(VENV)/.installed-dev  ## test the server on a GPU whose memory another program has filled
 	$(BIN)/python bench/full_gpu.py
 
-# Two threads measure truly only on an idle machine. The cases of 100 and 235 slices are modelled from unit costs.
 batch-bench: $(VENV)/.installed-dev  ## measure batches: losses of a cluster, 10,000 cases, throughput against the cost model
 	$(BIN)/python bench/batch.py losses
 	$(BIN)/python bench/batch.py many
 	$(BIN)/python bench/batch.py many --cluster
 	$(BIN)/python bench/batch.py throughput --cases 24 --case-seconds 2
 
+# Two threads measure truly only on an idle machine. The cases of 100 and 235 slices are modelled from unit costs.
 performance: $(VENV)/.installed-dev  ## compare MedSAM2's engine with the published loop, and write docs/performance.md
 	$(BIN)/python bench/engine.py --case small 14 100 235 --threads 1 2 --json bench/engine.json
 	$(BIN)/python bench/engine.py --page bench/engine.json
