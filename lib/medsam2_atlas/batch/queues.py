@@ -101,8 +101,11 @@ class QueueCluster:
         kind = name.partition("-")[0].upper()
         self.expected[kind] -= 1
         if not self.expected[kind]:  # cases would wait for them
-            problem = f"show why all {kind} workers left soon after they had joined."
-            raise InputError(self._logs, problem, "Correct the cluster's file, and run the same command again.")
+            raise InputError(
+                self._logs,
+                f"show why all {kind} workers left soon after they had joined.",
+                "Correct the cluster's file, and run the same command again.",
+            )
 
 
 @contextmanager
