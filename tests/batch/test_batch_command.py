@@ -54,6 +54,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, options: list[str],
 def test_certificates_and_job_scripts_are_written(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["cluster", "certificates", str(tmp_path / "tls")], catch_exceptions=False)
     assert done.exit_code == 0 and "dask scheduler --protocol tls" in done.output
+    assert "--host HOST --dashboard-address 127.0.0.1:8787" in done.output  # a dashboard has no login
+    assert "--no-dashboard" in done.output
     file = tmp_path / "cluster.yaml"
     file.write_text("queue: slurm\nworkers: [{count: 2, partition: short}]\n")
     done = CliRunner().invoke(app, ["cluster", "script", str(file)], catch_exceptions=False)

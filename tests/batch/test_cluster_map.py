@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,32 @@ def test_a_reference_that_kills_its_workers_is_named(references: list[ReferenceF
     images = [WorkImage.of(read_volume(references[0].image), 12.0, config.image)] * 2
     with pytest.raises(UnregisteredError, match=r"image 1 .* was killed"):
         build_common_space(images, config, mapped=lambda *_: iter([(1, KilledError("worker", "was killed."))]))
+
+
+def test_dasks_log_is_silent_only_while_a_cluster_is_open(tmp_path: Path) -> None:
+    from medsam2_atlas.batch.clusters import Wanted, opened
+
+    logger = logging.getLogger("distributed")
+    logger.setLevel(logging.INFO)
+    with opened("tcp://127.0.0.1:1", Wanted(), None, tmp_path):
+        assert logger.level == logging.CRITICAL
+    assert logger.level == logging.INFO
+
+
+def test_threads_go_up_again_in_a_worker_that_lives_on() -> None:
+    import SimpleITK as sitk
+
+    from medsam2_atlas.batch.session import limit_threads
+
+    itk = sitk.ProcessObject
+    before, own = torch.get_num_threads(), itk.GetGlobalDefaultNumberOfThreads()
+    try:
+        for threads in (1, own):
+            limit_threads(threads)
+            assert (torch.get_num_threads(), itk.GetGlobalDefaultNumberOfThreads()) == (threads, threads)
+    finally:
+        torch.set_num_threads(before)
+        itk.SetGlobalDefaultNumberOfThreads(own)
 
 
 def test_a_common_space_does_not_depend_on_the_order_in_which_registrations_end(references: list[ReferenceFiles]) -> None:

@@ -20,8 +20,6 @@ from medsam2_atlas.batch.work import Outcome
 
 pytest.importorskip("distributed")
 
-from distributed import Security
-
 from medsam2_atlas.batch import dask_engine, dask_worker
 from medsam2_atlas.batch.dask_tasks import Call, EndedCall
 from medsam2_atlas.batch.dask_worker import prepare_only, work
@@ -181,12 +179,3 @@ def test_a_worker_tells_that_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch, 
     assert outcome.unusable and not outcome.fatal and "is not on this machine" in outcome.reason
     outcome = work(stand_in_job(parts=tmp_path, key="0" * 20), ITEM)
     assert outcome.unusable and "other results" in outcome.reason
-
-
-def test_cases_of_a_queue_wait_for_its_gpus_although_only_other_workers_have_joined() -> None:
-    from medsam2_atlas.batch.cluster_config import ClusterConfig
-    from medsam2_atlas.batch.queues import QueueCluster
-
-    config = ClusterConfig.model_validate({"queue": "slurm", "workers": [{"count": 4, "gpus": 1}, {"count": 8}, {"count": 1}]})
-    cluster: Any = SimpleNamespace(scheduler_address="tls://h:1")
-    assert QueueCluster(config, cluster, Security()).expected == {"GPU": 4, "CPU": 9}

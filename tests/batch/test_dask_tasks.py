@@ -27,7 +27,10 @@ LOOPBACK = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False}
 @contextmanager
 def running(*workers: dict[str, Any]) -> Iterator[tuple[SpecCluster, DaskTasks]]:
     """Runs scheduler and workers in this process; yields the cluster and the tasks of a client."""
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "protocol": "tcp://"}}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0", "protocol": "tcp://"},
+    }
     spec = {f"w{k}": {"cls": Worker, "options": LOOPBACK | {"nthreads": 1} | more} for k, more in enumerate(workers)}
     with SpecCluster(scheduler=scheduler, workers=spec) as cluster:
         tasks = DaskTasks(Named(cluster.scheduler_address), BatchConfig())

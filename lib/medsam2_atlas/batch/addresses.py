@@ -32,8 +32,11 @@ def check_cluster(text: str, tls: Path | None) -> None:
     queue = text.endswith((".yaml", ".yml"))
     for package in (_PACKAGE, _QUEUE_PACKAGE)[: 2 if queue else 1]:
         if importlib.util.find_spec(package) is None:
-            remedy = "Install it: pip install 'medsam2_atlas[cluster]'"
-            raise InputError("--cluster", f"needs Dask ({package}), which is not installed.", remedy)
+            raise InputError(
+                "--cluster",
+                f"needs Dask ({package}), which is not installed.",
+                "Install it: pip install 'medsam2_atlas[cluster]'",
+            )
     if queue and not Path(text).is_file():
         raise InputError(text, "does not exist.", "Name a YAML file; docs/cluster.md has an example.")
     if queue or text == "local":

@@ -106,9 +106,8 @@ def opened(text: str, wanted: Wanted, tls: Path | None, work: Path) -> Iterator[
         tls: folder of certificates for an address.
         work: folder on the shared disk, for certificates and logs of jobs.
     """
-    # Lost workers and schedulers are expected here, and the engine reports them in one line each.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with dask.config.set({"distributed.comm.retry.count": 2, "distributed.scheduler.allowed-failures": 2}):
+    settings = {"distributed.comm.retry.count": 2, "distributed.scheduler.allowed-failures": 2}
+    with _quiet(), dask.config.set(settings):
         if text == "local":
             with local_cluster(wanted) as cluster:
                 yield cluster
@@ -119,6 +118,18 @@ def opened(text: str, wanted: Wanted, tls: Path | None, work: Path) -> Iterator[
                 yield cluster
         else:
             yield Named(text, None if tls is None else security_of(tls), wanted.threads or 1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences Dask's log: lost workers and schedulers are expected here, and reported in one line each."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -206,7 +206,9 @@ class DaskTasks:
             log.info("%s was not closed: %s", worker, error)
             return
         raise InputError(
-            worker, f"and all other workers cannot be used: {reason}", "Mend them, and run the same command again."
+            "cluster",
+            f"has no worker that can be used. {worker}: {reason}",
+            "Mend its workers, and run the same command again.",
         )
 
     def forget(self) -> None:
@@ -268,8 +270,9 @@ class DaskTasks:
         self._checked.clear()
         self._look()
         if len(self._refused) == sent.refused:
-            problem = f"cannot run the task ({error})."
-            raise InputError("cluster", problem, "Install the same medsam2_atlas on all machines.") from error
+            raise InputError(
+                "cluster", f"cannot run the task ({error}).", "Install the same medsam2_atlas on all machines."
+            ) from error
 
     def _look_after(self) -> None:
         """Reconnects if the scheduler was lost, and looks at the workers from time to time."""

@@ -40,48 +40,80 @@ _ASKS_FOR_GPUS = {
 }
 _REPLACED_AFTER = 60.0
 """Seconds after which a worker that has left is replaced by a new job; a preempted job may come back by itself."""
+_REPORTED_AFTER = 600.0
+"""Seconds after which workers that have not joined are reported."""
+_SHORT, _MAX_SHORT = 300.0, 3
+"""A worker that stayed for fewer seconds than the first number, as often in a row as the second one, is not replaced."""
 
 
 class QueueCluster:
     """A scheduler in this process, and workers that are jobs of a queue."""
 
-    def __init__(self, config: ClusterConfig, cluster: SpecCluster, security: Security) -> None:
+    def __init__(self, config: ClusterConfig, cluster: SpecCluster, security: Security, logs: Path) -> None:
         """Keeps the open cluster.
 
         Args:
             config: the description of the cluster.
             cluster: the cluster.
             security: its certificates.
+            logs: folder of the jobs' logs.
         """
-        self._config, self._cluster = config, cluster
+        self._cluster, self._logs = cluster, logs
         self.address, self.security = str(cluster.scheduler_address), security
-        self.threads = max(group.cores for group in config.workers)
+        self.threads = min(group.cores for group in config.workers)
         self.expected: Counter[str] = Counter()
         for group in config.workers:
             self.expected[_kind(group).upper()] += group.count
-        self._joined: set[str] = set()
+        self._joined: dict[str, float] = {}
         self._left: dict[str, float] = {}
+        self._short: Counter[str] = Counter()
+        self._began: float | None = time.monotonic()
         self._order = itertools.count(1)
 
     def keep_up(self, names: set[str]) -> None:
-        """Submits a new job for each worker that has left, for example because its time was up or it was preempted."""
+        """Submits a new job for each worker that has left, for example because its time was up or it was preempted.
+
+        A worker that leaves soon after it has joined, time and again, is not replaced any more.
+
+        Raises:
+            InputError: all workers of a kind do that.
+        """
         now = time.monotonic()
-        self._joined |= names
         for name in names:
+            self._joined.setdefault(name, now)
             self._left.pop(name, None)
-        for name in self._joined - names:
+        for name in self._joined.keys() - names:
             self._left.setdefault(name, now)
-        lost = [
-            name for name, since in self._left.items() if now - since > _REPLACED_AFTER and name in self._cluster.worker_spec
-        ]
+        if self._began is not None and now - self._began > _REPORTED_AFTER:
+            self._began = None
+            if waiting := len(self._cluster.worker_spec.keys() - self._joined.keys()):
+                log.warning("%d workers have not joined: the queue is long, or their jobs fail; see %s", waiting, self._logs)
+        lost = [name for name, since in self._left.items() if now - since > _REPLACED_AFTER]
         for name in lost:
+            left, joined = self._left.pop(name), self._joined.pop(name)
+            spec = self._cluster.worker_spec.pop(name, None)
+            if spec is None:
+                continue
+            first = name.partition(".")[0]
+            self._short[first] = self._short[first] + 1 if left - joined < _SHORT else 0
+            if self._short[first] >= _MAX_SHORT:
+                self._give_up(first)
+                continue
             log.warning("worker %s has left; a new job replaces it", name)
-            spec = self._cluster.worker_spec.pop(name)
-            self._cluster.worker_spec[f"{name.partition('.')[0]}.{next(self._order)}"] = spec
-            self._left.pop(name)
-            self._joined.discard(name)
+            self._cluster.worker_spec[f"{first}.{next(self._order)}"] = spec
         if lost:
             self._cluster.loop.add_callback(self._cluster._correct_state)
+
+    def _give_up(self, name: str) -> None:
+        log.warning("worker %s has left soon %d times and is not replaced; see %s", name, _MAX_SHORT, self._logs)
+        kind = name.partition("-")[0].upper()
+        self.expected[kind] -= 1
+        if not self.expected[kind]:  # cases would wait for them
+            raise InputError(
+                self._logs,
+                f"show why all {kind} workers left soon after they had joined.",
+                "Correct the cluster's file, and run the same command again.",
+            )
 
 
 @contextmanager
@@ -115,7 +147,7 @@ def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]
         for one in range(group.count)
     }
     with started(workers=spec, scheduler=scheduler, security=security) as cluster:
-        yield QueueCluster(config, cluster, security)
+        yield QueueCluster(config, cluster, security, folder / "logs")
 
 
 def job_options(config: ClusterConfig, group: WorkerGroup, tls: Path, logs: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from medsam2_atlas.base.errors import InputError
@@ -133,5 +133,12 @@ def limit_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    itk = sitk.ProcessObject
-    itk.SetGlobalDefaultNumberOfThreads(min(threads, itk.GetGlobalDefaultNumberOfThreads()))
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(min(threads, _itk_threads()))
+
+
+@cache
+def _itk_threads() -> int:
+    """Returns ITK's own number of threads, before this process has changed it."""
+    import SimpleITK as sitk
+
+    return sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()

@@ -28,8 +28,8 @@ def certificates_command(
     files = f"--tls-ca-file {folder}/ca.pem --tls-cert {folder}/cert.pem --tls-key {folder}/key.pem"
     echo(
         f"certificates written to {folder}, valid for {days} days",
-        f"scheduler: dask scheduler --protocol tls {files}",
-        f"worker:    dask worker tls://HOST:8786 --nthreads 1 {files}",
+        f"scheduler: dask scheduler --protocol tls --host HOST --dashboard-address 127.0.0.1:8787 {files}",
+        f"worker:    dask worker tls://HOST:8786 --nthreads 1 --no-dashboard {files}",
         f"batch:     medsam2-atlas batch INPUT OUT --cluster tls://HOST:8786 --tls {folder}",
     )
 
