@@ -11,7 +11,7 @@ from cryptography import x509
 from medsam2_atlas.base.errors import ConflictError, InputError
 from medsam2_atlas.batch import addresses
 from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster
-from medsam2_atlas.batch.tls import make_certificates
+from medsam2_atlas.batch.tls import last_long_enough, make_certificates
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tcp://[::1]:8786", "tcp://localhost:1"])
@@ -56,3 +56,14 @@ def test_without_dask_the_remedy_is_the_extra(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InputError) as error:
         check_cluster("local", None)
     assert "pip install 'medsam2_atlas[cluster]'" in error.value.remedy
+
+
+def test_certificates_of_a_queue_are_made_again_when_they_end_soon_or_are_incomplete(tmp_path: Path) -> None:
+    make_certificates(tmp_path / "short", days=7)
+    assert not last_long_enough(tmp_path / "short")
+    make_certificates(tmp_path / "tls")
+    assert last_long_enough(tmp_path / "tls")
+    (tmp_path / "tls" / "key.pem").write_bytes((tmp_path / "tls" / "key.pem").read_bytes()[:50])  # killed while it was written
+    assert not last_long_enough(tmp_path / "tls")
+    (tmp_path / "tls" / "key.pem").unlink()
+    assert not last_long_enough(tmp_path / "tls")

@@ -56,7 +56,9 @@ def _take(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConflictError(
-            "the study", "is not erased while anything runs a training, a scoring or a batch.", "Wait until it ends, or stop it."
+            "the study",
+            "is not erased while anything runs a training, a scoring or a batch.",
+            "Wait until it ends, or stop it.",
         ) from None
     except OSError:  # the network drive supports no locks
         return
