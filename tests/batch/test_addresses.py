@@ -12,7 +12,7 @@ from medsam2_atlas import segment_many
 from medsam2_atlas.base.errors import ConflictError, InputError
 from medsam2_atlas.batch import addresses
 from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster, check_member
-from medsam2_atlas.batch.tls import make_certificates
+from medsam2_atlas.batch.tls import last_long_enough, make_certificates
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tcp://[::1]:8786", "tcp://localhost:1"])
@@ -71,3 +71,14 @@ def test_members_that_others_can_reach_need_certificates(address: str) -> None:
         check_member(address)
     check_member("tls://192.0.2.2:8786")
     check_member("tcp://127.0.0.1:8786")
+
+
+def test_certificates_of_a_queue_are_made_again_when_they_end_soon_or_are_incomplete(tmp_path: Path) -> None:
+    make_certificates(tmp_path / "short", days=7)
+    assert not last_long_enough(tmp_path / "short")
+    make_certificates(tmp_path / "tls")
+    assert last_long_enough(tmp_path / "tls")
+    (tmp_path / "tls" / "key.pem").write_bytes((tmp_path / "tls" / "key.pem").read_bytes()[:50])  # killed while it was written
+    assert not last_long_enough(tmp_path / "tls")
+    (tmp_path / "tls" / "key.pem").unlink()
+    assert not last_long_enough(tmp_path / "tls")

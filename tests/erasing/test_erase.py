@@ -21,8 +21,10 @@ from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.archive import Place, verify
 from medsam2_atlas.base.errors import ConflictError, InputError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.base.files import sha256, write_json
+from medsam2_atlas.batch.place import Place as BatchPlace
 from medsam2_atlas.cli import app
 from medsam2_atlas.erasing import Erasure, erase, finish_erasures, preview
+from medsam2_atlas.erasing.work import no_work_runs
 from medsam2_atlas.imaging.packed_labels import pack
 from medsam2_atlas.registration import RegistrationCache, Transform
 from medsam2_atlas.storage import FINAL, Drafts, Fingerprints, StudyStore, WorkFolder, fingerprints
@@ -281,6 +283,16 @@ def test_nothing_is_erased_during_a_training(used: Path) -> None:
         erased(used)
     assert (used / f"{NAME}.nii.gz").exists()
     assert not (used / ".medsam2_atlas/erasing").exists()
+
+
+def test_nothing_is_erased_during_a_batch_and_no_batch_begins_during_an_erasure(used: Path) -> None:
+    place = BatchPlace(used / ".medsam2_atlas" / "batch" / "unet_3d")
+    with place.held(), pytest.raises(ConflictError, match="a batch"):
+        erased(used)
+    assert (used / f"{NAME}.nii.gz").exists()
+    with no_work_runs(used / ".medsam2_atlas"), pytest.raises(ConflictError, match="another batch"), place.held():
+        pass
+    assert erased(used) is not None
 
 
 def test_a_reason_that_contains_the_name_is_refused(used: Path) -> None:

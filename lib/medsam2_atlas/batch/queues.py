@@ -23,10 +23,11 @@ from dask_jobqueue.slurm import SLURMJob
 from distributed import Scheduler, Security, SpecCluster
 
 from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.files import remove_folder
 from medsam2_atlas.batch.addresses import CERTIFICATES, check_certificates
 from medsam2_atlas.batch.cluster_config import ClusterConfig, WorkerGroup
 from medsam2_atlas.batch.dask_tasks import CPU, GPU
-from medsam2_atlas.batch.tls import make_certificates
+from medsam2_atlas.batch.tls import last_long_enough, make_certificates
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,8 @@ def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]
     """
     folder = folder.absolute()  # jobs of some queues begin in the user's home
     tls = Path(config.tls) if config.tls else folder / "tls"
-    if not config.tls and not all((tls / name).is_file() for name in CERTIFICATES):
+    if not config.tls and not last_long_enough(tls):
+        remove_folder(tls, folder)
         make_certificates(tls)
     check_certificates(tls)
     from medsam2_atlas.batch.clusters import security_of, started

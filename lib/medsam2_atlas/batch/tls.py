@@ -50,6 +50,24 @@ def make_certificates(folder: Path, days: int = 365) -> None:
         raise StorageError(folder, f"cannot be written ({error.strerror}).", "Name another folder.") from error
 
 
+def last_long_enough(folder: Path, days: int = 30) -> bool:
+    """Returns whether a folder has all certificates, and they are valid for some days; not if making them was interrupted.
+
+    Args:
+        folder: the folder.
+        days: the number of days.
+    """
+    if not all((folder / name).is_file() for name in CERTIFICATES):
+        return False
+    end = datetime.now(timezone.utc) + timedelta(days=days)
+    try:
+        found = [x509.load_pem_x509_certificate((folder / name).read_bytes()) for name in CERTIFICATES[:2]]
+        key = serialization.load_pem_private_key((folder / CERTIFICATES[2]).read_bytes(), None)
+    except (OSError, ValueError):
+        return False
+    return all(one.not_valid_after_utc > end for one in found) and key.public_key() == found[1].public_key()
+
+
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 

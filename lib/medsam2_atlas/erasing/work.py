@@ -18,7 +18,7 @@ _TRAINING = "train.json"
 
 @contextmanager
 def no_work_runs(work: Path) -> Iterator[None]:
-    """Checks that no work process runs, and holds the training's claim for the duration of the block.
+    """Checks that no work process and no batch runs. Blocks trainings and batches for the duration of the block.
 
     Args:
         work: the work folder of the studies.
@@ -36,10 +36,13 @@ def no_work_runs(work: Path) -> Iterator[None]:
             problem = f"cannot be written ({error.strerror}), so nothing is erased."
             raise StorageError(work, problem, "Run this as the server's user, on a disk that can be written.") from error
         _take(training.fileno())
-        for file in (*folder.glob("*.json"), *(work / "batch").glob("*/.batch/lock")):  # see `batch.place`
+        for file in folder.glob("*.json"):
             if file.name != _TRAINING and file.is_file():
                 with suppress(FileNotFoundError), opened(file) as stream:
                     _take(stream.fileno())
+        for file in (work / "batch").glob("*/.batch/lock"):  # held, because a batch writes its manifest; see `batch.place`
+            with suppress(FileNotFoundError):
+                _take(stack.enter_context(opened(file)).fileno())
         yield
 
 
@@ -53,7 +56,9 @@ def _take(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConflictError(
-            "the server", "runs a training, a scoring or a batch, which may use the study.", "Wait until it ends, or stop it."
+            "the study",
+            "is not erased while anything runs a training, a scoring or a batch.",
+            "Wait until it ends, or stop it.",
         ) from None
     except OSError:  # the network drive supports no locks
         return
