@@ -235,7 +235,7 @@ class _Run:
                 outcome.done.part.unlink(missing_ok=True)
             return
         if outcome.fatal:
-            raise _full(item, outcome.reason, outcome.worker)
+            raise _full(item, outcome.reason)
         if outcome.done is None:
             self._failed(item, outcome.reason, outcome.passing, outcome.worker)
             return
@@ -295,6 +295,5 @@ class _Run:
         self._watch(self._tally)
 
 
-def _full(item: Item, reason: str, worker: str = "") -> StorageError:
-    by = f" by the worker {worker}" if worker else ""
-    return StorageError(item.name, f"cannot be stored{by}: {reason}", "Free some space, and run the same command again.")
+def _full(item: Item, reason: str) -> StorageError:
+    return StorageError(item.name, f"cannot be stored: {reason}", "Free some space, and run the same command again.")
