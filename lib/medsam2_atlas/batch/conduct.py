@@ -260,8 +260,7 @@ class _Run:
                 outcome.done.part.unlink(missing_ok=True)
             return
         if outcome.fatal:
-            by = f" by the worker {outcome.worker}" if outcome.worker else ""
-            raise full_disk(item.name, outcome.reason, by)
+            raise full_disk(item.name, outcome.reason)
         if outcome.done is None:
             self._failed(item, outcome)
             return
@@ -337,7 +336,7 @@ def _is_another(path: object, item: Item) -> bool:
         return False
 
 
-def full_disk(subject: str, reason: str, by: str = "") -> StorageError:
-    """Returns the error that stops a batch because its disk, or that of a worker (`by`), cannot be written."""
+def full_disk(subject: str, reason: str) -> StorageError:
+    """Returns the error that stops a batch because its disk cannot be written."""
     remedy = "Free some space or make the disk writable, and run the same command again."
-    return StorageError(subject, f"cannot be stored{by}: {reason}", remedy)
+    return StorageError(subject, f"cannot be stored: {reason}", remedy)
