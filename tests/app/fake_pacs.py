@@ -26,6 +26,7 @@ class FakePacs:
         url: its DICOMweb URL.
         hangs: whether it leaves all requests unanswered until `released` is set.
         hangs_at: end of the paths of requests that it leaves unanswered; empty for none.
+        list_status: HTTP status of its answers to requests for the list of series.
         series: the series that it lists, in DICOM JSON.
         objects: the objects of each series, by series UID.
         stored: the bodies that clients have stored.
@@ -40,6 +41,7 @@ class FakePacs:
     url: str = ""
     hangs: bool = False
     hangs_at: str = ""
+    list_status: int = 200
     series: list[Any] = field(default_factory=list)
     objects: dict[str, list[bytes]] = field(default_factory=dict)
     stored: list[bytes] = field(default_factory=list)
@@ -120,7 +122,7 @@ def fake_pacs() -> Iterator[FakePacs]:
                 return
             path = self.path.partition("?")[0].split("/")
             if path[-1] == "series":
-                self._answer(200, json.dumps(pacs.series).encode(), "application/dicom+json")
+                self._answer(pacs.list_status, json.dumps(pacs.series).encode(), "application/dicom+json")
             elif path[-1] == "instances" and path[-2] in pacs.objects:
                 self._answer(200, json.dumps(_instances(pacs.objects[path[-2]])).encode(), "application/dicom+json")
             elif path[-2] == "instances" and path[-3] in pacs.objects:

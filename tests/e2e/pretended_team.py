@@ -19,6 +19,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 
 from server import errors, pages
+from server.attendance import page_open
 from server.headers import HeadersMiddleware
 
 STATES = ("new", "predicted", "in work", "waits for review", "returned", "signed off", "problem")
@@ -107,6 +108,7 @@ class Team:
             "you": {"name": "Kim Lee", "role": "reviewer"},
             "may": {"upload": False, "assign": True, "review": True},
             "pacs": False,
+            "pacs_problem": "",
             "learning": {"on": False, "done": 0, "of": 0},
             **self.summary,
         }
@@ -117,6 +119,7 @@ def pretended_app(team: Team) -> FastAPI:
     app = FastAPI()
     errors.install(app)
     app.include_router(pages.router)
+    app.dependency_overrides[page_open] = lambda: None  # no jobs of people, which an open page would keep
 
     @app.middleware("http")
     async def replaced(request: Request, call_next: Any) -> Any:
