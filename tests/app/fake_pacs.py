@@ -27,6 +27,7 @@ class FakePacs:
         url: its DICOMweb URL.
         hangs: whether it leaves all requests unanswered until `released` is set.
         hangs_at: end of the paths of requests that it leaves unanswered; empty for none.
+        list_status: HTTP status of its answers to requests for the list of series.
         series: the series that it lists, in DICOM JSON.
         page: max number of series in an answer, whatever is asked for; 0: it ignores `limit` and `offset`.
         objects: the objects of each series, by series UID.
@@ -42,6 +43,7 @@ class FakePacs:
     url: str = ""
     hangs: bool = False
     hangs_at: str = ""
+    list_status: int = 200
     series: list[Any] = field(default_factory=list)
     page: int = 0
     objects: dict[str, list[bytes]] = field(default_factory=dict)
@@ -130,7 +132,7 @@ def fake_pacs() -> Iterator[FakePacs]:
                 return
             path = self.path.partition("?")[0].split("/")
             if path[-1] == "series":
-                self._answer(200, json.dumps(_page(pacs, self.path)).encode(), "application/dicom+json")
+                self._answer(pacs.list_status, json.dumps(_page(pacs, self.path)).encode(), "application/dicom+json")
             elif path[-1] == "instances" and path[-2] in pacs.objects:
                 self._answer(200, json.dumps(_instances(pacs.objects[path[-2]])).encode(), "application/dicom+json")
             elif path[-2] == "instances" and path[-3] in pacs.objects:

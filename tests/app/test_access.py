@@ -32,7 +32,7 @@ FOR_ANNOTATORS = {
     " /batch/infer /batch/infer/progress /datastore/ /datastore/image /datastore/image/info /datastore/label"
     " /datastore/label/info"
     " /datastore/label/rtstruct /datastore/label/version /datastore/label/versions"
-    " /annotation/case /annotation/label /annotation/compare /annotation/compare/label /worklist/figures /worklist/next",
+    " /annotation/case /annotation/label /annotation/compare /annotation/compare/label /worklist/figures",
     "POST": "/activelearning/{strategy} /infer/{model} /proxy/dicom/{path:path}"
     " /annotation/changes /annotation/submit /annotation/refine /worklist/claim /worklist/next",
     "PUT": "/annotation/draft /datastore/image/info /datastore/label /datastore/label/info /session/",

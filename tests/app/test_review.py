@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from datastores.study_datastore import StudyDatastore
+from listed_cases import case_states
 from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.base.errors import InputError, NotFoundError
 from medsam2_atlas.imaging.hounsfield import CHECK
@@ -19,7 +20,6 @@ from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.segmenters.base import Report, Segmentation
 from medsam2_atlas.studies import PredictionStore
 from tasks.case_pictures import CasePictures, Wanted
-from tasks.case_states import case_states
 from tasks.finals import training_finals
 from tasks.next_case import NextCase
 from tasks.scoring_method import OrganScoring

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from datastores.client_info import SERVER_KEYS
 from datastores.study_datastore import StudyDatastore
+from listed_cases import case_states
 from medsam2_atlas.active_learning import ScoreTable
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.hounsfield import CHECK
@@ -23,7 +24,6 @@ from server.config import server_config
 from storage.test_store import ct, label
 from tasks import atlas_trainer
 from tasks.atlas_trainer import AtlasTrainTask
-from tasks.case_states import case_states
 from tasks.finals import training_finals
 from tasks.unet_trainer import UNetTrainTask
 
@@ -75,7 +75,8 @@ def test_models_are_trained_on_accepted_final_label_maps_only(
 def test_cases_show_whether_they_wait_for_a_reviewer(datastore: StudyDatastore, tmp_path: Path) -> None:
     datastore.store.accept_label("a", "final", 1, Person("lee", "token:lee"))
     cases = {case["study"]: case for case in case_states(datastore, ScoreTable(tmp_path / "t.sqlite"), MODELS)}
-    assert [(cases[name]["accepted"], cases[name]["waits"]) for name in "abc"] == [("lee", False), ("", True), ("", False)]
+    shown = [(cases[name]["accepted"], cases[name]["state"]) for name in "abc"]
+    assert shown == [("lee", "signed off"), ("", "waits for review"), ("", "predicted")]
     assert datastore.get_label_info("a", "final")["accepted"]["by_id"] == "token:lee"
     assert datastore.get_label_info("b", "final")["accepted"] is None
 

@@ -367,6 +367,7 @@ def test_the_answers_are_as_openapi_describes_them(team: Team, datastore: StudyD
     assert worklist_answers.Summary.model_validate(summary.json()).model_dump(mode="json") == summary.json()
     schema = team.app.openapi()["components"]["schemas"]
     assert {"CasePage", "CaseRow", "Summary"} <= set(schema)
+    assert summary.json()["pacs_problem"] == ""
 
 
 @pytest.mark.parametrize(

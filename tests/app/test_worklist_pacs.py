@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 
 from app.fake_pacs import FakePacs, fake_pacs
+from app.fake_pacs import listed as listed_series
 from app.test_pacs_datastore import ARRAY, QUICK, datastore_of, label_for
+from app.test_worklist_cases import Team
 from datastores.pacs_datastore import PacsDatastore
 from datastores.series_list import SeriesList
 from medsam2_atlas.active_learning import Assessment, ScoreTable
@@ -30,8 +32,11 @@ from tasks.case_states import CaseTable
 from tasks.learner import Learner
 from tasks.learning_ahead import LearningAhead
 from tasks.worklist import Query, Worklist
+from waiting import until
 
 KIM = User("kim", "annotator", "token:kim")
+SILENT = "The PACS does not answer."
+UNUSABLE = "The PACS answers with an error, or with something other than a list of its CTs."
 
 
 @pytest.fixture
@@ -109,6 +114,61 @@ def test_a_stored_list_of_an_earlier_version_can_be_read(tmp_path: Path) -> None
     found = SeriesList(list, tmp_path / "series.json").last()
     assert found is not None
     assert (found["1.2"]["PatientID"], found["1.2"]["PatientName"]) == ("7", "")
+
+
+def shown_problem(team: Team, datastore: PacsDatastore) -> tuple[int, str]:
+    """Returns the number of cases and the problem of the PACS in the summary, after the list was requested again."""
+    datastore._list._asked = datastore._list._tried = float("-inf")  # as if the list were old
+    datastore._list.find("1.2.99")  # waits for the answer
+    answer = team.ask("ann", "summary")
+    assert not any(secret in answer.text for secret in ("127.0.0.1", "secret", "dicom-web"))
+    return answer.json()["total"], answer.json()["pacs_problem"]
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_the_summary_says_that_the_pacs_refuses_its_list_until_it_lists_again(
+    pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    add(pacs, tmp_path, 2)
+    datastore = datastore_of(pacs, tmp_path)
+    team = Team(datastore, ScoreTable(tmp_path / "t.sqlite"), tmp_path, monkeypatch)
+    pacs.list_status = status
+    assert shown_problem(team, datastore) == (0, UNUSABLE)
+    assert not datastore.web.breaker.open
+    pacs.list_status = 200
+    assert shown_problem(team, datastore) == (2, "")
+    pacs.list_status = status
+    assert shown_problem(team, datastore) == (2, UNUSABLE)
+
+
+def test_the_summary_says_that_the_pacs_does_not_answer_until_it_does(
+    pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(pacs, tmp_path, 2)
+    away = DicomWeb("http://kim:secret@127.0.0.1:9/dicom-web", limits=QUICK)  # refuses connections
+    datastore = PacsDatastore(away, tmp_path / "work")
+    team = Team(datastore, ScoreTable(tmp_path / "t.sqlite"), tmp_path, monkeypatch)
+    assert shown_problem(team, datastore) == (0, SILENT)
+    datastore.web = DicomWeb(pacs.url, limits=QUICK)
+    assert shown_problem(team, datastore) == (2, "")
+    datastore.web = away
+    assert shown_problem(team, datastore) == (2, SILENT)
+
+
+def test_the_summary_says_that_the_first_list_has_not_arrived(
+    pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datastore = datastore_of(pacs, tmp_path)
+    team = Team(datastore, ScoreTable(tmp_path / "t.sqlite"), tmp_path, monkeypatch)
+    pacs.hangs = True
+    assert team.ask("kim", "summary").json()["pacs_problem"] == "The PACS has not listed its CTs yet."
+    until(lambda: team.ask("kim", "summary").json()["pacs_problem"] == SILENT, 10, "the query is not given up")
+
+
+def test_a_list_that_cannot_be_stored_is_no_problem_of_the_pacs(tmp_path: Path) -> None:
+    found = SeriesList(lambda: [listed_series("1.2")], tmp_path)  # a folder, not a file
+    assert found.find("1.2") is not None
+    assert found.failure(silent=False) == ""
 
 
 def test_a_picture_of_a_series_that_is_not_fetched_needs_one_object(pacs: FakePacs, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from compatibility.installation import PEOPLE, renew_tokens, token_of
 from datastores.label_sender import is_sent
 from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
+from listed_cases import case_states
 from medsam2_atlas.active_learning import ScoreTable, choose
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.base.choices import PROMPTS
@@ -53,7 +54,6 @@ from medsam2_atlas.unet import load_unet, unet_config
 from server.access import Access
 from server.application import create_app
 from server.config import ServerConfig, server_config
-from tasks.case_states import case_states
 from tasks.learner import Learner
 from tasks.predictions import Predictions
 

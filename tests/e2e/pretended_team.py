@@ -108,6 +108,7 @@ class Team:
             "you": {"name": "Kim Lee", "role": "reviewer"},
             "may": {"upload": False, "assign": True, "review": True},
             "pacs": False,
+            "pacs_problem": "",
             "learning": {"on": False, "done": 0, "of": 0},
             **self.summary,
         }
@@ -119,6 +120,7 @@ def pretended_app(team: Team) -> FastAPI:
     app.dependency_overrides[page_open] = lambda: None  # there are no jobs to keep
     errors.install(app)
     app.include_router(pages.router)
+    app.dependency_overrides[page_open] = lambda: None  # no jobs of people, which an open page would keep
 
     @app.middleware("http")
     async def replaced(request: Request, call_next: Any) -> Any:

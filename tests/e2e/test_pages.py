@@ -249,6 +249,23 @@ def test_empty_lists_say_what_to_do(page: Any, url: str) -> None:
     assert page.locator("#next").is_disabled()
 
 
+def test_a_pacs_that_cannot_be_listed_is_not_called_empty(page: Any, url: str) -> None:
+    problem = "The PACS does not answer."
+    TEAM.rows, TEAM.summary = [], {"pacs": True, "pacs_problem": problem}
+    page.goto(f"{url}/")
+    page.locator("#empty").get_by_text("The CTs of the PACS cannot be listed").wait_for()
+    assert f"{problem} The CTs appear here" in page.locator("#empty").inner_text()
+    assert page.get_by_text("dicom send").count() == 0
+    assert not page.locator("#pacs-problem").is_visible()
+    TEAM.rows = [row(1)]
+    go(page, url)
+    page.get_by_text(f"{problem} The list may be out of date.").wait_for()
+    assert names(page) == ["P-0001"]
+    assert not axe.SCRIPT.is_file() or axe.violations(page) == []
+    TEAM.summary = {"pacs": True}
+    page.locator("#pacs-problem").wait_for(state="hidden")  # the page asks again soon
+
+
 def test_own_jobs_show_their_progress_and_can_be_cancelled(page: Any, url: str) -> None:
     job = {"id": "a1", "kind": "unet_3d", "subject": "P-0003", "state": "running", "stage": "network", "share": 0.4}
     TEAM.summary = {"queue": {"running": 1, "waiting": 2, "yours": [{**job, "seconds_left": 40.0}]}}

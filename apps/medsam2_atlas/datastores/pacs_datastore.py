@@ -96,6 +96,10 @@ class PacsDatastore(StudyDatastore):
         """
         return self._list.last()
 
+    def list_failure(self) -> str:
+        """Returns why the list may be out of date, or why there is none, in general words; empty if it is current."""
+        return self._list.failure(self.web.breaker.open)
+
     def get_image(self, image_id: str, params: Any = None) -> bytes:
         """Returns the content of the volume's NIfTI file, which has the grid of the series."""
         return Path(self.get_image_uri(image_id)).read_bytes()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.errors import MedSAM2AtlasError, UnavailableError
 from medsam2_atlas.base.files import write_json
 from medsam2_atlas.dicom.texts import line
 from medsam2_atlas.dicom.uids import cleaned_uid
@@ -31,6 +31,9 @@ _SOON_SECONDS = 0.5
 """Max time in seconds that a caller waits for a new list if there is an old one."""
 _FIRST_SECONDS = 3.0
 """Max waiting time in seconds if there is no list, or if the old list lacks the requested series."""
+_SILENT = "The PACS does not answer."
+_UNUSABLE = "The PACS answers with an error, or with something other than a list of its CTs."
+_NEVER_LISTED = "The PACS has not listed its CTs yet."
 _UIDS = _STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
 _TAGS = {
     _STUDY: "0020000D",
@@ -65,6 +68,7 @@ class SeriesList:
         self._found: SeriesByUid | None = self._stored()
         self._problems: dict[str, str] = {}
         self._asked = self._tried = self._began = float("-inf")
+        self._failure = ""
         self._running: threading.Event | None = None
 
     def get(self) -> SeriesByUid | None:
@@ -86,6 +90,19 @@ class SeriesList:
         """Returns the reasons why series of the PACS are not in the list, by their UID in the PACS."""
         with self._lock:
             return dict(self._problems)
+
+    def failure(self, silent: bool) -> str:
+        """Returns why the list may be out of date, or why there is none, as a sentence for everybody; empty if it is current.
+
+        The log has the details, which may contain the address of the PACS.
+
+        Args:
+            silent: whether the PACS does not answer other requests either; the current query may still be waiting for it.
+        """
+        with self._lock:
+            if self._failure:
+                return self._failure
+            return _SILENT if silent else _NEVER_LISTED if self._found is None else ""
 
     def _at_most(self, age: float, patience: float, first: float = _FIRST_SECONDS) -> SeriesByUid | None:
         """Returns the list; refreshes one that is older than `age` seconds and waits up to `patience` seconds for that.
@@ -112,8 +129,10 @@ class SeriesList:
         return {series: about for series, about in found.items() if series not in hidden} if hidden else found
 
     def _refresh(self, done: threading.Event) -> None:
+        failure = _UNUSABLE
         try:
             answered, problems = _checked(self._query())
+            failure = ""
             found = self._visible(answered)
             with self._lock:
                 changed, known = found != self._found, self._problems
@@ -129,12 +148,13 @@ class SeriesList:
             if len(self._visible(found)) < len(found):  # a series was erased during the refresh
                 write_json(list(self._visible(found).values()), self._file)
         except (MedSAM2AtlasError, OSError) as error:
+            failure = _SILENT if isinstance(error, UnavailableError) else failure
             log.warning("the series of the PACS cannot be listed, or the list cannot be stored: %s", error)
         except Exception:  # an invalid answer of the PACS must not remove the last list
             log.exception("the series of the PACS cannot be listed")
         finally:
             with self._lock:
-                self._running, self._tried = None, time.monotonic()
+                self._running, self._tried, self._failure = None, time.monotonic(), failure
             done.set()
 
     def _stored(self) -> SeriesByUid | None:

@@ -87,6 +87,7 @@ def summary(request: Request) -> Response:
             "review": user.may(role_for("POST", "/datastore/label/accept")),
         },
         "pacs": pacs,
+        "pacs_problem": parts.pacs_problem(),
         "learning": parts.learning(),
     }
     return JsonAnswer(found)

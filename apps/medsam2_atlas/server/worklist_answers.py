@@ -127,4 +127,7 @@ class Summary(BaseModel):
     you: You
     may: May
     pacs: bool
+    pacs_problem: str = Field(
+        description="why the list of the PACS is missing or may be out of date, as a sentence; empty if it is current"
+    )
     learning: Learning

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datastores.descriptions import predictions_outdated
@@ -57,7 +57,6 @@ class CaseState:
         predicted: time at which the label map of the first of `models` was saved; empty if there is none.
         version: version number of the final label map; 0 if there is none.
         accepted: reviewer who accepted the final label map; empty if nobody did.
-        waits: whether the final label map waits for a reviewer, because the review stage is on.
         drawer: who drew a final label map that waits for a reviewer; its author may have restored it. None in other states.
         returned: with what a reviewer returned the final label map (`by`, `at`, `comment`); empty if nobody did.
         models: models with a stored prediction.
@@ -87,7 +86,6 @@ class CaseState:
     predicted: str = ""
     version: int = 0
     accepted: str = ""
-    waits: bool = False
     drawer: Person | None = None
     returned: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
@@ -209,13 +207,6 @@ class _Facts:
     listed: bool
 
 
-def case_states(
-    datastore: StudyDatastore, table: ScoreTable, models: tuple[str, ...], measuring: Mapping[str, str] | None = None
-) -> list[dict[str, Any]]:
-    """Returns the fields of a `CaseState` for each case, sorted by name; see `CaseTable` for the arguments."""
-    return [asdict(case) for case in CaseTable(datastore, table, models).states(measuring).values()]
-
-
 def _state(facts: _Facts, models: tuple[str, ...], reports: PredictionStore) -> CaseState:
     tags, wrong = facts.tags, dict(facts.wrong)
     row = None if predictions_outdated(tags) else facts.row
@@ -247,7 +238,6 @@ def _state(facts: _Facts, models: tuple[str, ...], reports: PredictionStore) -> 
         version=final.version.number if final else 0,
         done=_done(final.version) if final and signed and not waits and not returned else "",
         accepted=(final.version.accepted.get("by") or "a reviewer") if final and final.version.accepted else "",
-        waits=waits,
         returned=returned,
         models=predicted,
         disagreement=values.get("disagreement"),

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import ScoreTable
 from medsam2_atlas.imaging.hounsfield import HuRule
@@ -57,7 +58,7 @@ class WorklistParts:
         self.cases = Worklist(datastore, self._states, drafts.studies)
         self.models = ModelSummaries(lambda: [described_model(name, task) for name, task in models.items()])
         self.pictures = CasePictures(datastore, stored, hu, picture_bytes)
-        self._learner, self._learns = learner, learns
+        self._datastore, self._learner, self._learns = datastore, learner, learns
 
     def _states(self) -> Mapping[str, CaseState]:
         return self._table.states(self._learner.problems())
@@ -71,6 +72,10 @@ class WorklistParts:
             self._states()
         except Exception:  # the page reports it
             log.exception("the cases cannot be listed")
+
+    def pacs_problem(self) -> str:
+        """Returns why the cases of a PACS may be out of date, as a sentence; empty if they are current, and for a folder."""
+        return self._datastore.list_failure() if isinstance(self._datastore, PacsDatastore) else ""
 
     def learning(self) -> dict[str, Any]:
         """Returns whether cases are measured in the background (`on`), and how many are (`done`) of how many (`of`)."""

@@ -113,10 +113,20 @@ export function showModels({ models, demo_weights: demo, learning }) {
   byId('learning').textContent = text;
 }
 
+/** Says above the cases that the list of the PACS may be out of date; hidden if it is current, or if there is no list yet. */
+export function showPacsProblem({ total, pacs_problem: problem }) {
+  const box = byId('pacs-problem');
+  const text = problem && total ? problem + ' The list may be out of date.' : '';
+  box.hidden = !text;
+  if (box.textContent !== text) { // a screen reader reads each change
+    box.textContent = text;
+  }
+}
+
 /** Shows what to do if the list is empty; hidden if it is not. */
 export function showEmpty({ summary, shown, filtered, clear }) {
   const box = byId('empty');
-  const { total, may, pacs, counts } = summary;
+  const { total, may, pacs, pacs_problem: problem, counts } = summary;
   const heading = text => element('h2', { textContent: text });
   const says = text => element('p', { textContent: text });
   byId('all-done').hidden = !total || (counts['signed off'] || 0) < total;
@@ -128,6 +138,13 @@ export function showEmpty({ summary, shown, filtered, clear }) {
     fill(box, heading('No case matches'), says('No case has all of the chosen properties.'), button('clear-empty', 'Clear the filters', clear, { class: 'main' }));
   } else if (total) {
     fill(box, heading('No cases on this page'), button('clear-empty', 'Back to the first page', clear, { class: 'main' }));
+  } else if (pacs && problem) {
+    fill(
+      box,
+      heading('The CTs of the PACS cannot be listed'),
+      says(problem + ' The CTs appear here once the PACS has listed them.'),
+      says('If this lasts longer than a minute, check that the PACS is running. The log of this server has the reason.')
+    );
   } else if (pacs) {
     fill(
       box,

@@ -7,10 +7,10 @@ import { followKeys, showKeys } from './keys.js';
 import { say, showProblem, showUser } from './parts.js';
 import { showRows } from './rows.js';
 import { address, ask, send } from './server.js';
-import { showEmpty, showModels, showProgress, showQueue } from './summary.js';
+import { showEmpty, showModels, showPacsProblem, showProgress, showQueue } from './summary.js';
 import { followUploads } from './upload.js';
 
-const BUSY_MS = 5000; // while a job runs, or models are loaded
+const BUSY_MS = 5000; // while a job runs, models are loaded, or the PACS cannot be listed
 const QUIET_MS = 20000;
 const TYPING_MS = 250;
 const NEXT = 'medsam2_atlas.next'; // the viewer shows from there why a case is the next one
@@ -47,7 +47,7 @@ async function load(quiet = false) {
   } finally {
     if (loading === mine) {
       byId('cases').setAttribute('aria-busy', 'false');
-      timer = setTimeout(refresh, summary && (!summary.models.length || hasJobs()) ? BUSY_MS : QUIET_MS);
+      timer = setTimeout(refresh, summary && (!summary.models.length || summary.pacs_problem || hasJobs()) ? BUSY_MS : QUIET_MS);
     }
   }
 }
@@ -80,6 +80,7 @@ function show() {
   showProgress(summary, filters.state, toggleState);
   showQueue(summary.queue, say, () => load(true));
   showModels(summary);
+  showPacsProblem(summary);
   showRows(body, list.rows, summary.you.name, { open, details });
   byId('cases').hidden = !list.rows.length;
   byId('shown').textContent = shownOf(list);
