@@ -120,7 +120,6 @@ def pretended_app(team: Team) -> FastAPI:
     app.dependency_overrides[page_open] = lambda: None  # there are no jobs to keep
     errors.install(app)
     app.include_router(pages.router)
-    app.dependency_overrides[page_open] = lambda: None  # no jobs of people, which an open page would keep
 
     @app.middleware("http")
     async def replaced(request: Request, call_next: Any) -> Any:
