@@ -412,9 +412,9 @@ def test_the_summary_counts_cases_and_states_what_the_person_may_do(team: Team, 
     assert about["demo_weights"] is True
     rights = {who: team.ask(who, "summary").json()["may"] for who in ("kim", "lee", "max")}
     assert rights == {
-        "kim": {"upload": False, "assign": False, "review": False},
-        "lee": {"upload": False, "assign": True, "review": True},
-        "max": {"upload": True, "assign": True, "review": True},
+        "kim": {"upload": False, "assign": False, "review": False, "batch": False},
+        "lee": {"upload": False, "assign": True, "review": True, "batch": False},
+        "max": {"upload": True, "assign": True, "review": True, "batch": True},
     }
 
 

@@ -92,7 +92,7 @@ class Team:
 
     def summarised(self) -> dict[str, Any]:
         """Returns the summary of the cases."""
-        counts = Counter(one["state"] for one in self.rows)
+        counts, able = Counter(one["state"] for one in self.rows), {"missing": "", "stored": True}
         return {
             "total": len(self.rows),
             "counts": counts,
@@ -101,15 +101,18 @@ class Team:
             "demo_weights": True,
             "review": True,
             "models": [
-                {"name": "medsam2_atlas", "title": "MedSAM2 with atlas", "version": "1", "mark": "demo weights", "missing": ""},
-                {"name": "unet_2d", "title": "U-Net 2D", "version": "", "mark": "", "missing": "has no weights. Train it."},
+                {"name": "medsam2_atlas", "title": "MedSAM2 with atlas", "version": "1", "mark": "demo weights"} | able,
+                {"name": "unet_2d", "title": "U-Net 2D", "version": "", "mark": ""}
+                | able
+                | {"missing": "has no weights. Train it."},
             ],
             "queue": {"running": 0, "waiting": 0, "yours": []},
             "you": {"name": "Kim Lee", "role": "reviewer"},
-            "may": {"upload": False, "assign": True, "review": True},
+            "may": {"upload": False, "assign": True, "review": True, "batch": False},
             "pacs": False,
             "pacs_problem": "",
             "learning": {"on": False, "done": 0, "of": 0},
+            "batch": {"running": False, "state": None},
             **self.summary,
         }
 

@@ -291,6 +291,23 @@ def test_own_jobs_that_ended_early_are_shown_with_the_reason_until_they_are_repe
     ]
 
 
+def test_an_admin_segments_all_open_cases_and_everybody_sees_how_far_it_is(page: Any, url: str) -> None:
+    TEAM.summary = {"may": {"upload": False, "assign": True, "review": True, "batch": True}}
+    go(page, url)
+    assert re.fullmatch(r"Segment \d+ open cases", page.locator("#batch-run").inner_text())
+    assert page.locator("#batch-model option").all_inner_texts() == ["medsam2_atlas"]  # the other one cannot run
+    page.locator("#batch-run").click()
+    page.get_by_text("medsam2_atlas segments the cases now.").wait_for()
+    assert TEAM.asked[0][:2] == ("POST", "/batch/infer/medsam2_atlas?images=unlabeled")
+    state = {"model": "atlas", "ended": False, "total": 120, "kept": 2, "done": 36, "failed": 1, "seconds_left": 600}
+    TEAM.summary = {"batch": {"running": True, "state": state}}
+    go(page, url)
+    assert page.locator("#batch").inner_text() == "atlas: 39 of 120 cases, 1 failed · about 10 min left"
+    TEAM.summary = {"batch": {"running": False, "state": state}}
+    go(page, url)
+    assert not page.locator("#batch").is_visible()
+
+
 def test_names_from_outside_are_shown_as_text(page: Any, url: str) -> None:
     fields = ("study", "patient", "description", "author", "why", "assigned")
     hostile = dict.fromkeys(fields, HOSTILE) | {

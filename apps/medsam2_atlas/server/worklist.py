@@ -23,6 +23,7 @@ from server.headers import CACHED
 from server.in_turn import in_turn_if_awaited
 from server.owners import owner_id
 from server.people import User
+from server.work import batch_progress
 from server.worklist_answers import CasePage, Sort, State, Summary
 from tasks import worklist
 
@@ -85,10 +86,12 @@ def summary(request: Request) -> Response:
             "upload": not pacs and user.may(role_for("PUT", "/datastore/upload")),
             "assign": user.may("reviewer"),
             "review": user.may(role_for("POST", "/datastore/label/accept")),
+            "batch": user.may(role_for("POST", "/batch/infer/atlas")),
         },
         "pacs": pacs,
         "pacs_problem": parts.pacs_problem(),
         "learning": parts.learning(),
+        "batch": batch_progress(),
     }
     return JsonAnswer(found)
 

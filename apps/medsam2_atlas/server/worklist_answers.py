@@ -80,6 +80,7 @@ class ModelSummary(BaseModel):
     version: str = Field(description="empty if it cannot run")
     mark: str = Field(description="mark of its weights, such as that they are demo weights; empty if there is none")
     missing: str = Field(description="why it cannot run; empty if it can")
+    stored: bool = Field(description="whether its predictions are stored; false for models that need marks")
 
 
 class Queue(BaseModel):
@@ -103,6 +104,14 @@ class May(BaseModel):
     upload: bool
     assign: bool
     review: bool
+    batch: bool = Field(description="whether the person may run a model on many cases")
+
+
+class Batch(BaseModel):
+    """The run of a model on many cases."""
+
+    running: bool
+    state: dict[str, Any] | None = Field(description="see `GET /batch/infer/progress`; null before the first run")
 
 
 class Learning(BaseModel):
@@ -131,3 +140,4 @@ class Summary(BaseModel):
         description="why the list of the PACS is missing or may be out of date, as a sentence; empty if it is current"
     )
     learning: Learning
+    batch: Batch

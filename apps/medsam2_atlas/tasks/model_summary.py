@@ -62,13 +62,13 @@ class ModelSummaries:
 
 
 def described_model(name: str, task: Any) -> dict[str, Any]:
-    """Returns name, title, version and mark of a model, and why it cannot run (`missing`).
+    """Returns name, title, version and mark of a model, why it cannot run (`missing`), and whether predictions are `stored`.
 
     Args:
         name: name of the model.
         task: its `SegmenterTask`.
     """
-    about = {"name": name, "title": str(task.description), "version": "", "mark": "", "missing": ""}
+    about = {"name": name, "title": str(task.description), "version": "", "mark": "", "missing": "", "stored": not task.inputs}
     try:
         missing = task.missing()
         if missing:

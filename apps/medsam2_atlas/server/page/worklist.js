@@ -1,5 +1,6 @@
 /* The worklist: loads the cases and the summary, shows them, and follows filters, sorting, paging and shortcuts. */
 
+import { showBatch } from './batch.js';
 import { claimed, showDetails, shownOf } from './case_dialog.js';
 import { byId, element, fill, words } from './dom.js';
 import { cleared, COLUMNS, hides, parsed, sortedBy, written } from './filters.js';
@@ -10,7 +11,7 @@ import { address, ask, send } from './server.js';
 import { showEmpty, showModels, showPacsProblem, showProgress, showQueue } from './summary.js';
 import { followUploads } from './upload.js';
 
-const BUSY_MS = 5000; // while a job runs, models are loaded, or the PACS cannot be listed
+const BUSY_MS = 5000; // while a job or a batch runs, models are loaded, or the PACS cannot be listed
 const QUIET_MS = 20000;
 const TYPING_MS = 250;
 const NEXT = 'medsam2_atlas.next'; // the viewer shows from there why a case is the next one
@@ -47,7 +48,7 @@ async function load(quiet = false) {
   } finally {
     if (loading === mine) {
       byId('cases').setAttribute('aria-busy', 'false');
-      timer = setTimeout(refresh, summary && (!summary.models.length || summary.pacs_problem || hasJobs()) ? BUSY_MS : QUIET_MS);
+      timer = setTimeout(refresh, summary && (!summary.models.length || summary.pacs_problem || summary.batch.running || hasJobs()) ? BUSY_MS : QUIET_MS);
     }
   }
 }
@@ -79,6 +80,7 @@ function show() {
   byId('upload').hidden = !summary.may.upload;
   showProgress(summary, filters.state, toggleState);
   showQueue(summary.queue, say, () => load(true));
+  showBatch(summary, say, () => load(true));
   showModels(summary);
   showPacsProblem(summary);
   showRows(body, list.rows, summary.you.name, { open, details });
