@@ -137,7 +137,7 @@ def test_hostile_files_in_the_studies_folder_do_not_stop_the_server(poisoned: tu
 
 def test_links_out_of_the_studies_folder_are_not_followed(poisoned: tuple[str, Path]) -> None:
     url, _ = poisoned
-    listed = requests.get(f"{url}/datastore/", params={"output": "all"}, timeout=5).json()
-    assert not {"a-linked", "a-endless", "a-pipe"} & set(listed["objects"])
+    stored = requests.get(f"{url}/datastore/", params={"output": "all"}, timeout=5).json()
+    assert not {"a-linked", "a-endless", "a-pipe"} & set(stored["objects"])
     assert requests.get(f"{url}/datastore/image", params={"image": "a-linked"}, timeout=5).status_code == 404
     assert "server_roots" in listed(url)["a-linked"]["problem"]

@@ -330,15 +330,15 @@ def test_an_empty_label_map_does_not_replace_15_organs_by_accident(room: Room) -
     requests.post(f"{room.url}/datastore/label/restore", params={"label": room.series, "version": 1})
 
 
-def test_the_review_page_leads_to_the_viewer(room: Room) -> None:
-    room.page.goto(f"{room.url}/review", wait_until="domcontentloaded")
+def test_the_worklist_leads_to_the_viewer(room: Room) -> None:
+    room.page.goto(f"{room.url}/review", wait_until="domcontentloaded")  # as older links do
     room.page.locator("tbody img").first.wait_for(timeout=60_000)
     room.page.wait_for_function(
         "() => { const i = document.querySelector('tbody img'); return i.complete && i.naturalWidth > 0 }"
     )
-    room.page.screenshot(path=str(room.shots / "9-review.png"))
-    assert "1 of 1 cases are signed off" in room.page.locator("#count").inner_text()
-    room.page.get_by_role("link", name=room.series).click()
+    room.page.screenshot(path=str(room.shots / "9-worklist.png"))
+    assert "1 of 1 case signed off" in room.page.locator("#progress-text").inner_text()
+    room.page.locator("#cases tbody a").first.click()
     room.page.locator("#monailabelServerURL").wait_for(timeout=90_000)
     assert room.study in room.page.url
 
@@ -354,12 +354,12 @@ def test_the_viewer_works_below_a_path_of_a_host(room: Room, tmp_path: Path) -> 
     with path_proxies(tmp_path / "paths", urlsplit(room.url).netloc) as urls:
         for number, url in enumerate(urls):
             below = replace(room, url=url)
-            below.page.goto(f"{url}/review", wait_until="domcontentloaded")
+            below.page.goto(f"{url}/", wait_until="domcontentloaded")
             below.page.wait_for_function(
                 "() => { const i = document.querySelector('tbody img'); return i && i.complete && i.naturalWidth > 0 }"
             )
-            below.page.screenshot(path=str(room.shots / f"10-below-a-path-review-{number}.png"))
-            assert below.page.get_by_role("link", name=room.series).evaluate("link => link.href").startswith(f"{url}/ohif/")
+            below.page.screenshot(path=str(room.shots / f"10-below-a-path-worklist-{number}.png"))
+            assert below.page.locator("#cases tbody a").first.evaluate("link => link.href").startswith(f"{url}/ohif/")
             below.open()
             plain = below.colours(f"11-below-a-path-open-{number}")
             below.connect()
@@ -375,7 +375,7 @@ def test_the_viewer_works_below_a_path_of_a_host(room: Room, tmp_path: Path) -> 
 
 
 def test_no_page_violates_the_policy_or_uses_another_host(room: Room) -> None:
-    for path in ("docs", "login", "review", "logs/", "metrics"):
+    for path in ("docs", "login", "", "logs/", "metrics"):
         assert room.page.goto(f"{room.url}/{path}", wait_until="load").ok, path
     pointer = "() => getComputedStyle(document.querySelector('summary')).cursor"
     room.page.goto(f"{room.url}/docs", wait_until="load")
