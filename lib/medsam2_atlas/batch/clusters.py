@@ -48,7 +48,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Named:
-    """A cluster that others run, or that runs on this machine; lost workers are replaced by whoever started them.
+    """A cluster that others run, or that runs on this machine; whoever started a worker replaces it if it is lost.
 
     Attributes:
         address: address of the scheduler.
