@@ -69,7 +69,7 @@ def main(out: Path, device: str, keep: bool = False) -> None:
     weights = load_weights(find_checkpoint())
     networks_on = pick_device(device)
     atlas_seconds = time.perf_counter() - began
-    console.print(f"atlas {atlas.version} of {len(atlas.references)} references; weights {weights.file.name} {weights.mark}")
+    console.print(f"atlas {atlas.version} of {len(atlas.references)} references; weights {weights.file.name}")
     studies = _fresh_studies(out, target.image)
     serving = _Serving(studies, out / "atlas", weights.file, device, out / "server.log")
     with serving.running() as (url, _), tempfile.TemporaryDirectory() as folder:
@@ -98,7 +98,9 @@ def main(out: Path, device: str, keep: bool = False) -> None:
         "strategies": rows,
     }
     write_json(report, out / "report.json")
-    console.print(f"{out}/label.nii.gz, overlay.png, report.json; {total:.0f} s in total. [yellow]{weights.mark}[/]")
+    console.print(f"Results: {out}/label.nii.gz, overlay.png, report.json; {total:.0f} s in total", soft_wrap=True)
+    if weights.mark:
+        console.print(f"[yellow]{weights.mark}[/]")
     if keep:
         _keep(serving)
     else:
@@ -154,10 +156,9 @@ def _annotate(url: str, studies: Path, received: Path, out: Path) -> dict[str, A
     back = client.download_label(chosen["id"], "final")
     if sha256(Path(back)) != sha256(Path(label)):
         raise SystemExit("the label that was read back differs from the submitted label")
-    stored = sorted(str(file.relative_to(studies)) for file in studies.rglob("*.nii.gz"))
-    console.print(
-        f"segmented in {seconds:.1f} s, submitted as final, read back unchanged; the studies folder contains {stored}"
-    )
+    console.print(f"segmented in {seconds:.1f} s, submitted as final, and read back unchanged. {studies} now has:")
+    for file in sorted(file.relative_to(studies) for file in studies.rglob("*.nii.gz") if ".medsam2_atlas" not in file.parts):
+        console.print(f"  {file}", highlight=False, soft_wrap=True)
     shutil.move(label, out / "label.nii.gz")
     return {
         "seconds": round(seconds, 1),
