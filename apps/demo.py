@@ -34,6 +34,7 @@ with plain_endings():  # imports take seconds, and Ctrl+C must end them without 
     from medsam2_atlas.base.console import bars
     from medsam2_atlas.base.device import pick_device
     from medsam2_atlas.base.files import remove_folder, sha256, write_json
+    from medsam2_atlas.base.mapping import side_by_side
     from medsam2_atlas.base.resource import resource
     from medsam2_atlas.evaluation import dice_per_organ, mean_dice
     from medsam2_atlas.imaging.labels import organ_table
@@ -64,7 +65,7 @@ def main(out: Path, device: str, keep: bool = False) -> None:
     samples = resource("sample-data")
     target = find_references(samples / "targets")[0]
     with bars() as progress:
-        atlas = build_atlas(find_references(samples / "references"), progress=progress)
+        atlas = build_atlas(find_references(samples / "references"), progress=progress, mapped=side_by_side())
     atlas.save(out / "atlas")
     weights = load_weights(find_checkpoint())
     networks_on = pick_device(device)

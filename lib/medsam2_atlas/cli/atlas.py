@@ -17,7 +17,6 @@ from medsam2_atlas.base.files import replacing
 from medsam2_atlas.cli.cases import print_left_out, training_cases
 from medsam2_atlas.cli.cluster_options import (
     ClusterOption,
-    ThreadsOption,
     TlsOption,
     WorkersOption,
     check_cluster_options,
@@ -48,7 +47,14 @@ def build_command(
     cluster: ClusterOption = "",
     workers: WorkersOption = 0,
     tls: TlsOption = None,
-    threads: ThreadsOption = 0,
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Number of references that are registered at the same time. Default: one for each CPU. On a cluster: threads of "
+            "PyTorch in each worker. Default: 1.",
+        ),
+    ] = 0,
     strict: StrictOption = False,
 ) -> None:
     """Build an atlas: register annotated CTs into a common space and average their label maps there."""
@@ -63,11 +69,11 @@ def build_command(
     Atlas.check_target(out)
     skipped: dict[str, str] | None = None if strict else {}
     found = find_references(references, skipped)
-    from medsam2_atlas.base.mapping import in_turn
+    from medsam2_atlas.base.mapping import side_by_side
 
     with on_cluster(cluster, workers, tls, threads, out.absolute().parent) as mapped, bars() as progress:
         options = BuildOptions(missing, rule)
-        atlas = build_atlas(found, options, skipped=skipped, progress=progress, mapped=mapped or in_turn)
+        atlas = build_atlas(found, options, skipped=skipped, progress=progress, mapped=mapped or side_by_side(threads))
     atlas.save(out)
     _show(atlas)
     print_left_out(skipped)
