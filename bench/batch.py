@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "lib")]
 
 from batch_cases import Members, entries, outputs, run_stand_in, write_cts  # noqa: E402
 from medsam2_atlas.batch import Job  # noqa: E402
-from medsam2_atlas.batch.conduct import Tally  # noqa: E402
 from medsam2_atlas.batch.stand_in import SECONDS_VARIABLE  # noqa: E402
+from medsam2_atlas.batch.tally import Tally  # noqa: E402
 
 PROGRAM = """
 import sys, time

@@ -17,8 +17,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from medsam2_atlas.batch import Batch, Ended, Job, run_batch
-from medsam2_atlas.batch.conduct import Tally
 from medsam2_atlas.batch.stand_in import SECONDS_VARIABLE, SOURCE
+from medsam2_atlas.batch.tally import Tally
 
 LIBRARY = Path(__file__).resolve().parents[1] / "lib"
 

@@ -18,7 +18,7 @@ from medsam2_atlas.registration import UnregisteredError, WorkImage, build_commo
 pytest.importorskip("distributed")
 
 from medsam2_atlas.batch.cluster_map import ClusterMap
-from medsam2_atlas.batch.dask_tasks import Call, EndedCall
+from medsam2_atlas.batch.dask_calls import Call, EndedCall
 
 
 def backwards(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
@@ -58,6 +58,9 @@ class OpenTasks:
 
     def forget(self) -> None:
         self.open.clear()
+
+    def misses(self, resource: str) -> bool:
+        return False
 
 
 def test_results_of_a_call_that_was_given_up_are_not_taken_for_those_of_the_next_one() -> None:

@@ -17,9 +17,10 @@ pytest.importorskip("distributed")
 
 from distributed import Client, Scheduler, SpecCluster, Worker
 
-from medsam2_atlas.batch import dask_tasks
+from medsam2_atlas.batch import dask_members
 from medsam2_atlas.batch.clusters import Named
-from medsam2_atlas.batch.dask_tasks import Call, DaskTasks
+from medsam2_atlas.batch.dask_calls import Call
+from medsam2_atlas.batch.dask_tasks import DaskTasks
 
 LOOPBACK = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False}
 
@@ -83,14 +84,14 @@ def test_a_worker_that_listens_to_the_network_without_certificates_is_closed() -
 
 
 def test_a_worker_that_cannot_be_used_is_closed_and_the_others_do_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_tasks, "unfit", unfit_if("w0"))
+    monkeypatch.setattr(dask_members, "unfit", unfit_if("w0"))
     with running({}, {}) as (_, tasks):
         assert results(tasks) == [0, 2, 4, 6, 8, 10]
         assert names(tasks) == {"w1"}
 
 
 def test_a_worker_that_joins_later_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_tasks, "unfit", unfit_if("late"))
+    monkeypatch.setattr(dask_members, "unfit", unfit_if("late"))
     with running({}) as (cluster, tasks):
         cluster.worker_spec["late"] = {"cls": Worker, "options": LOOPBACK | {"nthreads": 1}}
         cluster.sync(cluster._correct_state)
@@ -101,7 +102,7 @@ def test_a_worker_that_joins_later_is_checked_too(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_any_worker_that_can_be_used_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_tasks, "unfit", unfit_if("w0"))
+    monkeypatch.setattr(dask_members, "unfit", unfit_if("w0"))
     with pytest.raises(InputError, match="lacks this version"), running({}):
         pass
 
@@ -131,7 +132,7 @@ def test_a_task_that_a_worker_cannot_import_goes_to_another_one(monkeypatch: pyt
         return str(get_worker().name)
 
     with running({}, {}) as (_, tasks):
-        monkeypatch.setattr(dask_tasks, "unfit", unfit)
+        monkeypatch.setattr(dask_members, "unfit", unfit)
         for number in range(4):
             tasks.submit(Call(str(number), task, ()))
         found: list[str] = []

@@ -20,9 +20,9 @@ from app.fake_pacs import fake_pacs
 from batch_cases import entries, environment, outputs, run_stand_in, stand_in_job, write_cts
 from medsam2_atlas.base.errors import ConflictError, StorageError, UnavailableError
 from medsam2_atlas.batch import work
-from medsam2_atlas.batch.conduct import Tally
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.place import Place
+from medsam2_atlas.batch.tally import Tally
 from medsam2_atlas.segmenters.base import Options
 from series_files import upright, write_series
 

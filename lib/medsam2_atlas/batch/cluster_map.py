@@ -10,7 +10,8 @@ from typing import Any
 from medsam2_atlas.base.mapping import KilledError
 from medsam2_atlas.batch.clusters import Wanted, opened, print_cluster
 from medsam2_atlas.batch.config import batch_config
-from medsam2_atlas.batch.dask_tasks import GPU, Call, DaskTasks
+from medsam2_atlas.batch.dask_calls import GPU, Call
+from medsam2_atlas.batch.dask_tasks import DaskTasks
 from medsam2_atlas.batch.dask_worker import with_threads
 
 _WAIT_SECONDS = 0.5
@@ -66,6 +67,7 @@ class ClusterMap:
                 running += 1
             if not running:
                 return
+            self._tasks.misses(GPU)
             for ended in self._tasks.ended(_WAIT_SECONDS):
                 running -= 1
                 if ended.error is not None and not ended.killed:

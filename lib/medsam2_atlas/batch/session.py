@@ -11,10 +11,13 @@ from pathlib import Path
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.overlay import choose_settings
+from medsam2_atlas.base.progress import current
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.imaging.hounsfield import HuRule
-from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.registration import RegistrationCache, registration_config
 from medsam2_atlas.registration.transform import Transform
+from medsam2_atlas.scoremaps import STEPS, Target, fusion_config
 from medsam2_atlas.segmenters.base import Provenance, Segmenter
 from medsam2_atlas.segmenters.registry import family_of
 from medsam2_atlas.studies.models import Models
@@ -55,6 +58,15 @@ class BatchModels(Models):
     def registrations(self) -> RegistrationCache | None:
         """The registrations of unfinished cases."""
         return self.passing
+
+    def scores(self, volume: Volume) -> None:
+        """Registers a CT (`[z, y, x]` in HU) and makes its score maps, which are kept for the network's step."""
+        self.score_maps(volume, self.atlas())
+
+    def align(self, volume: Volume) -> None:
+        """Registers a CT (`[z, y, x]` in HU), for a process that makes its score maps from the stored registration."""
+        target = Target(volume, self.atlas(), registration_config(), self.registrations)
+        STEPS[0](target, fusion_config(), current())
 
 
 class Session:

@@ -18,8 +18,8 @@ from medsam2_atlas.base.files import opened
 from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.items import Item
+from medsam2_atlas.batch.pacs import pacs_of
 from medsam2_atlas.batch.place import BATCH_FOLDER, OUTPUT_FOLDERS
-from medsam2_atlas.batch.work import pacs_of
 from medsam2_atlas.dicom.uids import valid_uid
 from medsam2_atlas.imaging.kinds import SEGMENTATION, stem_of, suffix_in
 from medsam2_atlas.storage import WORK_FOLDER
