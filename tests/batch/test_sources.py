@@ -134,3 +134,13 @@ def test_something_else_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no CT"):
         find_items(str(tmp_path / "empty"), tmp_path / "out")
+
+
+def test_folders_that_are_too_deep_are_reported(tmp_path: Path) -> None:
+    cts = write_cts(tmp_path / "cts", 1)
+    deep = cts.joinpath(*"abcdefghijklmnopq")
+    write_cts(deep.parent, 1)
+    write_cts(deep, 1)
+    found = find_items(str(cts), tmp_path / "out")
+    assert [item.id for item in found.items] == ["case-00000.nii.gz", "a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/case-00000.nii.gz"]
+    assert [*found.left_out] == ["a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q"] and "16 levels" in str(found.left_out)

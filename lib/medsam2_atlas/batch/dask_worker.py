@@ -23,6 +23,7 @@ from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.outcomes import Outcome
 from medsam2_atlas.batch.problems import is_passing, reason_of
+from medsam2_atlas.batch.stored_arguments import unpacked
 
 if TYPE_CHECKING:
     from medsam2_atlas.batch.session import Session
@@ -50,13 +51,18 @@ def unfit(version: str, dask_worker: Any) -> str:
     return ""
 
 
-def with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function with PyTorch's number of threads set, and returns its result."""
+def with_threads(threads: int, packed: bytes) -> Any:
+    """Calls a function with PyTorch's number of threads set, and returns its result.
+
+    Args:
+        threads: the number of threads.
+        packed: the function and its arguments; see `stored_arguments`.
+    """
     from medsam2_atlas.batch.session import limit_threads
 
     with _busy:
         limit_threads(threads)
-        return function(*arguments)
+        return unpacked(packed)
 
 
 def receive_job(name: str, job: Job) -> None:

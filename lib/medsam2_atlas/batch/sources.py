@@ -26,6 +26,7 @@ from medsam2_atlas.storage import WORK_FOLDER
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_DEPTH = 16
+_TOO_DEEP = f"is a folder more than {_MAX_DEPTH} levels below INPUT, and is not searched. Name a folder nearer to it."
 _PROBED = 3
 """Number of files without a suffix that are examined in a folder, to find DICOM files."""
 _LINK_REMEDY = "Allow such links by --follow-links, or copy the CT."
@@ -89,6 +90,8 @@ def _of_folder(folder: Path, out: Path, follow_links: bool) -> Found:
                 folders.remove(name)
                 found.left_out[_id(here / name, folder)] = "is a link to a folder. Name that folder itself."
         if depth >= _MAX_DEPTH:
+            for name in folders:
+                found.left_out[_id(here / name, folder)] = _TOO_DEEP
             folders.clear()
         _take_files(found, here, sorted(files), folder, root, follow_links)
         if len(found.items) + len(found.left_out) > batch_config().max_items:
