@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from medsam2_atlas.batch import Batch, Ended, Job, run_batch
 from medsam2_atlas.batch.stand_in import SECONDS_VARIABLE, SOURCE
 from medsam2_atlas.batch.tally import Tally
 
+TWO: Mapping[str, str] = {"worker-0": "", "worker-1": ""}
 LIBRARY = Path(__file__).resolve().parents[1] / "lib"
 
 
@@ -61,8 +62,7 @@ def outputs(out: Path) -> dict[str, bytes]:
 
 def environment(seconds: float = 0.0) -> dict[str, str]:
     """Returns the environment of a process of a cluster; a case of the stand-in takes `seconds`."""
-    found = {**os.environ, "PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1", SECONDS_VARIABLE: str(seconds)}
-    return found | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "5"}
+    return {**os.environ, "PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1", SECONDS_VARIABLE: str(seconds)}
 
 
 def free_port() -> int:
@@ -79,16 +79,18 @@ class Members:
         port: port of the scheduler.
         seconds: how long a case of the stand-in takes.
         tls: folder of certificates; None without.
+        workers: resource of each worker by name, such as GPU; empty: none.
     """
 
-    def __init__(self, port: int, seconds: float, tls: Path | None = None) -> None:
+    def __init__(self, port: int, seconds: float, tls: Path | None = None, workers: Mapping[str, str] = TWO) -> None:
+        self._workers = dict(workers)
         self.address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{port}"
         self._port, self._seconds, self._tls = port, seconds, tls
         self.processes: dict[str, subprocess.Popen] = {}
         self._closing = threading.Event()
 
     def __enter__(self) -> Members:
-        for name in ("scheduler", "worker-0", "worker-1"):
+        for name in ("scheduler", *self._workers):
             self._start(name)
         threading.Thread(target=self._supervise, daemon=True).start()
         return self
@@ -107,6 +109,7 @@ class Members:
         else:
             options = ["worker", self.address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--name", name]
             options += ["--no-dashboard", "--death-timeout", "20"]
+            options += ["--resources", f"{self._workers[name]}=1"] if self._workers[name] else []
         if tls is not None:
             options += ["--protocol", "tls", "--tls-ca-file", str(tls / "ca.pem")]
             options += ["--tls-cert", str(tls / "cert.pem"), "--tls-key", str(tls / "key.pem")]

@@ -249,6 +249,21 @@ def test_an_interrupted_batch_resumes_with_nothing_half_written(tmp_path: Path, 
     assert not (out / ".batch" / "parts").exists()
 
 
+def test_a_second_interrupt_ends_a_batch_at_once(tmp_path: Path) -> None:
+    cts, out = write_cts(tmp_path / "cts", 4), tmp_path / "out"
+    command = [sys.executable, "-c", _PROGRAM, str(cts), str(out), str(Path(__file__).parents[1])]
+    with subprocess.Popen(command, env=environment(10), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as ran:
+        assert ran.stdout is not None
+        assert any(line.strip() == "0" for line in ran.stdout)  # the first case has begun
+        began = time.monotonic()
+        for _ in range(2):
+            time.sleep(0.3)
+            ran.send_signal(signal.SIGINT)
+        ran.communicate(timeout=60)
+    assert ran.returncode != 0 and time.monotonic() - began < 8
+    assert run_stand_in(cts, out).tally.done == 4
+
+
 def test_series_of_a_pacs_are_segmented_and_sent_back(tmp_path: Path) -> None:
     array = np.full((6, 16, 16), -1000, np.int16)
     array[1:4, 4:9, 4:9] = 60

@@ -12,7 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.errors import InputError, StorageError
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import Job
@@ -123,6 +123,8 @@ class _Run:
             return
         if outcome.fatal:
             raise full_disk(item.name, outcome.reason)
+        if outcome.unusable:
+            raise InputError(item.name, f"cannot be segmented: {outcome.reason}", "Run the same command again.")
         if outcome.done is None:
             self._failed(item, outcome)
             return
@@ -161,9 +163,8 @@ class _Run:
         log.info("%s: %s", item.name, reason)
         if not passing or item.id in self._changed_items:  # what is there belongs to the previous CT, or to no entry
             self._publisher.withdraw(item)
-        self._add(
-            failure_entry(item, self._job.key, reason, passing=passing, attempts=self._attempts.pop(item.id)), outcome.worker
-        )
+        attempts = self._attempts.pop(item.id)
+        self._add(failure_entry(item, self._job.key, reason, passing=passing, attempts=attempts), outcome)
         self._tally.failed[item.name] = reason
 
     def _add(self, entry: Entry, outcome: Outcome) -> None:

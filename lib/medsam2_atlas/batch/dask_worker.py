@@ -114,7 +114,16 @@ def _run(job: str, item: Item, steps: Callable[[Session, str], Outcome]) -> Outc
             return Outcome(item, worker=worker.address, missing=missing)
         name = f"{worker.address} (process {os.getpid()})"
         name = name if worker.name in (None, worker.address) else f"{worker.name}, {name}"
-        return replace(steps(session, name), worker=name)
+        outcome = steps(session, name)
+        if outcome.unusable:
+            _forget()
+        return replace(outcome, worker=worker.address if outcome.unusable else name)
+
+
+def _forget() -> None:
+    """Drops the models, so that the next task loads and checks them again."""
+    global _session, _loaded_job
+    _session, _loaded_job = None, ""
 
 
 def _loaded(name: str) -> tuple[Session | None, tuple[str, ...]]:
@@ -133,7 +142,7 @@ def _loaded(name: str) -> tuple[Session | None, tuple[str, ...]]:
     here, missing = placed(job)
     if missing:
         return None, missing
-    _session, _loaded_job = None, ""
+    _forget()
     use_overlay(None)  # an earlier batch may have used the published method
     choose_settings("registration.yaml", {})
     session = Session(here)

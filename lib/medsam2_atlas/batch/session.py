@@ -69,6 +69,10 @@ class BatchModels(Models):
         STEPS[0](target, fusion_config(), current())
 
 
+class ChangedModelsError(InputError):
+    """Atlas or weights were replaced while a batch ran."""
+
+
 class Session:
     """A job and its loaded models."""
 
@@ -123,6 +127,16 @@ class Session:
             MedSAM2AtlasError: the segmenter lacks something, or an option cannot be used.
         """
         return self.segmenter.provenance(replace(self.job.options, memory="cpu"))
+
+    def check_unchanged(self) -> None:
+        """Checks after a case that the models are still those of the job's key, as they are loaded again if files change.
+
+        Raises:
+            ChangedModelsError: an atlas, weights or settings were replaced.
+        """
+        if self.job.key and self.keyed().key != self.job.key:
+            problem = "changed while the batch ran, so its results would not be what the manifest says."
+            raise ChangedModelsError("atlas or weights", problem, "Run the same command again, and leave them alone meanwhile.")
 
     def check(self) -> None:
         """Loads what the segmenter needs, and checks that it is what the job's key was made of.

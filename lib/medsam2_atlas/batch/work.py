@@ -25,7 +25,7 @@ from medsam2_atlas.batch.outcomes import Done, Outcome
 from medsam2_atlas.batch.pacs import pacs_of
 from medsam2_atlas.batch.prepared import Prepared, keep, take
 from medsam2_atlas.batch.problems import is_away, is_disk_full, is_passing, reason_of
-from medsam2_atlas.batch.session import Session
+from medsam2_atlas.batch.session import ChangedModelsError, Session
 from medsam2_atlas.imaging.decoding import file_states
 from medsam2_atlas.imaging.volume import write_volume
 from medsam2_atlas.segmenters.registry import model_of
@@ -89,6 +89,7 @@ def write(prepared: Prepared, ran: Run, session: Session) -> Done:
         OSError: the disk cannot be written.
     """
     began, job = time.perf_counter(), session.job
+    session.check_unchanged()
     part = job.parts / f"{uuid.uuid4().hex}{job.suffix}"
     if job.suffix == ".dcm":
         _write_seg(prepared, ran, session, part)
@@ -152,7 +153,12 @@ def guarded(item: Item, steps: Callable[[], Outcome]) -> Outcome:
         expected = isinstance(error, (MedSAM2AtlasError, OSError))
         log.log(logging.INFO if expected else logging.ERROR, "%s cannot be segmented", item.id, exc_info=True)
         outcome = Outcome(
-            item, reason=reason_of(error), passing=is_passing(error), away=is_away(error), fatal=is_disk_full(error)
+            item,
+            reason=reason_of(error),
+            passing=is_passing(error),
+            away=is_away(error),
+            fatal=is_disk_full(error),
+            unusable=isinstance(error, ChangedModelsError),
         )
     if outcome.passing:
         free_gpu_memory()
