@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batch_cases import free_port
-from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.errors import InputError, UnavailableError
 from medsam2_atlas.batch.config import BatchConfig
 
 pytest.importorskip("distributed")
@@ -112,6 +112,31 @@ def test_workers_that_are_still_to_come_count() -> None:
         tasks = DaskTasks(Named(cluster.scheduler_address, expected={"GPU": 2, "CPU": 1}), BatchConfig())
         assert (tasks.gpus, tasks.cpus, tasks.threads) == (2, 1, 1)
         tasks.close()
+
+
+def test_networks_wait_for_a_lost_gpu_and_registrations_only_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running({"resources": {"GPU": 1}}, {"resources": {"CPU": 1}}, {}) as (cluster, tasks):
+        assert (tasks.gpus, tasks.cpus, tasks.threads) == (1, 1, 3)
+        for name in ("w0", "w1"):
+            cluster.worker_spec.pop(name)
+        cluster.sync(cluster._correct_state)
+        tasks._look()
+        assert (tasks.gpus, tasks.cpus, tasks.threads) == (1, 1, 1)
+        for number, resource in enumerate(("GPU", "CPU")):
+            tasks.submit(Call(str(number), operator.mul, (number, 2), {resource: 1}))
+        assert not tasks.misses("GPU") and not tasks.misses("CPU")
+        monkeypatch.setattr(dask_members, "_MISSED_SECONDS", 0.0)
+        tasks._look()
+        assert (tasks.gpus, tasks.cpus) == (1, 0)
+        assert tasks.misses("GPU") and tasks.misses("CPU")
+        assert "no worker with the resource GPU any more" in caplog.text
+        assert [call.name for call in tasks.recall("CPU")] == ["1"]
+        assert not tasks.misses("CPU")
+        monkeypatch.setattr(tasks._members, "_config", BatchConfig(stalled_after=0))
+        with pytest.raises(UnavailableError, match="resource GPU"):
+            tasks.misses("GPU")
 
 
 def only_elsewhere(name: str, dask_worker: Any = None) -> str:
