@@ -245,7 +245,8 @@ class DaskTasks:
         while True:
             try:
                 security = cluster.security
-                self._client = Client(cluster.address, security=security, timeout=_CONNECT_SECONDS, set_as_default=False)
+                seconds = min(_CONNECT_SECONDS, max(1.0, until - time.monotonic()))
+                self._client = Client(cluster.address, security=security, timeout=seconds, set_as_default=False)
                 return
             except (OSError, TimeoutError) as error:
                 if time.monotonic() > until:
