@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "lib")]
 
 from batch_cases import Members, entries, outputs, run_stand_in, write_cts  # noqa: E402
 from medsam2_atlas.batch import Job  # noqa: E402
-from medsam2_atlas.batch.conduct import Tally  # noqa: E402
 from medsam2_atlas.batch.stand_in import SECONDS_VARIABLE  # noqa: E402
+from medsam2_atlas.batch.tally import Tally  # noqa: E402
 
 PROGRAM = """
 import sys, time
@@ -62,7 +62,7 @@ def losses(folder: Path, count: int = 40) -> dict[str, Any]:
             members.kill(plan.pop(done))
 
     began = time.perf_counter()
-    with Members(free_port(), seconds=0.2) as members:
+    with Members(free_port(), seconds=0.2, quick=False) as members:
         tally = run_stand_in(cts, folder / "out", watch, cluster=members.address).tally
     counts = Counter(entry["case"] for entry in entries(folder / "out"))
     return {
@@ -114,7 +114,7 @@ def many(folder: Path, count: int, cluster: bool) -> dict[str, Any]:
         os.link(sources[number % len(sources)], cts / f"case-{number:05}.nii.gz")
     program = PROGRAM.format(tests=str(ROOT / "tests"), lib=str(ROOT / "lib"))
     found: dict[str, Any] = {"cases": count, "cluster": cluster}
-    members = Members(free_port(), seconds=0.0) if cluster else None
+    members = Members(free_port(), seconds=0.0, quick=False) if cluster else None
     address = members.__enter__().address if members else ""
     command = [sys.executable, "-c", program, str(cts), str(folder / "out"), address]
     try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from medsam2_atlas.batch import Batch, Ended, Job, run_batch
-from medsam2_atlas.batch.conduct import Tally
 from medsam2_atlas.batch.stand_in import SECONDS_VARIABLE, SOURCE
+from medsam2_atlas.batch.tally import Tally
 
+TWO: Mapping[str, str] = {"worker-0": "", "worker-1": ""}
 LIBRARY = Path(__file__).resolve().parents[1] / "lib"
 
 
@@ -61,8 +65,7 @@ def outputs(out: Path) -> dict[str, bytes]:
 
 def environment(seconds: float = 0.0) -> dict[str, str]:
     """Returns the environment of a process of a cluster; a case of the stand-in takes `seconds`."""
-    found = {**os.environ, "PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1", SECONDS_VARIABLE: str(seconds)}
-    return found | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "5"}
+    return {**os.environ, "PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1", SECONDS_VARIABLE: str(seconds)}
 
 
 def free_port() -> int:
@@ -72,6 +75,80 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+_FORKS = """
+import json, os, runpy, signal, sys
+import distributed.cli.dask_scheduler, distributed.cli.dask_worker
+import medsam2_atlas.batch.engine, medsam2_atlas.batch.shipping, medsam2_atlas.batch.stand_in
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    module, arguments, environment = json.loads(line)
+    number = os.fork()
+    if number == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        os.environ.update(environment)
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        os._exit(0)
+    print(number, flush=True)
+"""
+
+
+class Process:
+    """A process of a cluster. It is the child of a process that has imported everything, so that it starts at once."""
+
+    _parent: subprocess.Popen[str] | None = None
+    _lock = threading.Lock()
+
+    def __init__(self, module: str, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+        with self._lock:
+            if Process._parent is None or Process._parent.poll() is not None:
+                Process._parent = subprocess.Popen(
+                    [sys.executable, "-c", _FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
+                )
+                atexit.register(Process._parent.kill)
+            parent = Process._parent
+            assert parent.stdin is not None and parent.stdout is not None
+            parent.stdin.write(json.dumps([module, [*arguments], dict(variables)]) + "\n")
+            parent.stdin.flush()
+            self.pid = int(parent.stdout.readline())
+
+    @property
+    def runs(self) -> bool:
+        """Whether it runs. Its parent lets it vanish when it has ended."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """Kills it by SIGKILL."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class ProcessFromScratch:
+    """A process of a cluster as an operator starts it, for measurements."""
+
+    def __init__(self, module: str, arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment() | variables, **quiet)
+        self.pid = self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """Kills it by SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+
 class Members:
     """Scheduler and workers of a cluster as separate processes on the loopback interface; killed ones are started again.
 
@@ -79,16 +156,21 @@ class Members:
         port: port of the scheduler.
         seconds: how long a case of the stand-in takes.
         tls: folder of certificates; None without.
+        workers: resource of each worker by name, such as GPU; empty: none.
+        quick: whether processes are forked from one that has imported everything; their memory is then not their own.
     """
 
-    def __init__(self, port: int, seconds: float, tls: Path | None = None) -> None:
+    def __init__(
+        self, port: int, seconds: float, tls: Path | None = None, workers: Mapping[str, str] = TWO, *, quick: bool = True
+    ) -> None:
+        self._workers, self._process = dict(workers), Process if quick else ProcessFromScratch
         self.address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{port}"
         self._port, self._seconds, self._tls = port, seconds, tls
-        self.processes: dict[str, subprocess.Popen] = {}
+        self.processes: dict[str, Process | ProcessFromScratch] = {}
         self._closing = threading.Event()
 
     def __enter__(self) -> Members:
-        for name in ("scheduler", "worker-0", "worker-1"):
+        for name in ("scheduler", *self._workers):
             self._start(name)
         threading.Thread(target=self._supervise, daemon=True).start()
         return self
@@ -98,25 +180,24 @@ class Members:
         time.sleep(0.3)
         for process in self.processes.values():
             process.kill()
-            process.wait()
 
     def command(self, name: str, tls: Path | None) -> list[str]:
-        """Returns the command that starts a member."""
+        """Returns the kind of a member and the options of its command."""
         if name == "scheduler":
             options = ["scheduler", "--host", "127.0.0.1", "--port", str(self._port), "--no-dashboard", "--no-show"]
         else:
             options = ["worker", self.address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--name", name]
             options += ["--no-dashboard", "--death-timeout", "20"]
+            options += ["--resources", f"{self._workers[name]}=1"] if self._workers[name] else []
         if tls is not None:
             options += ["--protocol", "tls", "--tls-ca-file", str(tls / "ca.pem")]
             options += ["--tls-cert", str(tls / "cert.pem"), "--tls-key", str(tls / "key.pem")]
-        return [sys.executable, "-m", "distributed.cli.dask_" + options[0], *options[1:]]
+        return options
 
     def _start(self, name: str) -> None:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.processes[name] = subprocess.Popen(  # type: ignore[call-overload]
-            self.command(name, self._tls), env=environment(self._seconds), **quiet
-        )
+        kind, *options = self.command(name, self._tls)
+        variables = {SECONDS_VARIABLE: str(self._seconds)}
+        self.processes[name] = self._process(f"distributed.cli.dask_{kind}", options, variables)
 
     def kill(self, name: str) -> None:
         """Kills a member by SIGKILL; it is started again, as a service manager does."""
@@ -125,5 +206,5 @@ class Members:
     def _supervise(self) -> None:
         while not self._closing.wait(0.2):
             for name, process in list(self.processes.items()):
-                if process.poll() is not None and not self._closing.is_set():
+                if not process.runs and not self._closing.is_set():
                     self._start(name)

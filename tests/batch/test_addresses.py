@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import time
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from cryptography import x509
 
 from medsam2_atlas import segment_many
 from medsam2_atlas.base.errors import ConflictError, InputError
-from medsam2_atlas.batch import addresses
+from medsam2_atlas.batch import addresses, tls
 from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster, check_member
 from medsam2_atlas.batch.tls import last_long_enough, make_certificates
 
@@ -52,6 +54,59 @@ def test_certificates_are_private_and_one_authority_signs_them(tmp_path: Path) -
         check_cluster("tls://head:8786", folder)
     with pytest.raises(InputError, match="not encrypted"):
         check_cluster("tcp://127.0.0.1:8786", folder)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_an_address_with_an_impossible_port_is_refused(port: str) -> None:
+    with pytest.raises(InputError, match=f"has the port {port}"):
+        check_cluster(f"tcp://127.0.0.1:{port}", None)
+
+
+def refused(folder: Path) -> InputError:
+    """Returns the error of a command that uses a folder of certificates."""
+    with pytest.raises(InputError) as error:
+        check_cluster("tls://head:8786", folder)
+    return error.value
+
+
+def test_certificates_that_cannot_be_used_are_named_before_a_connection_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "is not a folder" in refused(tmp_path / "none").problem
+    (tmp_path / "empty").mkdir()
+    assert "is missing" in refused(tmp_path / "empty").problem
+    for name in ("tls", "other"):
+        make_certificates(tmp_path / name, days=5)
+    check_cluster("tls://head:8786", tmp_path / "tls")
+    assert "expires on" in caplog.text
+
+    def mixed(file: str, content: bytes) -> InputError:
+        kept = (tmp_path / "tls" / file).read_bytes()
+        (tmp_path / "tls" / file).write_bytes(content)
+        try:
+            return refused(tmp_path / "tls")
+        finally:
+            (tmp_path / "tls" / file).write_bytes(kept)
+
+    other = {name: (tmp_path / "other" / name).read_bytes() for name in CERTIFICATES}
+    assert "not signed by the authority" in mixed("ca.pem", other["ca.pem"]).problem
+    assert "not the key of cert.pem" in mixed("cert.pem", other["cert.pem"]).problem
+    assert "not the key of cert.pem" in mixed("key.pem", other["key.pem"]).problem
+    for name in CERTIFICATES:
+        error = mixed(name, other[name][:60])
+        assert "damaged" in error.problem and "cluster certificates" in error.remedy
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Later:
+            return cls.fromtimestamp(time.time(), tz) + timedelta(days=days)
+
+    monkeypatch.setattr(tls, "datetime", Later)
+    days = 6
+    error = refused(tmp_path / "tls")
+    assert "expired on" in error.problem and "cluster certificates" in error.remedy
+    days = -1
+    assert "not valid before" in refused(tmp_path / "tls").problem
 
 
 @pytest.mark.parametrize(("name", "missing"), [("local", "_PACKAGE"), ("c.yaml", "_PACKAGE"), ("c.yaml", "_QUEUE_PACKAGE")])

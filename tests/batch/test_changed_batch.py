@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from medsam2_atlas.base.errors import ConflictError, InputError
 from medsam2_atlas.batch import work
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.place import Place
-from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.batch.stand_in import StandIn
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.segmenters.base import DEFAULTS, Options, Segmentation
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +91,55 @@ def test_two_batches_cannot_write_to_one_folder_on_a_disk_without_locks(
         finally:
             assert (place.parts / "part").exists()
     assert run_stand_in(cts, tmp_path / "out").tally.done == 1
+
+
+@pytest.mark.parametrize("options", [{"serial": True}, {}])
+def test_models_that_change_while_a_batch_runs_stop_it_before_a_result_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, bool]
+) -> None:
+    cts, out = write_cts(tmp_path / "cts", 3), tmp_path / "out"
+    segment, before = StandIn.segment, StandIn.provenance
+
+    def replaced(self: StandIn, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
+        monkeypatch.setattr(StandIn, "provenance", lambda *given: before(*given) | {"atlas": "new"})
+        return segment(self, volume, options)
+
+    monkeypatch.setattr(StandIn, "segment", replaced)
+    with pytest.raises(InputError, match="changed while the batch ran"):
+        run_stand_in(cts, out, **options)
+    assert entries(out) == []
+    assert run_stand_in(cts, out).tally.done == 3
+
+
+def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    cts, out = write_cts(tmp_path / "cts", 1), tmp_path / "out"
+    run_stand_in(cts, out)
+    left = (out / ".part-0123abcd.jsonl", out / "reports" / ".part-0123abcd.json", out / ".batch" / "parts" / "x.nii.gz")
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("half")
+    assert run_stand_in(cts, out).tally.kept == 1
+    assert not any(file.exists() for file in left)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"case": "case-00000", "input": {"path": 7, "stamp": [1]}, "output": {"bytes": "x", "mtime_ns": None}},
+        {"case": "..", "input": {}},
+        {"case": "case-00000", "input": {"path": "\0"}, "status": "done", "reason": {"x": 1}},
+        {"case": "case-00000", "status": "failed", "reason": ["x"], "input": {"stamp": None}},
+        {"case": "/etc/passwd"},
+        {"case": "\ud800"},
+    ],
+)
+def test_a_line_of_a_hostile_manifest_does_no_harm(tmp_path: Path, line: dict[str, object]) -> None:
+    cts, out = write_cts(tmp_path / "cts", 1), tmp_path / "out"
+    run_stand_in(cts, out)
+    good = entries(out)[0]
+    with (out / "manifest.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(good | line) + "\n")
+    assert run_stand_in(cts, out).tally.failed == {}
+    assert [*outputs(out)] == ["case-00000.nii.gz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cts", "out"]
+    assert len(entries(out)) == 1

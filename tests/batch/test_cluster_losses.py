@@ -12,9 +12,9 @@ import pytest
 
 from batch_cases import Members, entries, free_port, outputs, run_stand_in, stand_in_job, write_cts
 from medsam2_atlas.base.errors import InputError, UnavailableError
-from medsam2_atlas.batch.conduct import Tally
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.session import Session
+from medsam2_atlas.batch.tally import Tally
 from medsam2_atlas.batch.tls import make_certificates
 
 pytest.importorskip("distributed")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.mapping import KilledError, in_turn
 from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.registration import UnregisteredError, WorkImage, build_common_space, registration_config
@@ -18,7 +19,8 @@ from medsam2_atlas.registration import UnregisteredError, WorkImage, build_commo
 pytest.importorskip("distributed")
 
 from medsam2_atlas.batch.cluster_map import ClusterMap
-from medsam2_atlas.batch.dask_tasks import Call, EndedCall
+from medsam2_atlas.batch.dask_calls import Call, EndedCall
+from medsam2_atlas.batch.stored_arguments import ArgumentStore, unpacked
 
 
 def backwards(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
@@ -59,10 +61,17 @@ class OpenTasks:
     def forget(self) -> None:
         self.open.clear()
 
+    def misses(self, resource: str) -> bool:
+        return False
+
+
+def mapping(tasks: Any) -> ClusterMap:
+    return ClusterMap(tasks, 1, False, ArgumentStore(Path("unused")))
+
 
 def test_results_of_a_call_that_was_given_up_are_not_taken_for_those_of_the_next_one() -> None:
     tasks: Any = OpenTasks()
-    mapped = ClusterMap(tasks, 1, network=False)
+    mapped = mapping(tasks)
     first = mapped(divmod, [(7, 7), (1, 0), (8, 8), (9, 9)])
     with pytest.raises(ZeroDivisionError):
         list(first)
@@ -84,7 +93,7 @@ def test_a_call_that_kills_its_workers_does_not_end_the_others() -> None:
             return [EndedCall(call, call.name, error=RuntimeError() if call.name == "1" else None, killed=call.name == "1")]
 
     tasks: Any = Killing()
-    found = dict(ClusterMap(tasks, 1, network=False)(max, [(1, 2)] * 4))
+    found = dict(mapping(tasks)(max, [(1, 2)] * 4))
     assert isinstance(found.pop(1), KilledError) and found == {0: "0", 2: "2", 3: "3"}
 
 
@@ -130,3 +139,21 @@ def test_a_common_space_does_not_depend_on_the_order_in_which_registrations_end(
     points = one.template.points()[::4, ::4, ::4]
     for first, second in zip(one.transforms, other.transforms, strict=True):
         assert torch.equal(first(points), second(points))
+
+
+def test_a_large_argument_is_stored_once_and_read_only_if_nobody_has_changed_it(tmp_path: Path) -> None:
+    store, large = ArgumentStore(tmp_path / "work"), torch.arange(100_000)
+    calls = [store.packed(torch.add, (large, number)) for number in range(3)]
+    assert all(len(call) < 2000 for call in calls)
+    (file,) = (file for file in (tmp_path / "work").rglob("*") if file.is_file())
+    assert [int(unpacked(call)[-1]) for call in calls] == [99_999, 100_000, 100_001]
+    other = store.packed(torch.neg, (large + 1,))
+    for found in file.parent.iterdir():
+        found.write_bytes(b"evil")
+    with pytest.raises(StorageError, match="changed"):
+        unpacked(other)
+    another = store.packed(torch.neg, (large + 2,))
+    store.close()
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(StorageError, match="cannot be read by a worker"):
+        unpacked(another)

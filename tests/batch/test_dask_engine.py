@@ -16,12 +16,12 @@ from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import ModelFile
-from medsam2_atlas.batch.work import Outcome
+from medsam2_atlas.batch.outcomes import Outcome
 
 pytest.importorskip("distributed")
 
 from medsam2_atlas.batch import dask_engine, dask_worker
-from medsam2_atlas.batch.dask_tasks import Call, EndedCall
+from medsam2_atlas.batch.dask_calls import Call, EndedCall
 from medsam2_atlas.batch.dask_worker import prepare_only, work
 
 ITEM = Item("a.nii.gz", "file", "/cts/a.nii.gz", "a")
@@ -37,6 +37,7 @@ class FakeTasks:
         self.sent: list[tuple[Any, ...]] = []
         self.refused: dict[str, str] = {}
         self.broken: Exception | None = None
+        self.missed: set[str] = set()
 
     def submit(self, call: Call) -> None:
         self.calls.append(call)
@@ -52,6 +53,14 @@ class FakeTasks:
 
     def refuse(self, worker: str, reason: str) -> None:
         self.refused[worker] = reason
+
+    def misses(self, resource: str) -> bool:
+        return resource in self.missed
+
+    def recall(self, resource: str) -> list[Call]:
+        found = [call for call in self.calls if resource in call.resources]
+        self.calls = [call for call in self.calls if resource not in call.resources]
+        return found
 
     def close(self) -> None:
         """Does nothing."""
@@ -71,9 +80,10 @@ def test_workers_without_a_gpu_register_and_those_with_one_run_networks(monkeypa
     assert found.window == 9
     found.submit(ITEM)
     assert (tasks.calls[0].function, tasks.calls[0].resources) == (prepare_only, {"CPU": 1})
-    tasks.ends = [EndedCall(tasks.calls[0], Outcome(ITEM))]
+    tasks.ends = [EndedCall(tasks.calls[0], Outcome(ITEM, prepared="abc"))]
     assert found.completed(0) == []
     assert (tasks.calls[1].function, tasks.calls[1].resources) == (work, {"GPU": 1})
+    assert tasks.calls[1].arguments[1:] == (ITEM, "abc")
     tasks.ends = [EndedCall(tasks.calls[1], outcome := Outcome(ITEM, reason="x"))]
     assert found.completed(0) == [outcome]
 
@@ -174,8 +184,50 @@ def test_a_worker_that_cannot_do_any_case_is_refused_and_the_case_goes_on(monkey
 
 
 def test_a_worker_tells_that_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(dask_worker, "get_worker", lambda: SimpleNamespace(address="tls://w:1"))
-    outcome = work(stand_in_job(parts=tmp_path / "unmounted"), ITEM)
+    monkeypatch.setattr(dask_worker, "get_worker", lambda: SimpleNamespace(address="tls://w:1", name="w"))
+    dask_worker.receive_job("a", stand_in_job(parts=tmp_path / "unmounted"))
+    outcome = work("a", ITEM)
     assert outcome.unusable and not outcome.fatal and "is not on this machine" in outcome.reason
-    outcome = work(stand_in_job(parts=tmp_path, key="0" * 20), ITEM)
+    dask_worker.receive_job("b", stand_in_job(parts=tmp_path, key="0" * 20))
+    outcome = work("b", ITEM)
     assert outcome.unusable and "other results" in outcome.reason
+
+
+def test_a_job_is_sent_once_to_each_process_and_not_with_each_case(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tasks = FakeTasks(gpus=0, cpus=0)
+    found = engine(monkeypatch, tasks)
+    for number in range(2):
+        found.submit(replace(ITEM, id=str(number)))
+    name = tasks.calls[0].arguments[0]
+    assert isinstance(name, str)
+    for process in ("first", "second"):  # the second one has the same address, as after a restart
+        tasks.ends = [
+            EndedCall(call, Outcome(call.arguments[1], worker="tls://w:1", missing=(f"{name}-{process}",)))
+            for call in tasks.calls[-2:]
+        ]
+        assert found.completed(0) == []
+    assert [(worker, sent) for worker, sent, _ in tasks.sent] == [("tls://w:1", name)] * 2
+    assert tasks.sent[0][2].segmenter == "atlas" and not tasks.refused
+    monkeypatch.setattr(dask_worker, "get_worker", lambda: SimpleNamespace(address="tls://w:1", name="w"))
+    assert [text.partition("-")[0] for text in work(name, ITEM).missing] == [name]
+
+
+def test_without_workers_that_register_those_with_a_gpu_do_whole_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = FakeTasks(gpus=1, cpus=1)
+    found = engine(monkeypatch, tasks)
+    found.submit(ITEM)
+    tasks.cpus, tasks.missed = 0, {"CPU"}
+    assert found.completed(0) == []
+    assert [(call.function, call.resources) for call in tasks.calls] == [(work, {"GPU": 1})]
+
+
+def test_a_prepared_ct_is_removed_when_its_workers_are_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tasks = FakeTasks(gpus=1, cpus=1)
+    found = engine(monkeypatch, tasks, parts=tmp_path)
+    (tmp_path / "prepared-abc").mkdir()
+    found.submit(ITEM)
+    tasks.ends = [EndedCall(tasks.calls[0], Outcome(ITEM, prepared="abc"))]
+    found.completed(0)
+    tasks.ends = [EndedCall(tasks.calls[1], error=RuntimeError("x"), killed=True)]
+    assert [outcome.passing for outcome in found.completed(0)] == [True]
+    assert not [*tmp_path.iterdir()]

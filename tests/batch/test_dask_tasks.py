@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from batch_cases import free_port
-from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.errors import InputError, UnavailableError
 from medsam2_atlas.batch.config import BatchConfig
 
 pytest.importorskip("distributed")
 
 from distributed import Client, Scheduler, SpecCluster, Worker
 
-from medsam2_atlas.batch import dask_tasks
+from medsam2_atlas.batch import dask_members
 from medsam2_atlas.batch.clusters import Named
-from medsam2_atlas.batch.dask_tasks import Call, DaskTasks
+from medsam2_atlas.batch.dask_calls import Call
+from medsam2_atlas.batch.dask_tasks import DaskTasks
 
 LOOPBACK = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False}
 
@@ -83,14 +84,14 @@ def test_a_worker_that_listens_to_the_network_without_certificates_is_closed() -
 
 
 def test_a_worker_that_cannot_be_used_is_closed_and_the_others_do_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_tasks, "unfit", unfit_if("w0"))
+    monkeypatch.setattr(dask_members, "unfit", unfit_if("w0"))
     with running({}, {}) as (_, tasks):
         assert results(tasks) == [0, 2, 4, 6, 8, 10]
         assert names(tasks) == {"w1"}
 
 
 def test_a_worker_that_joins_later_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_tasks, "unfit", unfit_if("late"))
+    monkeypatch.setattr(dask_members, "unfit", unfit_if("late"))
     with running({}) as (cluster, tasks):
         cluster.worker_spec["late"] = {"cls": Worker, "options": LOOPBACK | {"nthreads": 1}}
         cluster.sync(cluster._correct_state)
@@ -101,7 +102,7 @@ def test_a_worker_that_joins_later_is_checked_too(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_any_worker_that_can_be_used_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_tasks, "unfit", unfit_if("w0"))
+    monkeypatch.setattr(dask_members, "unfit", unfit_if("w0"))
     with pytest.raises(InputError, match="lacks this version"), running({}):
         pass
 
@@ -111,6 +112,31 @@ def test_workers_that_are_still_to_come_count() -> None:
         tasks = DaskTasks(Named(cluster.scheduler_address, expected={"GPU": 2, "CPU": 1}), BatchConfig())
         assert (tasks.gpus, tasks.cpus, tasks.threads) == (2, 1, 1)
         tasks.close()
+
+
+def test_networks_wait_for_a_lost_gpu_and_registrations_only_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running({"resources": {"GPU": 1}}, {"resources": {"CPU": 1}}, {}) as (cluster, tasks):
+        assert (tasks.gpus, tasks.cpus, tasks.threads) == (1, 1, 3)
+        for name in ("w0", "w1"):
+            cluster.worker_spec.pop(name)
+        cluster.sync(cluster._correct_state)
+        tasks._look()
+        assert (tasks.gpus, tasks.cpus, tasks.threads) == (1, 1, 1)
+        for number, resource in enumerate(("GPU", "CPU")):
+            tasks.submit(Call(str(number), operator.mul, (number, 2), {resource: 1}))
+        assert not tasks.misses("GPU") and not tasks.misses("CPU")
+        monkeypatch.setattr(dask_members, "_MISSED_SECONDS", 0.0)
+        tasks._look()
+        assert (tasks.gpus, tasks.cpus) == (1, 0)
+        assert tasks.misses("GPU") and tasks.misses("CPU")
+        assert "no worker with the resource GPU any more" in caplog.text
+        assert [call.name for call in tasks.recall("CPU")] == ["1"]
+        assert not tasks.misses("CPU")
+        monkeypatch.setattr(tasks._members, "_config", BatchConfig(stalled_after=0))
+        with pytest.raises(UnavailableError, match="resource GPU"):
+            tasks.misses("GPU")
 
 
 def only_elsewhere(name: str, dask_worker: Any = None) -> str:
@@ -131,7 +157,7 @@ def test_a_task_that_a_worker_cannot_import_goes_to_another_one(monkeypatch: pyt
         return str(get_worker().name)
 
     with running({}, {}) as (_, tasks):
-        monkeypatch.setattr(dask_tasks, "unfit", unfit)
+        monkeypatch.setattr(dask_members, "unfit", unfit)
         for number in range(4):
             tasks.submit(Call(str(number), task, ()))
         found: list[str] = []

@@ -20,9 +20,9 @@ from app.fake_pacs import fake_pacs
 from batch_cases import entries, environment, outputs, run_stand_in, stand_in_job, write_cts
 from medsam2_atlas.base.errors import ConflictError, StorageError, UnavailableError
 from medsam2_atlas.batch import work
-from medsam2_atlas.batch.conduct import Tally
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.place import Place
+from medsam2_atlas.batch.tally import Tally
 from medsam2_atlas.segmenters.base import Options
 from series_files import upright, write_series
 
@@ -247,6 +247,21 @@ def test_an_interrupted_batch_resumes_with_nothing_half_written(tmp_path: Path, 
     assert outputs(out) == outputs(tmp_path / "whole")
     assert {*Counter(entry["case"] for entry in entries(out)).values()} == {1}
     assert not (out / ".batch" / "parts").exists()
+
+
+def test_a_second_interrupt_ends_a_batch_at_once(tmp_path: Path) -> None:
+    cts, out = write_cts(tmp_path / "cts", 4), tmp_path / "out"
+    command = [sys.executable, "-c", _PROGRAM, str(cts), str(out), str(Path(__file__).parents[1])]
+    with subprocess.Popen(command, env=environment(10), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as ran:
+        assert ran.stdout is not None
+        assert any(line.strip() == "0" for line in ran.stdout)  # the first case has begun
+        began = time.monotonic()
+        for _ in range(2):
+            time.sleep(0.3)
+            ran.send_signal(signal.SIGINT)
+        ran.communicate(timeout=60)
+    assert ran.returncode != 0 and time.monotonic() - began < 8
+    assert run_stand_in(cts, out).tally.done == 4
 
 
 def test_series_of_a_pacs_are_segmented_and_sent_back(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from app.fake_pacs import fake_pacs, listed
 from batch_cases import write_cts
-from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.batch.sources import find_items, split_url
 from series_files import upright, write_series
 
@@ -90,6 +90,64 @@ def test_a_table_names_files_relative_to_itself(tmp_path: Path) -> None:
     assert "line 4" in found.left_out["gone.nii.gz"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffImage;Name\r\n{0};first\r\n".encode(),
+        b"name\timage\nfirst\t{0}\n",
+        b'"image","name"\n"{0}","first"\n"{0}","first"\n',
+        b"image,name,ward\n{0},first,3,too,many\n\n ,x\n",
+    ],
+)
+def test_tables_are_read_as_spreadsheets_save_them(tmp_path: Path, content: bytes) -> None:
+    write_cts(tmp_path / "cts", 1)
+    table = tmp_path / "t.CSV"
+    table.write_bytes(content.replace(b"{0}", b"cts/case-00000.nii.gz"))
+    found = find_items(str(table), tmp_path / "out")
+    assert [(item.id, item.wished) for item in found.items] == [("cts/case-00000.nii.gz", "first")] and not found.left_out
+
+
+def test_a_ct_that_a_table_names_twice_is_segmented_once(tmp_path: Path) -> None:
+    cts = write_cts(tmp_path / "cts", 1)
+    table = tmp_path / "t.csv"
+    paths = ("cts/case-00000.nii.gz", "./cts/../cts/case-00000.nii.gz", cts / "case-00000.nii.gz")
+    table.write_text("image,name\n" + "".join(f"{path},{name}\n" for path, name in zip(paths, "aab", strict=True)))
+    found = find_items(str(table), tmp_path / "out")
+    assert [(item.id, item.wished) for item in found.items] == [("cts/case-00000.nii.gz", "a")]
+    assert [*found.left_out] == ["line 4"] and "is the CT of line 2" in found.left_out["line 4"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_table_in_another_encoding_is_refused_with_the_remedy(tmp_path: Path, encoding: str) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes("image\nM\u00fcller.nii.gz\n".encode(encoding))
+    with pytest.raises(InputError, match="is not a table") as error:
+        find_items(str(table), tmp_path / "out")
+    assert "UTF-8" in error.value.remedy
+
+
+def test_the_results_of_a_batch_are_no_source(tmp_path: Path) -> None:
+    (tmp_path / "out" / ".batch").mkdir(parents=True)
+    write_cts(tmp_path / "out" / "labels", 1)
+    with pytest.raises(InputError, match="results of a batch"):
+        find_items(str(tmp_path / "out" / "labels"), tmp_path / "other")
+
+
+def test_series_of_other_kinds_are_left_out_although_a_pacs_ignores_the_filter(tmp_path: Path) -> None:
+    with fake_pacs() as pacs:
+        pacs.series = [listed("1.2.1"), listed("1.2.2")]
+        pacs.series[1]["00080060"]["Value"] = ["SEG"]
+        assert [item.series for item in find_items(pacs.url, tmp_path).items] == ["1.2.1"]
+        assert [item.series for item in find_items(f"{pacs.url}?Modality=SEG", tmp_path).items] == ["1.2.2"]
+
+
+def test_a_pacs_that_refuses_a_filter_is_named(tmp_path: Path) -> None:
+    with fake_pacs() as pacs:
+        pacs.list_status = 400
+        with pytest.raises(MedSAM2AtlasError, match="answers 400"):
+            find_items(f"{pacs.url}?StudyDate=yesterday", tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"image\n\xff\xfe\n", b'image\n"unclosed\n', b"image\na\0b\n"])
 def test_a_damaged_table_gives_an_error_or_left_out_rows_and_no_item(tmp_path: Path, content: bytes) -> None:
     table = tmp_path / "t.csv"
@@ -134,3 +192,13 @@ def test_something_else_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no CT"):
         find_items(str(tmp_path / "empty"), tmp_path / "out")
+
+
+def test_folders_that_are_too_deep_are_reported(tmp_path: Path) -> None:
+    cts = write_cts(tmp_path / "cts", 1)
+    deep = cts.joinpath(*"abcdefghijklmnopq")
+    write_cts(deep.parent, 1)
+    write_cts(deep, 1)
+    found = find_items(str(cts), tmp_path / "out")
+    assert [item.id for item in found.items] == ["case-00000.nii.gz", "a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/case-00000.nii.gz"]
+    assert [*found.left_out] == ["a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q"] and "16 levels" in str(found.left_out)

@@ -47,9 +47,11 @@ class BatchTask(BatchInferTask):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Infer) -> dict[str, Any]:
         """Returns the result for each study; the result of a study that failed has only a `problem`."""
-        from medsam2_atlas.batch.conduct import Plan, Tally, conduct
+        from medsam2_atlas.batch.conduct import conduct
         from medsam2_atlas.batch.items import Item
         from medsam2_atlas.batch.job import Job
+        from medsam2_atlas.batch.plan import Plan
+        from medsam2_atlas.batch.tally import Tally
 
         studies = sorted(self.get_images(request, datastore))[: request.get("max_batch_size") or None]
         engine = _InferEngine(request, datastore, infer)
@@ -130,8 +132,8 @@ class _InferEngine:
         return result
 
     def _outcome(self, item: Any, future: Future[Any]) -> Any:
+        from medsam2_atlas.batch.outcomes import Done, Outcome
         from medsam2_atlas.batch.problems import is_away, is_disk_full, is_passing, reason_of
-        from medsam2_atlas.batch.work import Done, Outcome
 
         error = future.exception()
         if error is None:

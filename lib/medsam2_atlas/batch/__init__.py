@@ -9,11 +9,11 @@ from medsam2_atlas.base.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from medsam2_atlas.batch.api import segment, segment_many
-    from medsam2_atlas.batch.conduct import Tally
     from medsam2_atlas.batch.config import BatchConfig, batch_config
     from medsam2_atlas.batch.job import Job
     from medsam2_atlas.batch.manifest import Manifest
     from medsam2_atlas.batch.run import Batch, Ended, run_batch
+    from medsam2_atlas.batch.tally import Tally
 
 __getattr__ = lazy_exports(
     __name__,
@@ -23,7 +23,7 @@ __getattr__ = lazy_exports(
         "Ended": "run",
         "Job": "job",
         "Manifest": "manifest",
-        "Tally": "conduct",
+        "Tally": "tally",
         "batch_config": "config",
         "run_batch": "run",
         "segment": "api",

@@ -16,6 +16,7 @@ CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 """The files of a folder of certificates: the cluster's authority, and one certificate with its key for all members."""
 
 _ADDRESS = re.compile(r"(?P<protocol>[a-z]+)://(?:\[(?P<six>[0-9A-Fa-f:]+)\]|(?P<host>[^:/\[\]]+)):(?P<port>\d{1,5})")
+_MAX_PORT = 65535
 _PACKAGE, _QUEUE_PACKAGE = "distributed", "dask_jobqueue"
 
 
@@ -60,6 +61,8 @@ def check_address(address: str, *, encrypted: bool) -> None:
     if found is None or found["protocol"] not in ("tcp", "tls"):
         remedy = "Name `local`, an address such as tls://HOST:8786, or a YAML file."
         raise InputError(repr(address[:80]), "is no cluster.", remedy)
+    if not 0 < int(found["port"]) <= _MAX_PORT:
+        raise InputError(address, f"has the port {found['port']}; ports are 1 to {_MAX_PORT}.", "Correct the port.")
     if found["protocol"] == "tls":
         if not encrypted:
             raise InputError(address, "needs certificates.", "Name their folder by --tls; see docs/cluster.md.")
@@ -111,14 +114,21 @@ def is_loopback(host: str) -> bool:
 
 
 def check_certificates(folder: Path) -> None:
-    """Checks that a folder has certificates, and that only its owner can read the key.
+    """Checks that a folder has certificates that can be used now, and that only its owner can read the key.
 
     Raises:
-        InputError: a file is missing, or others can read the key.
+        InputError: a file is missing or damaged, a certificate has expired, the files do not belong together, or others can
+            read the key.
     """
+    if not folder.is_dir():
+        remedy = "Name the folder that `medsam2-atlas cluster certificates FOLDER` has made."
+        raise InputError(folder, "is not a folder of certificates.", remedy)
     for name in CERTIFICATES:
         if not (folder / name).is_file():
             remedy = "Make certificates by `medsam2-atlas cluster certificates FOLDER`."
             raise InputError(folder / name, "is missing.", remedy)
     if (folder / "key.pem").stat().st_mode & 0o077:
         raise InputError(folder / "key.pem", "can be read by other users.", "Restrict it: chmod 600 FILE.")
+    from medsam2_atlas.batch.tls import check_valid
+
+    check_valid(folder)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.batch.conduct import Watch, unwatched
 from medsam2_atlas.batch.job import Job, Results
 from medsam2_atlas.batch.run import Batch, Ended, run_batch
+from medsam2_atlas.batch.tally import Watch, unwatched
 from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Volume

@@ -10,8 +10,10 @@ from typing import Any
 from medsam2_atlas.base.mapping import KilledError
 from medsam2_atlas.batch.clusters import Wanted, opened, print_cluster
 from medsam2_atlas.batch.config import batch_config
-from medsam2_atlas.batch.dask_tasks import GPU, Call, DaskTasks
+from medsam2_atlas.batch.dask_calls import GPU, Call
+from medsam2_atlas.batch.dask_tasks import DaskTasks
 from medsam2_atlas.batch.dask_worker import with_threads
+from medsam2_atlas.batch.stored_arguments import ArgumentStore
 
 _WAIT_SECONDS = 0.5
 
@@ -23,15 +25,16 @@ class ClusterMap:
         threads: threads of PyTorch in each worker.
     """
 
-    def __init__(self, tasks: DaskTasks, threads: int, network: bool) -> None:
+    def __init__(self, tasks: DaskTasks, threads: int, network: bool, store: ArgumentStore) -> None:
         """Keeps the open tasks.
 
         Args:
             tasks: the connection to the cluster.
+            store: stores large arguments for the workers.
             threads: threads of PyTorch in each worker.
             network: whether the functions run networks, so that workers with a GPU run them if there are any.
         """
-        self._tasks, self.threads, self._network = tasks, threads, network
+        self._tasks, self.threads, self._network, self._store = tasks, threads, network, store
         self._calls = 0
 
     def __call__(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
@@ -61,11 +64,12 @@ class ClusterMap:
                 if number is None:
                     break
                 resources = {GPU: 1} if self._network and self._tasks.gpus else {}
-                call = (self.threads, function, *arguments[number])
+                call = (self.threads, self._store.packed(function, arguments[number]))
                 self._tasks.submit(Call(str(number), with_threads, call, resources))
                 running += 1
             if not running:
                 return
+            self._tasks.misses(GPU)
             for ended in self._tasks.ended(_WAIT_SECONDS):
                 running -= 1
                 if ended.error is not None and not ended.killed:
@@ -88,7 +92,7 @@ def cluster_map(
         text: `local`, the address of a scheduler, or a YAML file.
         wanted: the workers of `local`.
         tls: folder of certificates for an address.
-        work: folder on the shared disk, for certificates and logs of jobs.
+        work: folder on the shared disk, for large arguments, certificates and logs of jobs.
         network: whether the functions run networks.
 
     Raises:
@@ -96,9 +100,10 @@ def cluster_map(
         UnavailableError: the scheduler does not answer.
     """
     with opened(text, wanted, tls, work) as cluster:
-        tasks = DaskTasks(cluster, batch_config())
+        tasks, store = DaskTasks(cluster, batch_config()), ArgumentStore(work)
         print_cluster(cluster.address, tasks.dashboard)
         try:
-            yield ClusterMap(tasks, cluster.threads, network)
+            yield ClusterMap(tasks, cluster.threads, network, store)
         finally:
             tasks.close()
+            store.close()

@@ -18,8 +18,8 @@ from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.batch.addresses import CERTIFICATES
 from medsam2_atlas.batch.cluster_config import cluster_config
 from medsam2_atlas.batch.config import batch_config
+from medsam2_atlas.batch.dask_calls import CPU, GPU, Cluster
 from medsam2_atlas.batch.dask_engine import DaskEngine
-from medsam2_atlas.batch.dask_tasks import CPU, GPU, Cluster
 from medsam2_atlas.batch.session import Session
 from medsam2_atlas.batch.tls import make_certificates
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import uuid
@@ -9,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from medsam2_atlas.batch.config import BatchConfig
-from medsam2_atlas.batch.dask_tasks import CPU, GPU, Call, Cluster, DaskTasks, EndedCall
-from medsam2_atlas.batch.dask_worker import prepare_only, work
+from medsam2_atlas.batch.dask_calls import CPU, GPU, Call, Cluster, EndedCall
+from medsam2_atlas.batch.dask_tasks import DaskTasks
+from medsam2_atlas.batch.dask_worker import prepare_only, receive_job, work
 from medsam2_atlas.batch.items import Item
+from medsam2_atlas.batch.outcomes import Outcome
+from medsam2_atlas.batch.prepared import drop
 from medsam2_atlas.batch.problems import is_disk_full, reason_of
 from medsam2_atlas.batch.session import Session
 from medsam2_atlas.batch.shipping import pieces, receive, with_files
-from medsam2_atlas.batch.work import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ class DaskEngine:
         self._config, self._session = config, session
         job = with_files(session)
         self._job = replace(job, threads=job.threads or cluster.threads)
+        self._name = hashlib.sha256(repr(self._job).encode(errors="surrogateescape")).hexdigest()
         self._tasks = DaskTasks(cluster, config)
         self._order = itertools.count()
         self._sent: dict[str, int] = {}
@@ -55,37 +59,52 @@ class DaskEngine:
 
     def submit(self, item: Item) -> None:
         """Sends a case to the cluster."""
-        split = self._session.registers and self._tasks.gpus > 0 and self._tasks.cpus > 0
-        self._send(item, registered=not split)
+        self._send(item, first=True)
 
     def completed(self, seconds: float) -> list[Outcome]:
         """Returns the outcomes since the last call.
 
         Raises:
-            UnavailableError: the scheduler, or all workers, are away for too long.
+            UnavailableError: the scheduler, or all workers that can do a case, are away for too long.
             InputError: a member's traffic is not encrypted, or no worker can be used.
         """
-        return [outcome for ended in self._tasks.ended(seconds) for outcome in self._take(ended)]
+        found = [outcome for ended in self._tasks.ended(seconds) for outcome in self._take(ended)]
+        self._tasks.misses(GPU)
+        if self._tasks.misses(CPU):  # without workers that register, those with a GPU do whole cases
+            for call in self._tasks.recall(CPU):
+                self._send(*call.arguments[1:], first=True)
+        return found
 
     def close(self) -> None:
         """Cancels cases without an outcome and disconnects."""
         self._tasks.close()
 
-    def _send(self, item: Item, *, registered: bool) -> None:
+    def _send(self, item: Item, prepared: str = "", *, first: bool) -> None:
+        """Sends a case.
+
+        Args:
+            item: its item.
+            prepared: name of its prepared CT, if there is one.
+            first: whether it may begin on a worker that only registers.
+        """
         networks = self._tasks.gpus > 0 and self._session.segmenter.uses_network
-        resources = {GPU if registered else CPU: 1} if networks else {}
+        split = first and networks and self._session.registers and self._tasks.cpus > 0
         self._sent[item.id] = next(self._order)
-        self._tasks.submit(Call(item.id, work if registered else prepare_only, (self._job, item), resources))
+        if split:
+            self._tasks.submit(Call(item.id, prepare_only, (self._name, item), {CPU: 1}))
+        else:
+            self._tasks.submit(Call(item.id, work, (self._name, item, prepared), {GPU: 1} if networks else {}))
 
     def _take(self, ended: EndedCall) -> list[Outcome]:
         """Returns the outcome of a task; none if its case goes on."""
-        item: Item = ended.call.arguments[1]
-        registered = ended.call.function is work
-        if ended.killed:
+        _, item, *rest = ended.call.arguments
+        first, prepared = ended.call.function is prepare_only, "".join(rest)
+        if ended.killed or ended.error is not None:
+            drop(prepared, self._job.parts)
             reason = "the workers that ran it were killed; they may have too little memory."
+            if not ended.killed:
+                reason = f"{type(ended.error).__name__}: {ended.error}"[:1000]
             return [Outcome(item, reason=reason, passing=True)]
-        if ended.error is not None:
-            return [Outcome(item, reason=f"{type(ended.error).__name__}: {ended.error}"[:1000], passing=True)]
         outcome: Outcome = ended.value
         if outcome.unusable:
             self._tasks.refuse(outcome.worker, outcome.reason)
@@ -93,20 +112,21 @@ class DaskEngine:
             failed = self._ship(outcome)
             if failed is not None:
                 return [failed]
-        elif registered or outcome.reason:
+        elif not first or outcome.reason:
             self._sent.pop(item.id, None)
             return [outcome]
         else:
-            registered = True
-        self._send(item, registered=registered)
+            first, prepared = False, outcome.prepared
+        self._send(item, prepared, first=first)
         return []
 
     def _ship(self, outcome: Outcome) -> Outcome | None:
-        """Sends missing files to a worker, piece by piece; returns an outcome if that failed.
+        """Sends the job and missing files to a worker, files piece by piece; returns an outcome if that failed.
 
-        All cases of a worker ask for the same files. Those that were sent before the files came do not get them again.
+        All cases of a worker ask for the same things. Those that were sent before these came do not get them again.
         """
         paths = {file.sha256: Path(file.path) for file in self._job.files}
+        paths |= {name: Path("the job") for name in outcome.missing if name.startswith(self._name)}
         sender, worker = uuid.uuid4().hex, outcome.worker
         for digest in dict.fromkeys(outcome.missing):
             shipped = self._shipped.get((worker, digest))
@@ -115,8 +135,12 @@ class DaskEngine:
             if shipped is not None:
                 self._tasks.refuse(worker, f"it does not keep {paths[digest].name}.")
                 return None
-            log.warning("sending %s to %s", paths[digest].name, worker)
             try:
+                if digest.startswith(self._name):
+                    self._tasks.run_on(worker, receive_job, self._name, self._job)
+                    self._shipped[worker, digest] = next(self._order)
+                    continue
+                log.warning("sending %s to %s", paths[digest].name, worker)
                 for offset, piece, last in pieces(paths[digest]):
                     self._tasks.run_on(worker, receive, digest, offset, piece, last, sender)
             except Exception as error:  # noqa: BLE001 - whatever a worker raises must not end the batch

@@ -9,8 +9,10 @@ from typing import Protocol, TypeVar
 
 from medsam2_atlas.base.progress import reporting
 from medsam2_atlas.batch.items import Item
+from medsam2_atlas.batch.outcomes import Outcome
+from medsam2_atlas.batch.prepared import Prepared
 from medsam2_atlas.batch.session import Session
-from medsam2_atlas.batch.work import Outcome, Prepared, guarded, prepare, segment, work_on, write
+from medsam2_atlas.batch.work import guarded, prepare, segment, work_on, write
 from medsam2_atlas.studies.runner import Run
 
 T = TypeVar("T")

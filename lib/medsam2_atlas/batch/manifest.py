@@ -15,11 +15,13 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.files import replacing
+from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.names import is_safe_name
 
 log = logging.getLogger(__name__)
@@ -153,6 +155,19 @@ class Manifest:
         else:
             log.warning("%s: line %d is not an entry and is ignored; its case is done again", self.file, number)
             self._superseded += 1
+
+
+def case_entry(item: Item, status: str, key: str, about: dict[str, Any], attempts: int) -> Entry:
+    """Returns an item's entry for the manifest."""
+    finished = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    head = {"case": item.name, "id": item.id, "status": status, "made_by": key}
+    return head | about | {"attempts": attempts, "finished": finished}
+
+
+def failure_entry(item: Item, key: str, reason: str, *, passing: bool, attempts: int) -> Entry:
+    """Returns the entry of an item that failed."""
+    about = {"input": {"path": item.path, "stamp": item.stamp}, "reason": reason, "passing": passing}
+    return case_entry(item, "failed", key, about, attempts)
 
 
 def _is_case(entry: Entry) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from medsam2_atlas.base.errors import ConflictError, StorageError
 from medsam2_atlas.base.files import remove_folder
+from medsam2_atlas.base.scratch import sweep_leftovers
 
 BATCH_FOLDER = ".batch"
 OUTPUT_FOLDERS = ("labels", "segmentations", "reports")
@@ -114,3 +115,5 @@ class Place:
                 raise StorageError(path, "is a link, through which outputs would leave the folder.", "Remove the link.")
         remove_folder(self.parts, self.work)
         self.parts.mkdir(mode=0o700)
+        for place in (self.folder, self.folder / "reports"):  # a report or the manifest that was just being replaced
+            sweep_leftovers(place, age_seconds=0)

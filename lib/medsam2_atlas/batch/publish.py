@@ -13,8 +13,8 @@ from medsam2_atlas.base.files import replacing, sha256
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.manifest import Entry
+from medsam2_atlas.batch.outcomes import Done
 from medsam2_atlas.batch.place import Place
-from medsam2_atlas.batch.work import Done
 from medsam2_atlas.imaging.kinds import stem_of
 from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.segmenters.base import Report, Segmentation

@@ -26,7 +26,7 @@ from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import remove_folder
 from medsam2_atlas.batch.addresses import CERTIFICATES, check_certificates
 from medsam2_atlas.batch.cluster_config import ClusterConfig, WorkerGroup
-from medsam2_atlas.batch.dask_tasks import CPU, GPU
+from medsam2_atlas.batch.dask_calls import CPU, GPU
 from medsam2_atlas.batch.tls import last_long_enough, make_certificates
 
 log = logging.getLogger(__name__)

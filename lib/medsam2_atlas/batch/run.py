@@ -10,16 +10,18 @@ from pathlib import Path
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.batch.addresses import check_cluster
-from medsam2_atlas.batch.conduct import Plan, Tally, Watch, conduct, full_disk, unwatched
+from medsam2_atlas.batch.conduct import conduct, full_disk
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.engine import Engine, PipelinedEngine, SerialEngine, kept_scores
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.batch.manifest import Manifest
 from medsam2_atlas.batch.place import Place
+from medsam2_atlas.batch.plan import Plan
 from medsam2_atlas.batch.problems import reason_of
 from medsam2_atlas.batch.publish import FilePublisher, Publisher, StudiesPublisher
 from medsam2_atlas.batch.session import Session
 from medsam2_atlas.batch.sources import find_items, split_url
+from medsam2_atlas.batch.tally import Tally, Watch, unwatched
 from medsam2_atlas.segmenters.registry import model_of
 from medsam2_atlas.storage import StudyFolder
 

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.overlay import choose_settings
+from medsam2_atlas.base.progress import current
 from medsam2_atlas.batch.job import Job
 from medsam2_atlas.imaging.hounsfield import HuRule
-from medsam2_atlas.registration import RegistrationCache
+from medsam2_atlas.imaging.volume import Volume
+from medsam2_atlas.registration import RegistrationCache, registration_config
 from medsam2_atlas.registration.transform import Transform
+from medsam2_atlas.scoremaps import STEPS, Target, fusion_config
 from medsam2_atlas.segmenters.base import Provenance, Segmenter
 from medsam2_atlas.segmenters.registry import family_of
 from medsam2_atlas.studies.models import Models
@@ -55,6 +58,19 @@ class BatchModels(Models):
     def registrations(self) -> RegistrationCache | None:
         """The registrations of unfinished cases."""
         return self.passing
+
+    def scores(self, volume: Volume) -> None:
+        """Registers a CT (`[z, y, x]` in HU) and makes its score maps, which are kept for the network's step."""
+        self.score_maps(volume, self.atlas())
+
+    def align(self, volume: Volume) -> None:
+        """Registers a CT (`[z, y, x]` in HU), for a process that makes its score maps from the stored registration."""
+        target = Target(volume, self.atlas(), registration_config(), self.registrations)
+        STEPS[0](target, fusion_config(), current())
+
+
+class ChangedModelsError(InputError):
+    """Atlas or weights were replaced while a batch ran."""
 
 
 class Session:
@@ -111,6 +127,16 @@ class Session:
             MedSAM2AtlasError: the segmenter lacks something, or an option cannot be used.
         """
         return self.segmenter.provenance(replace(self.job.options, memory="cpu"))
+
+    def check_unchanged(self) -> None:
+        """Checks after a case that the models are still those of the job's key, as they are loaded again if files change.
+
+        Raises:
+            ChangedModelsError: an atlas, weights or settings were replaced.
+        """
+        if self.job.key and self.keyed().key != self.job.key:
+            problem = "changed while the batch ran, so its results would not be what the manifest says."
+            raise ChangedModelsError("atlas or weights", problem, "Run the same command again, and leave them alone meanwhile.")
 
     def check(self) -> None:
         """Loads what the segmenter needs, and checks that it is what the job's key was made of.

@@ -6,9 +6,10 @@ and links that lead out of a folder are left out unless the user allows them.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -18,14 +19,16 @@ from medsam2_atlas.base.files import opened
 from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.items import Item
+from medsam2_atlas.batch.pacs import pacs_of
 from medsam2_atlas.batch.place import BATCH_FOLDER, OUTPUT_FOLDERS
-from medsam2_atlas.batch.work import pacs_of
+from medsam2_atlas.batch.table import read_table
 from medsam2_atlas.dicom.uids import valid_uid
 from medsam2_atlas.imaging.kinds import SEGMENTATION, stem_of, suffix_in
 from medsam2_atlas.storage import WORK_FOLDER
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_DEPTH = 16
+_TOO_DEEP = f"is a folder more than {_MAX_DEPTH} levels below INPUT, and is not searched. Name a folder nearer to it."
 _PROBED = 3
 """Number of files without a suffix that are examined in a folder, to find DICOM files."""
 _LINK_REMEDY = "Allow such links by --follow-links, or copy the CT."
@@ -58,12 +61,13 @@ def find_items(source: str, out: Path, *, follow_links: bool = False) -> Found:
         InputError: the source cannot be read, has no CT, or has too many.
         UnavailableError: the PACS does not answer.
     """
+    found = Found()
     if is_url(source):
         found = _of_pacs(source)
     elif Path(source).is_dir():
         found = _of_folder(Path(source).absolute(), out, follow_links)
     elif Path(source).is_file() and source.lower().endswith(".csv"):
-        found = _of_table(Path(source).absolute())
+        found.items, found.left_out = read_table(Path(source).absolute())
     else:
         raise InputError(source, "is not a source of CTs.", "Name a folder, a CSV file, or the DICOMweb URL of a PACS.")
     if not found.items and not found.left_out:
@@ -76,6 +80,8 @@ def find_items(source: str, out: Path, *, follow_links: bool = False) -> Found:
 def _of_folder(folder: Path, out: Path, follow_links: bool) -> Found:
     """Finds image files, and folders that contain DICOM files, below a folder. Hidden folders and label maps are skipped."""
     found, root = Found(), Path(os.path.realpath(folder))
+    if root.name in OUTPUT_FOLDERS and (root.parent / BATCH_FOLDER).is_dir():
+        raise InputError(folder, "contains the results of a batch.", "Name the folder of the CTs as INPUT.")
     skipped = {Path(os.path.realpath(out))} if Path(os.path.realpath(out)) != root else set()
     pairs = (folder / "images").is_dir() and (folder / "labels").is_dir()
     top = folder / "images" if pairs else folder
@@ -89,6 +95,8 @@ def _of_folder(folder: Path, out: Path, follow_links: bool) -> Found:
                 folders.remove(name)
                 found.left_out[_id(here / name, folder)] = "is a link to a folder. Name that folder itself."
         if depth >= _MAX_DEPTH:
+            for name in folders:
+                found.left_out[_id(here / name, folder)] = _TOO_DEEP
             folders.clear()
         _take_files(found, here, sorted(files), folder, root, follow_links)
         if len(found.items) + len(found.left_out) > batch_config().max_items:
@@ -156,44 +164,6 @@ def _id(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path != folder else folder.name or "."
 
 
-def _of_table(file: Path) -> Found:
-    """Reads a table with a column `image` (a path, absolute or relative to the table) and optionally `name`."""
-    if file.stat().st_size > batch_config().max_table_mb * 1e6:
-        raise InputError(file, f"is larger than {batch_config().max_table_mb:g} MB.", "Split the table.")
-    found, seen = Found(), set[str]()
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            for number, row in enumerate(csv.DictReader(stream, strict=True), 2):
-                if "image" not in row:
-                    raise InputError(file, "has no column `image`.", "Name the columns in its first line: image,name.")
-                text = (row["image"] or "").strip()
-                if not text or text in seen:
-                    continue
-                seen.add(text)
-                item = _row(file, text, (row.get("name") or "").strip())
-                if item is None:
-                    found.left_out[text] = f"line {number}: is neither an image file nor a folder of a series."
-                else:
-                    found.items.append(item)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(file, f"is not a table ({error}).", "Save it as CSV in UTF-8, with commas.") from error
-    except OSError as error:
-        raise InputError(file, f"cannot be read ({error.strerror}).", "Check its permissions.") from error
-    return found
-
-
-def _row(file: Path, text: str, name: str) -> Item | None:
-    if "\0" in text:
-        return None
-    path = file.parent / text
-    try:
-        if path.is_dir():
-            return Item(text, "series", str(path), wished=name)
-        return Item(text, "file", str(path), wished=name) if path.is_file() else None
-    except (OSError, ValueError):
-        return None
-
-
 def split_url(text: str) -> tuple[str, dict[str, str]]:
     """Returns the URL of a PACS without its query, and the filters of the query.
 
@@ -232,6 +202,8 @@ def _of_pacs(source: str) -> Found:
         for number, entry in enumerate(page, listed + 1):
             study, series = _value(entry, "0020000D"), _value(entry, "0020000E")
             valid = valid_uid(study) and valid_uid(series)
+            if valid and _is_another_kind(entry, asked):
+                continue
             key = series if valid else json.dumps(entry, sort_keys=True)
             if key in seen:
                 continue
@@ -247,6 +219,12 @@ def _of_pacs(source: str) -> Found:
             break
     found.items.sort(key=lambda item: item.id)
     return found
+
+
+def _is_another_kind(entry: object, asked: Mapping[str, str]) -> bool:
+    """Returns whether a series is not of the modality that was asked for, as some servers ignore a filter."""
+    modality = _value(entry, "00080060")
+    return bool(modality) and re.fullmatch(r"[A-Z]{2,16}", asked["Modality"]) is not None and modality != asked["Modality"]
 
 
 def _value(entry: object, tag: str) -> str:

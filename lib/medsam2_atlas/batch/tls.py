@@ -6,17 +6,28 @@ cluster, so only its owner may read it. The authority's own key is not kept, so 
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from medsam2_atlas.base.errors import ConflictError, StorageError
+from medsam2_atlas.base.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.batch.addresses import CERTIFICATES
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_RENEW = "make new certificates by `medsam2-atlas cluster certificates FOLDER`, and restart scheduler and workers with them."
+_SOON_DAYS = 7
 
 
 def make_certificates(folder: Path, days: int = 365) -> None:
@@ -48,6 +59,57 @@ def make_certificates(folder: Path, days: int = 365) -> None:
                 stream.write(content)
     except OSError as error:
         raise StorageError(folder, f"cannot be written ({error.strerror}).", "Name another folder.") from error
+
+
+def check_valid(folder: Path) -> None:
+    """Checks that certificates are valid now and belong together, before a connection fails without naming the reason.
+
+    Both files of certificates may contain chains; the first certificate of `cert.pem` is that of the members.
+
+    Args:
+        folder: the folder with all files.
+
+    Raises:
+        InputError: a file cannot be read, a certificate has expired, or the files do not belong together.
+    """
+    authority, certificate, private = (folder / name for name in CERTIFICATES)
+    found = {file: _read(file, x509.load_pem_x509_certificates) for file in (authority, certificate)}
+    key = _read(private, lambda content: serialization.load_pem_private_key(content, None))
+    member, *chain = found[certificate]
+    issuer = next((one for one in (*chain, *found[authority]) if _issued(member, one)), None)
+    if key.public_key() != member.public_key():
+        raise InputError(private, "is not the key of cert.pem.", f"Use the files of one folder together, or {_RENEW}")
+    if issuer is None:
+        raise InputError(
+            certificate, "was not signed by the authority in ca.pem.", f"Use the files of one folder together, or {_RENEW}"
+        )
+    now = datetime.now(timezone.utc)
+    for file, one in ((certificate, member), (authority, issuer)):
+        if one.not_valid_after_utc < now:
+            raise InputError(file, f"expired on {one.not_valid_after_utc:%Y-%m-%d}.", f"Renew it: {_RENEW}")
+        if one.not_valid_before_utc > now:
+            remedy = f"Set this machine's clock, or {_RENEW}"
+            raise InputError(file, f"is not valid before {one.not_valid_before_utc:%Y-%m-%d}.", remedy)
+        if one.not_valid_after_utc < now + timedelta(days=_SOON_DAYS):
+            log.warning("%s expires on %s; renew it before that", file, f"{one.not_valid_after_utc:%Y-%m-%d}")
+
+
+def _read(file: Path, load: Callable[[bytes], T]) -> T:
+    try:
+        return load(file.read_bytes())
+    except OSError as error:
+        raise InputError(file, f"cannot be read ({error.strerror}).", "Check its permissions.") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        problem = "is damaged, is not in PEM format, or needs a password."
+        raise InputError(file, problem, f"Use a key without a password, or {_RENEW}") from error
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def last_long_enough(folder: Path, days: int = 30) -> bool:

@@ -7,16 +7,12 @@ place, so two workers that do the same item by accident cannot disturb each othe
 from __future__ import annotations
 
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import requests
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
 from medsam2_atlas.base.files import sha256
@@ -25,100 +21,28 @@ from medsam2_atlas.base.progress import current
 from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.batch.items import Item, content_sha256
+from medsam2_atlas.batch.outcomes import Done, Outcome
+from medsam2_atlas.batch.pacs import pacs_of
+from medsam2_atlas.batch.prepared import Prepared, keep, take
 from medsam2_atlas.batch.problems import is_away, is_disk_full, is_passing, reason_of
-from medsam2_atlas.batch.session import Session
-from medsam2_atlas.dicom.web import DicomWeb
+from medsam2_atlas.batch.session import ChangedModelsError, Session
 from medsam2_atlas.imaging.decoding import file_states
-from medsam2_atlas.imaging.volume import Volume, write_volume
-from medsam2_atlas.segmenters.base import Provenance
+from medsam2_atlas.imaging.volume import write_volume
 from medsam2_atlas.segmenters.registry import model_of
 from medsam2_atlas.studies.runner import Run, run
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 NO_ENERGY = "not measured in batches, because cases overlap"
-USER_VARIABLE, PASSWORD_VARIABLE = "MONAI_LABEL_DICOMWEB_USERNAME", "MONAI_LABEL_DICOMWEB_PASSWORD"
 
 
-@dataclass(frozen=True)
-class Done:
-    """The result of an item, not yet at its final place.
-
-    Attributes:
-        part: the output file in the folder for parts.
-        sha256: its SHA-256.
-        input_sha256: SHA-256 of the CT; see `items.content_sha256`.
-        report: the segmenter's report, as JSON values.
-        provenance: provenance of the result, with device and precision.
-        seconds: wall time of `prepare`, `segment` and `write`, in s.
-    """
-
-    part: Path
-    sha256: str
-    input_sha256: str
-    report: dict[str, Any]
-    provenance: Provenance
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The end of one attempt at an item.
-
-    Attributes:
-        item: the item.
-        done: the result; None if the attempt failed.
-        reason: why it failed.
-        passing: whether a later attempt may succeed.
-        away: whether a PACS or a network drive does not answer, so that new cases should wait.
-        fatal: whether all other items would fail, too, as on a full disk.
-        unusable: whether all items would fail on this worker, but perhaps not on others.
-        worker: who made the attempt; empty for this process.
-        missing: names of the model files that a worker lacks; see `shipping`.
-    """
-
-    item: Item
-    done: Done | None = None
-    reason: str = ""
-    passing: bool = False
-    away: bool = False
-    fatal: bool = False
-    unusable: bool = False
-    worker: str = ""
-    missing: tuple[str, ...] = ()
-
-
-@dataclass
-class Prepared:
-    """An item whose CT was read, and registered if the segmenter needs that.
-
-    Attributes:
-        item: the item.
-        path: file or folder of the CT on this machine.
-        volume: the CT, `[z, y, x]` in HU.
-        input_sha256: SHA-256 of the CT.
-        registered: files of its registrations, which are removed when the item is done.
-        seconds: wall time of each step so far, in s.
-        opened: removes temporary files.
-    """
-
-    item: Item
-    path: Path
-    volume: Volume
-    input_sha256: str
-    registered: tuple[Path, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-    opened: ExitStack = field(default_factory=ExitStack)
-
-    def close(self) -> None:
-        """Removes temporary files."""
-        self.opened.close()
-
-
-def prepare(item: Item, session: Session) -> Prepared:
+def prepare(item: Item, session: Session, *, handed_over: bool = False) -> Prepared:
     """Reads a CT, and registers it if the segmenter begins with that.
+
+    Args:
+        item: the item.
+        session: job and models of this process.
+        handed_over: whether another process goes on. It makes the score maps, so only the registration is made here.
 
     Raises:
         MedSAM2AtlasError: the CT cannot be fetched or used.
@@ -138,7 +62,7 @@ def prepare(item: Item, session: Session) -> Prepared:
             raise InputError(item.path, "changed while it was read.", "Run the batch again when it is complete.")
         session.models.passing.used.clear()
         if session.registers:
-            session.models.score_maps(volume, session.models.atlas())
+            (session.models.align if handed_over else session.models.scores)(volume)
         registered = tuple(session.models.passing.used)
         found = Prepared(item, path, volume, digest, registered, opened=opened.pop_all())
     found.seconds["prepare"] = time.perf_counter() - began
@@ -165,6 +89,7 @@ def write(prepared: Prepared, ran: Run, session: Session) -> Done:
         OSError: the disk cannot be written.
     """
     began, job = time.perf_counter(), session.job
+    session.check_unchanged()
     part = job.parts / f"{uuid.uuid4().hex}{job.suffix}"
     if job.suffix == ".dcm":
         _write_seg(prepared, ran, session, part)
@@ -181,25 +106,40 @@ def write(prepared: Prepared, ran: Run, session: Session) -> Done:
     return Done(part, digest, prepared.input_sha256, ran.segmentation.report.to_json(), provenance, seconds)
 
 
-def work_on(item: Item, session: Session) -> Outcome:
-    """Does all steps of an item, one after the other. Errors are part of the outcome."""
+def work_on(item: Item, session: Session, prepared: str = "") -> Outcome:
+    """Does all steps of an item, one after the other. Errors are part of the outcome.
+
+    Args:
+        item: the item.
+        session: job and models of this process.
+        prepared: name of the item's CT if another worker has prepared it. If it is not there any more, it is prepared again.
+    """
 
     def steps() -> Outcome:
-        prepared = prepare(item, session)
+        one = take(prepared, item, session.job.parts) or prepare(item, session)
         try:
-            return Outcome(item, write(prepared, segment(prepared, session), session))
+            return Outcome(item, write(one, segment(one, session), session), prepared_by=one.by)
         finally:
-            prepared.close()
+            one.close()
 
     return guarded(item, steps)
 
 
-def register(item: Item, session: Session) -> Outcome:
-    """Does only the first step of an item, so that a worker with a GPU finds its registration; the outcome has no result."""
+def hand_over(item: Item, session: Session, by: str) -> Outcome:
+    """Does only the first step of an item, and stores its CT, so that a worker with a GPU goes on; the outcome has no result.
+
+    Args:
+        item: the item.
+        session: job and models of this process.
+        by: name of this worker, for the manifest.
+    """
 
     def step() -> Outcome:
-        prepare(item, session).close()
-        return Outcome(item)
+        one = prepare(item, session, handed_over=True)
+        try:
+            return Outcome(item, prepared=keep(replace(one, by=by), session.job))
+        finally:
+            one.close()
 
     return guarded(item, step)
 
@@ -213,20 +153,16 @@ def guarded(item: Item, steps: Callable[[], Outcome]) -> Outcome:
         expected = isinstance(error, (MedSAM2AtlasError, OSError))
         log.log(logging.INFO if expected else logging.ERROR, "%s cannot be segmented", item.id, exc_info=True)
         outcome = Outcome(
-            item, reason=reason_of(error), passing=is_passing(error), away=is_away(error), fatal=is_disk_full(error)
+            item,
+            reason=reason_of(error),
+            passing=is_passing(error),
+            away=is_away(error),
+            fatal=is_disk_full(error),
+            unusable=isinstance(error, ChangedModelsError),
         )
     if outcome.passing:
         free_gpu_memory()
     return outcome
-
-
-def pacs_of(url: str) -> DicomWeb:
-    """Returns a client of a PACS. User name and password come from the environment, never from a URL or a manifest."""
-    session = requests.Session()
-    user, password = os.environ.get(USER_VARIABLE, ""), os.environ.get(PASSWORD_VARIABLE, "")
-    if user and password:
-        session.auth = (user, password)
-    return DicomWeb(url, session=session)
 
 
 def _write_seg(prepared: Prepared, ran: Run, session: Session, part: Path) -> None:

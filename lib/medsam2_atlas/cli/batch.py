@@ -37,7 +37,7 @@ from medsam2_atlas.cli.outputs import check_folder
 from medsam2_atlas.segmenters.registry import family_of, preferred, trainable
 
 if TYPE_CHECKING:
-    from medsam2_atlas.batch.conduct import Tally, Watch
+    from medsam2_atlas.batch.tally import Tally, Watch
 
 _SHOWN = 10
 """Number of failures that are printed."""

@@ -74,12 +74,13 @@ def build_common_space(
         UnregisteredError: an image cannot be registered.
     """
     images = [image.at_spacing(config.spacing).with_config(config.image) for image in images]
-    doing(f"keypoints of {len(images)} images")
+    _shown("keypoints", 0, len(images))
     detected = dict[int, Keypoints]()
     for i, found in mapped(keypoints_of, [(image, config.keypoints) for image in images]):
         if isinstance(found, KilledError):
             raise UnregisteredError(i, found) from found
         detected[i] = found
+        _shown("keypoints", len(detected), len(images))
     keypoints = [detected[i] for i in range(len(images))]
     if config.method in BY_KEYPOINTS:
         return _by_keypoints(images, keypoints, config, progress, mapped)
@@ -92,18 +93,24 @@ def build_common_space(
             if image is template:
                 transforms[i] = Transform((Affine(torch.eye(3), torch.zeros(3)),))
         others = [i for i, image in enumerate(images) if image is not template]
-        doing(f"round {turn + 1} of {rounds}")
+        _shown(f"round {turn + 1} of {rounds}", 0, len(others))
         register_one = _affine if turn == 0 else _registered
         for done, (n, found) in enumerate(mapped(register_one, [(template, images[i], config) for i in others]), 1):
             if isinstance(found, Exception):
                 raise UnregisteredError(others[n], found) from found
             transforms[others[n]] = found
+            _shown(f"round {turn + 1} of {rounds}", done, len(others))
             progress("common space", (turn * len(images) + len(images) - len(others) + done) / total)
         if turn == 0:
             transforms = _centred(transforms, template)
         if turn < rounds - 1 or rounds == 1:
             template = mean_image(images, transforms, template, config.group.min_coverage)
     return CommonSpace(template, transforms, _undone(keypoints, transforms))
+
+
+def _shown(what: str, done: int, count: int) -> None:
+    """Shows which image is registered; on a cluster, the number of the next one to end."""
+    doing(f"{what}, image {min(done + 1, count)} of {count}" if count else what)
 
 
 def _affine(template: WorkImage, image: WorkImage, config: RegistrationConfig) -> Transform | Exception:
@@ -157,12 +164,13 @@ def _by_keypoints(
     transforms = starts
     for turn in range(dense):
         transforms, body = list(starts), template.around_body()
-        doing(f"round {turn + 1} of {dense}")
+        _shown(f"round {turn + 1} of {dense}", 0, len(images))
         begun = [(body, image, start, config) for image, start in zip(images, starts, strict=True)]
         for done, (i, found) in enumerate(mapped(_deformed, begun), 1):
             if isinstance(found, Exception):
                 raise UnregisteredError(i, found) from found
             transforms[i] = found
+            _shown(f"round {turn + 1} of {dense}", done, len(images))
             progress("common space", share * (1 + turn + done / len(images)))
         if turn < dense - 1:
             template = mean_image(images, transforms, template, config.group.min_coverage)

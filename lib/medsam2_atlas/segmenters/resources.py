@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -20,7 +20,9 @@ from medsam2_atlas.scoremaps import ScoreMaps, score_maps
 from medsam2_atlas.segmenters.base import Segmenter
 from medsam2_atlas.segmenters.open_images import OpenImages
 from medsam2_atlas.segmenters.registry import make_segmenter
-from medsam2_atlas.unet import UNet
+
+if TYPE_CHECKING:
+    from medsam2_atlas.unet import UNet  # with MONAI, which takes seconds to import
 
 T = TypeVar("T")
 

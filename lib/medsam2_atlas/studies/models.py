@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -31,7 +31,10 @@ from medsam2_atlas.segmenters.places import find_atlas, find_unet, known_checkpo
 from medsam2_atlas.segmenters.registry import check_folder_name, make_segmenter
 from medsam2_atlas.storage import WorkFolder
 from medsam2_atlas.studies.growth import atlas_store
-from medsam2_atlas.unet import UNet, UNetConfig, load_unet, unet_config
+from medsam2_atlas.unet import UNetConfig, unet_config
+
+if TYPE_CHECKING:
+    from medsam2_atlas.unet import UNet
 
 T = TypeVar("T")
 
@@ -260,6 +263,8 @@ class Models:
             WeightsError: if it is not trained yet, or its weights cannot be used.
             torch.OutOfMemoryError: if the device has too little memory.
         """
+        from medsam2_atlas.unet import load_unet  # MONAI takes seconds to import, and most segmenters do without U-Nets
+
         trained = None if self._work is None else self._work.path / name / "best.pt"
         file = find_unet(name, self._path(name), trained)
         found: UNet = self.on_device(name, self._once(name, [file], lambda: load_unet(file), WeightsError), device)
