@@ -183,4 +183,4 @@ class _Run:
 def full_disk(subject: str, reason: str) -> StorageError:
     """Returns the error that stops a batch because its disk cannot be written."""
     remedy = "Free some space or make the disk writable, and run the same command again."
-    return StorageError(subject, f"cannot be stored: {reason}", remedy)
+    return StorageError(subject, f"cannot be stored: {reason.rstrip('.')}.", remedy)
