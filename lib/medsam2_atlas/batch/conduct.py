@@ -121,10 +121,10 @@ class _Run:
             if outcome.done is not None:
                 outcome.done.part.unlink(missing_ok=True)
             return
-        if outcome.fatal:
-            raise full_disk(item.name, outcome.reason)
         if outcome.unusable:
             raise InputError(item.name, f"cannot be segmented: {outcome.reason}", "Run the same command again.")
+        if outcome.fatal:
+            raise full_disk(item.name, outcome.reason)
         if outcome.done is None:
             self._failed(item, outcome)
             return
