@@ -64,6 +64,8 @@ class SeriesList:
             hidden: returns those of the given series that must not be listed, because they were erased.
         """
         self._query, self._file, self._hidden = query, file, hidden
+        self.changed: Callable[[], object] = lambda: None
+        """Called in the thread of the query after the list has changed."""
         self._lock = threading.Lock()
         self._found: SeriesByUid | None = self._stored()
         self._problems: dict[str, str] = {}
@@ -144,6 +146,7 @@ class SeriesList:
                     continue
                 log.warning("series %s of the PACS is left out: it %s", name, problem)
             if changed:
+                self.changed()
                 write_json(list(found.values()), self._file)
             if len(self._visible(found)) < len(found):  # a series was erased during the refresh
                 write_json(list(self._visible(found).values()), self._file)
