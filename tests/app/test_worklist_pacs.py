@@ -17,14 +17,15 @@ from PIL import Image
 
 from app.fake_pacs import FakePacs, fake_pacs
 from app.fake_pacs import listed as listed_series
+from app.listed_studies import Team
 from app.test_pacs_datastore import ARRAY, QUICK, datastore_of, label_for
-from app.test_worklist_cases import Team
 from datastores.pacs_datastore import PacsDatastore
 from datastores.series_list import SeriesList
 from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.base.errors import UnavailableError
 from medsam2_atlas.dicom.web import DicomWeb, DicomWebLimits
 from medsam2_atlas.imaging.hounsfield import CHECK
+from medsam2_atlas.storage import Drafts
 from series_files import upright, write_series
 from server.people import User
 from tasks.case_pictures import CasePictures
@@ -32,6 +33,7 @@ from tasks.case_states import CaseTable
 from tasks.learner import Learner
 from tasks.learning_ahead import LearningAhead
 from tasks.worklist import Query, Worklist
+from tasks.worklist_parts import WorklistParts
 from waiting import until
 
 KIM = User("kim", "annotator", "token:kim")
@@ -318,6 +320,43 @@ def test_fetched_series_that_nobody_needs_make_room_for_new_ones(pacs: FakePacs,
     assert set(store.images()) == here - {names[1], names[5], names[6]}
     shelf.datastore.get_image_uri(names[1])  # fetched again when it is needed, with its prediction
     assert store.label(names[1], "unet_3d").version.number == 1
+
+
+def test_a_series_that_is_claimed_while_its_deletion_begins_is_kept(
+    pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = add(pacs, tmp_path, 2)
+    shelf = Shelf(pacs, tmp_path, 1)
+    shelf.problems = {names[0]: ValueError("no voxels")}
+    shelf.run()
+    store = shelf.datastore.store
+    real = store.image
+
+    def claimed(study: str) -> Any:
+        shelf.datastore.claims.touch(study, "token:kim", "kim")  # somebody opens it before the lock is taken
+        return real(study)
+
+    small = LearningAhead(lambda: shelf.datastore, 1, 1, lambda: False)
+    small.plan(names, {}, {})
+    monkeypatch.setattr(shelf.datastore, "fetched_bytes", lambda study: 10)
+    monkeypatch.setattr(store, "image", claimed)
+    assert not small.prepare("1.2.3")
+    assert set(store.images()) == set(names)
+
+
+def test_a_new_list_of_the_pacs_is_in_the_worklist_before_anybody_asks(pacs: FakePacs, tmp_path: Path) -> None:
+    names = add(pacs, tmp_path, 2)
+    datastore = datastore_of(pacs, tmp_path)
+    learner: Any = SimpleNamespace(problems=dict, progress=lambda: (0, 0))
+    table = ScoreTable(tmp_path / "t.sqlite")
+    parts = WorklistParts(datastore, {}, table, learner, Drafts(datastore.store, 10**6), CHECK, False, 10**6)
+    parts.warm()
+    until(lambda: set(parts._table._states) == set(names), 10, "the list was not read at the start")
+    series = add(pacs, tmp_path, 3)[2]
+    datastore._list._asked = float("-inf")  # the list is old
+    datastore._list._tried = float("-inf")
+    assert datastore.listed() is not None
+    until(lambda: series in parts._table._states, 10, "the new list was not read in the background")
 
 
 def test_a_series_that_the_pacs_no_longer_lists_is_never_deleted(pacs: FakePacs, tmp_path: Path) -> None:

@@ -291,6 +291,179 @@ def test_own_jobs_that_ended_early_are_shown_with_the_reason_until_they_are_repe
     ]
 
 
+def test_an_own_job_that_failed_or_was_cancelled_can_be_run_again(page: Any, url: str) -> None:
+    job = {"kind": "medsam2_atlas", "ended": 1.0}
+    gone = {**job, "id": "a1", "subject": "1.2.3", "title": "Doe Jane", "state": "cancelled", "reason": "nobody follows it"}
+    failed = {**job, "id": "a2", "subject": "P-0004", "state": "failed", "error": "The memory is full."}
+    TEAM.summary = {"queue": {"running": 0, "waiting": 0, "yours": [gone, failed]}}
+    go(page, url)
+    assert "1.2.3" not in page.locator("#jobs").inner_text(), "a UID is for programs"
+    TEAM.answers["/infer/medsam2_atlas"] = (202, {"id": "a3"})
+    page.get_by_label("Run medsam2_atlas again on Doe Jane").click()
+    page.get_by_text("medsam2_atlas runs again on Doe Jane.").wait_for()
+    sent = "/infer/medsam2_atlas?image=1.2.3&wait=false&attended=true&output=json"
+    assert [one[:2] for one in TEAM.asked] == [("POST", sent)]
+    error = {"message": "The queue is full.", "remedy": "Try again in a minute."}
+    TEAM.answers["/infer/medsam2_atlas"] = (429, {"error": error})
+    page.get_by_label("Run medsam2_atlas again on P-0004").click()
+    page.get_by_text("The queue is full. Try again in a minute.").wait_for()
+
+
+def test_a_hidden_page_asks_for_nothing_until_it_is_shown_unless_a_job_runs(page: Any, url: str) -> None:
+    hide = """hidden => {
+        Object.defineProperty(document, 'hidden', { get: () => hidden, configurable: true });
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    asked: list[str] = []
+    noted = page.context.new_page()
+    noted.on("request", lambda request: asked.append(request.url) if "/worklist/cases" in request.url else None)
+    noted.clock.install()
+    go(noted, url)
+    noted.locator("#next-reason").filter(has_text=re.compile(r"\w")).wait_for()
+
+    def wait(seconds: int) -> int:
+        """Returns how often the page asks for the cases in a time."""
+        asked.clear()
+        for _ in range(seconds):
+            noted.clock.run_for(1000)
+            noted.wait_for_timeout(10)  # for answers
+        return len(asked)
+
+    assert wait(65) >= 2
+    noted.evaluate(hide, True)
+    assert wait(300) == 0
+    asked.clear()
+    noted.evaluate(hide, False)
+    until_asked(noted, asked)
+    assert wait(65) >= 2, "the page goes on"
+    job = {
+        "id": "a1",
+        "kind": "unet_3d",
+        "subject": "P-0003",
+        "state": "running",
+        "stage": "network",
+        "share": 0.4,
+        "ended": None,
+    }
+    TEAM.summary = {"queue": {"running": 1, "waiting": 0, "yours": [job]}}
+    assert wait(25) >= 1
+    noted.evaluate(hide, True)
+    assert wait(60) >= 1, "the server cancels jobs that no page follows"
+    noted.close()
+
+
+def until_asked(page: Any, asked: list[str]) -> None:
+    """Waits for a request of a page, whose own clock stands still."""
+    for _ in range(200):
+        if asked:
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("the page asks for nothing")
+
+
+def test_an_admin_segments_all_open_cases_and_everybody_sees_how_far_it_is(page: Any, url: str) -> None:
+    TEAM.summary = {"may": {"upload": False, "assign": True, "review": True, "batch": True}}
+    go(page, url)
+    assert re.fullmatch(r"Segment \d+ open cases", page.locator("#batch-run").inner_text())
+    assert page.locator("#batch-model option").all_inner_texts() == ["medsam2_atlas"]  # the other one cannot run
+    page.locator("#batch-run").click()
+    page.get_by_text("medsam2_atlas segments the cases now.").wait_for()
+    assert TEAM.asked[0][:2] == ("POST", "/batch/infer/medsam2_atlas?images=unlabeled")
+    state = {"model": "atlas", "ended": False, "total": 120, "kept": 2, "done": 36, "failed": 1, "seconds_left": 600}
+    TEAM.summary = {"batch": {"running": True, "state": state}}
+    go(page, url)
+    assert page.locator("#batch").inner_text() == "atlas: 39 of 120 cases, 1 failed · about 10 min left"
+    TEAM.summary = {"batch": {"running": False, "state": state}}
+    go(page, url)
+    assert not page.locator("#batch").is_visible()
+
+
+def test_names_from_outside_are_shown_as_text(page: Any, url: str) -> None:
+    fields = ("study", "patient", "description", "author", "why", "assigned")
+    hostile = dict.fromkeys(fields, HOSTILE) | {
+        "comment": {"by": HOSTILE, "time": "", "text": HOSTILE},
+        "opened": [HOSTILE],
+    }
+    TEAM.rows = [row(4, **hostile, problem=HOSTILE, check=[[HOSTILE, 0.2]], claimed={"person": HOSTILE, "since": "x"})]
+    TEAM.summary = {"you": {"name": HOSTILE, "role": HOSTILE}, "models": [{"name": HOSTILE, "title": HOSTILE, "mark": HOSTILE}]}
+    TEAM.figures = {**FIGURES, "agreement": [{"study": HOSTILE, "people": [HOSTILE], "dice": {HOSTILE: 0.2}, "mean": 0.2}]}
+    go(page, url)
+    assert names(page) == [HOSTILE]
+    page.get_by_label(f"More about {HOSTILE}").click()
+    page.get_by_role("dialog", name=HOSTILE).wait_for()
+    page.goto(f"{url}/figures")
+    page.get_by_text("Agreement between people").wait_for()
+    page.locator("#between tbody tr").wait_for()
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_figures_are_charts_with_words_and_sorted_tables(page: Any, url: str) -> None:
+    page.goto(f"{url}/figures")
+    page.locator("#per-day svg").wait_for()
+    assert page.locator("#per-day svg").get_attribute("aria-label") == "Signed-off cases a day: 11 cases in 27 days"
+    assert "unet_3d 0.78 at the end" in page.locator("#trend svg").get_attribute("aria-label")
+    first = page.locator("#per-organ tbody tr").first
+    assert first.inner_text().split("\t") == ["left adrenal gland", "–", "12.3", "340", "0.550"]
+    page.locator("#per-organ").get_by_role("button", name="Dice").click()
+    assert first.inner_text().startswith("liver")
+    page.locator("#trend-organ").select_option("liver")
+    assert "liver: medsam2_atlas 0.90" in page.locator("#trend svg").get_attribute("aria-label")
+
+
+def test_the_figures_show_totals_over_cases_and_how_many_began_with_the_prediction(page: Any, url: str) -> None:
+    page.goto(f"{url}/figures")
+    page.locator("#between tbody tr").wait_for()
+    cards = [" ".join(text.split()) for text in page.locator("#cards .card").all_inner_texts()]
+    assert cards[0] == "11 cases signed off in 27 days"  # and not 42, the sum of the days
+    assert cards[2:] == ["5.1 min median active time of 7 cases", "0.90 median Dice between people"]
+    page.get_by_text("medsam2_atlas: 9 of 12 cases drawn from its prediction; unknown for 3.").wait_for()
+    page.get_by_text("unet_3d: 0 of 12 cases drawn from its prediction; unknown for 3.").wait_for()
+    page.get_by_text("measures corrections, not accuracy").wait_for()
+    assert "yes" in page.locator("#between tbody tr").inner_text().split("\t")
+    TEAM.summary = {"you": {"name": "Kim Lee", "role": "annotator"}}
+    page.reload()
+    page.get_by_text("median Dice between you and others").wait_for()
+
+
+def test_a_comparison_shows_the_lowest_dice_first_and_leads_to_the_slice(page: Any, url: str) -> None:
+    page.goto(f"{url}/compare?study=a")
+    page.locator("#table tbody tr").first.wait_for()
+    assert [page.locator(f"#{name}").input_value() for name in ("first", "second")] == ["final/2", "medsam2_atlas/1"]
+    dice = [float(text) for text in page.locator("#table tbody td:nth-child(2)").all_inner_texts()]
+    assert dice == sorted(dice)
+    assert page.locator("#pictures img").count() == 4
+    page.locator("#second").select_option("unet_3d/1")
+    page.wait_for_url("**second=unet_3d%2F1")
+    link = page.locator("#table tbody a").first
+    assert link.get_attribute("aria-label") == "Left adrenal gland, slice 13 in the viewer" or link.get_attribute("aria-label")
+    link.click()
+    page.wait_for_url(re.compile(r"/ohif/annotate\?slice=12$"))
+    page.goto(f"{url}/compare")
+    page.get_by_text("Choose a case on the").wait_for()
+
+
+@pytest.mark.skipif(not axe.SCRIPT.is_file(), reason="axe-core is not installed: make e2e-tools")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_have_no_serious_accessibility_problem(page: Any, url: str, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    TEAM.rows[5].update(mine=True)
+    job = {"id": "a1", "kind": "unet_3d", "subject": "P-0003", "state": "running", "stage": "network", "share": 0.4}
+    TEAM.summary = {"queue": {"running": 1, "waiting": 0, "yours": [{**job, "ended": None}]}}
+    assert wait(25) >= 1
+    noted.evaluate(hide, True)
+    assert wait(60) >= 1, "the server cancels jobs that no page follows"
+    noted.close()
+
+
+def until_asked(page: Any, asked: list[str]) -> None:
+    """Waits for a request of a page, whose own clock stands still."""
+    for _ in range(200):
+        if asked:
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("the page asks for nothing")
+
+
 def test_an_admin_segments_all_open_cases_and_everybody_sees_how_far_it_is(page: Any, url: str) -> None:
     TEAM.summary = {"may": {"upload": False, "assign": True, "review": True, "batch": True}}
     go(page, url)

@@ -153,17 +153,22 @@ class PacsDatastore(StudyDatastore):
         except (OSError, NotFoundError):
             return 0
 
-    def drop_fetched(self, study: str) -> bool:
+    def drop_fetched(self, study: str, needed: Callable[[], bool] = lambda: False) -> bool:
         """Deletes the files and the volume of a series, which the PACS still has. Predictions stay.
 
+        Args:
+            study: UID of the series.
+            needed: returns whether somebody needs the series; called under the lock of the studies.
+
         Returns:
-            False, and nothing has changed, if the PACS does not list the series, or a person has a label map or a draft of it.
+            False, and nothing has changed, if the series is needed, the PACS does not list it, or a person has a label map or a
+            draft of it.
 
         Raises:
             NotFoundError: the series is not fetched.
             StorageError: a file cannot be deleted.
         """
-        if not self.web.breaker.ready or study not in (self._list.last() or {}) or not self.store.drop_image(study):
+        if not self.web.breaker.ready or study not in (self._list.last() or {}) or not self.store.drop_image(study, needed):
             return False
         try:
             self._files.drop(study)

@@ -88,7 +88,9 @@ class Queue(BaseModel):
 
     running: int
     waiting: int
-    yours: list[dict[str, Any]] = Field(description="the person's own jobs, as `GET /jobs` describes them")
+    yours: list[dict[str, Any]] = Field(
+        description="the person's own jobs, as `GET /jobs` describes them, with the `title` of the case"
+    )
 
 
 class You(BaseModel):

@@ -63,6 +63,11 @@ class WorklistParts:
     def _states(self) -> Mapping[str, CaseState]:
         return self._table.states(self._learner.problems())
 
+    def title(self, study: str) -> str:
+        """Returns the patient of a case as the worklist shows it; the name of the study if it is not listed."""
+        about = self._states().get(study)
+        return about.patient if about else study
+
     def warm(self) -> None:
         """Computes the states of all cases in the background, so that the first page need not wait for that."""
         self._warming.start()

@@ -104,7 +104,7 @@ function showPictures(rows, { study, first, second }) {
   const shown = [...rows].filter(({ worst }) => worst.length).sort((a, b) => a.dice - b.dice).slice(0, MAX_PICTURES);
   const items = shown.map(({ label, title, worst, dice }) => {
     const [slice] = worst;
-    const src = address('compare/picture', { study, first, second, organ: label, slice: slice === 0 ? '0' : slice });
+    const src = address('compare/picture', { study, first, second, organ: label, slice });
     const image = element('img', { src, loading: 'lazy', width: 912, height: 300, alt: title + ' on slice ' + (slice + 1) + ': the first label map, the second one, and their differences' });
     image.addEventListener('error', () => image.replaceWith(element('p', { class: 'small', textContent: 'The picture cannot be drawn.' })));
     const caption = element('figcaption', {}, element('span', {}, element('strong', { textContent: title }), ' · Dice ' + dice.toFixed(2)), element('a', { href: viewerAt(slice), textContent: 'Slice ' + (slice + 1) + ' in the viewer' }));

@@ -79,7 +79,7 @@ function show() {
   showUser(summary.you);
   byId('upload').hidden = !summary.may.upload;
   showProgress(summary, filters.state, toggleState);
-  showQueue(summary.queue, say, () => load(true));
+  showQueue(summary, say, () => load(true));
   showBatch(summary, say, () => load(true));
   showModels(summary);
   showPacsProblem(summary);
