@@ -91,6 +91,16 @@ def test_patients_dates_and_descriptions_come_from_the_list_of_the_pacs(pacs: Fa
     assert all(f"includefield={name}" in asked[0] for name in ("PatientName", "StudyDescription", "SeriesDescription"))
 
 
+def test_a_job_is_named_by_its_patient(pacs: FakePacs, tmp_path: Path) -> None:
+    (series,) = add(pacs, tmp_path, 1)
+    pacs.series[0]["00100020"] = {"vr": "LO", "Value": ["P 7"]}
+    datastore = listed(pacs, tmp_path)
+    learner: Any = SimpleNamespace(problems=dict, progress=lambda: (0, 0))
+    table = ScoreTable(tmp_path / "t.sqlite")
+    parts = WorklistParts(datastore, {}, table, learner, Drafts(datastore.store, 10**6), CHECK, False, 10**6)
+    assert [parts.title(name) for name in (series, "1.2.99")] == ["P 7", "1.2.99"]
+
+
 def test_the_list_is_not_requested_for_each_page_and_a_slow_pacs_delays_no_page(pacs: FakePacs, tmp_path: Path) -> None:
     add(pacs, tmp_path, 2)
     worklist = worklist_of(listed(pacs, tmp_path), tmp_path)

@@ -90,6 +90,8 @@ def test_the_summary_counts_cases_and_states_what_the_person_may_do(team: Team, 
         "7",
     )
     assert about["demo_weights"] is True
+    assignees = {who: team.ask(who, "summary").json()["users"] for who in ("kim", "lee")}
+    assert assignees == {"kim": [], "lee": ["ann", "kim", "lee", "max"]}, "names of all users are for those who assign cases"
     rights = {who: team.ask(who, "summary").json()["may"] for who in ("kim", "lee", "max")}
     assert rights == {
         "kim": {"upload": False, "assign": False, "review": False, "batch": False},
@@ -123,6 +125,7 @@ def test_people_see_counts_of_the_queue_but_only_their_own_jobs(team: Team) -> N
             assert found["running"] + found["waiting"] == 2
             assert [job["owner"] for job in found["yours"]] == ([who] if who != "lee" else [])
             assert f"case of {others}" not in shown[who].text
+            assert [job["title"] for job in found["yours"]] == [job["subject"] for job in found["yours"]], "it is not listed"
     finally:
         end.set()
 

@@ -58,6 +58,10 @@ class Access:
         """Returns whether the token file contains a user of this name."""
         return self._tokens is not None and name in {person.name for person in self._tokens.people}
 
+    def names(self) -> list[str]:
+        """Returns the names of the users in the token file, sorted; empty without one. Names of an issuer's users are unknown."""
+        return sorted({person.name for person in self._tokens.people}, key=str.casefold) if self._tokens is not None else []
+
     def may_be_user(self, name: str) -> bool:
         """Returns whether a user of this name may exist: always if an issuer vouches for users, or without logins."""
         return self._issuer is not None or self._tokens is None or self.has_user(name)

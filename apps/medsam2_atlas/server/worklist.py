@@ -83,6 +83,7 @@ def summary(request: Request) -> Response:
         "models": models,
         "queue": _queue(request.app.state.queue, user, parts.title),
         "you": {"name": user.name, "role": user.role},
+        "users": request.app.state.access.names() if user.may("reviewer") else [],
         "may": {
             "upload": not pacs and user.may(role_for("PUT", "/datastore/upload")),
             "assign": user.may("reviewer"),

@@ -136,6 +136,7 @@ class Summary(BaseModel):
     models: list[ModelSummary]
     queue: Queue
     you: You
+    users: list[str] = Field(description="names of all users of the token file, for those who may assign cases; else empty")
     may: May
     pacs: bool
     pacs_problem: str = Field(
