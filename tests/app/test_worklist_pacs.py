@@ -107,6 +107,18 @@ def test_the_list_is_not_requested_for_each_page_and_a_slow_pacs_delays_no_page(
     assert len(pacs.asked) == 1
 
 
+def test_an_erased_series_is_not_listed_and_the_list_is_computed_once(pacs: FakePacs, tmp_path: Path) -> None:
+    first, second = add(pacs, tmp_path, 2)
+    datastore = listed(pacs, tmp_path)
+    datastore.store.erased.add(first, barred=True)
+    shown = datastore.listed()
+    assert shown is not None
+    assert list(shown) == [second]
+    assert datastore.listed() is shown
+    datastore.store.erased.readmit(first)
+    assert set(datastore.listed() or ()) == {first, second}
+
+
 def test_the_name_of_a_patient_is_not_stored_with_a_fetched_image(pacs: FakePacs, tmp_path: Path) -> None:
     (series,) = add(pacs, tmp_path, 1)
     pacs.series[0] |= {"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]}}

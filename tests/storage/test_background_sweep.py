@@ -24,6 +24,8 @@ def store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> StudyStore:
 def test_a_slow_comparison_delays_no_caller_and_own_changes_are_seen_at_once(
     store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    file = label(tmp_path / "label.nii.gz", 6)
+    store.save_label("b", FINAL, file)  # makes the folder
     store.images()
     threads, goes_on, real = set[str](), threading.Event(), reconcile.Reconciler._look
 
@@ -33,7 +35,6 @@ def test_a_slow_comparison_delays_no_caller_and_own_changes_are_seen_at_once(
         real(*given, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reconcile.Reconciler, "_look", slow)
-    file = label(tmp_path / "label.nii.gz", 6)
     store.images()
     saved = store.save_label("a", FINAL, file, author="kim").label
     assert store.labels()["a"][FINAL] == saved
