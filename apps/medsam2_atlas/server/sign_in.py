@@ -59,8 +59,9 @@ class Access:
         return self._tokens is not None and name in {person.name for person in self._tokens.people}
 
     def names(self) -> list[str]:
-        """Returns the names of the users in the token file, sorted; empty without one. Names of an issuer's users are unknown."""
-        return sorted({person.name for person in self._tokens.people}, key=str.casefold) if self._tokens is not None else []
+        """Returns the names of the users in the token file, sorted; empty without one, because an issuer's users are unknown."""
+        people = self._tokens.people if self._tokens is not None else frozenset()
+        return sorted({person.name for person in people}, key=str.casefold)
 
     def may_be_user(self, name: str) -> bool:
         """Returns whether a user of this name may exist: always if an issuer vouches for users, or without logins."""
