@@ -59,7 +59,7 @@ class Access:
         return self._tokens is not None and name in {person.name for person in self._tokens.people}
 
     def names(self) -> list[str]:
-        """Returns the names of the users in the token file, sorted; empty without one, because an issuer's users are unknown."""
+        """Returns the sorted names of the users in the token file; empty without one, because an issuer's users are unknown."""
         people = self._tokens.people if self._tokens is not None else frozenset()
         return sorted({person.name for person in people}, key=str.casefold)
 
