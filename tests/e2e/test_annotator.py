@@ -109,8 +109,11 @@ def test_a_cancelled_or_failed_run_can_be_run_again(viewer: Annotator) -> None:
     again.click()
     assert "The queue is full." in viewer.message("Not done")
     again.click()
-    viewer.part("stage").filter(has_text="medsam2_atlas:").wait_for()
-    (job,) = [one for one in requests.get(f"{viewer.url}/jobs").json() if one["state"] in ("queued", "running")]
+
+    def running() -> list[Any]:
+        return [one for one in requests.get(f"{viewer.url}/jobs").json() if one["state"] in ("queued", "running")]
+
+    (job,) = until(running, 60, "no run has begun")
     assert job["kind"] == "medsam2_atlas"
     viewer.press("cancel")
     viewer.message("Cancelled")
