@@ -219,7 +219,7 @@ def _state(facts: _Facts, models: tuple[str, ...], reports: PredictionStore) -> 
     # Only a measurement opens a CT that nobody has opened yet. With a prediction, the reason is not the CT.
     unreadable = row is not None and bool(row.problem) and not signed and not predicted
     broken = "image" in wrong or (FINAL in wrong and not signed) or not facts.listed or unreadable
-    if row is not None and row.problem and "measuring" not in wrong and not signed:
+    if row is not None and row.problem and not wrong.keys() & {"measuring", "image"} and not signed:
         wrong["measuring"] = row.problem
     values = row.values if row else {}
     waits = final is not None and signed and not final.version.accepted and facts.reviewed
