@@ -190,6 +190,7 @@ class MedSAM2AtlasApp(MONAILabelApp):
         if isinstance(datastore, PacsDatastore):
             threading.Thread(target=datastore.keep_sending, args=(self._stopping,), name="sending", daemon=True).start()
         self._housekeeper.start()
+        self._studies().store.sweep_in_background()
         self.worklist.warm()
         if self._learns:
             self._learner.start()

@@ -66,8 +66,11 @@ def test_without_measures_the_first_case_is_chosen_and_the_reason_names_the_prob
     problem = Row("a", "stamp", {}, "", {}, {}, "a.nii.gz: cannot be read")
     choice = choose("uncertainty", ["b", "a"], {"a": problem})
     assert choice is not None
-    assert (choice.study, choice.weight) == ("a", 0.0)
+    assert (choice.study, choice.weight) == ("b", 0.0), "a CT that cannot be read is not opened first"
     assert "cannot be read" in choice.why
+    left = choose("uncertainty", ["a"], {"a": problem})
+    assert left is not None
+    assert left.study == "a"
 
 
 def test_the_random_choice_is_uniform() -> None:

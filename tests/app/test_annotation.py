@@ -8,48 +8,27 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pytest
 import requests
 import SimpleITK as sitk
 
-from app.running import server
+from app.annotating import KIM, LEE, REVA, STUDIES, annotated, ask, case, submit, voxels
 from medsam2_atlas.atlas import ReferenceFiles
-from medsam2_atlas.base.resource import resource
 from medsam2_atlas.imaging.packed_labels import pack
 from medsam2_atlas.imaging.volume import read_labels, read_volume, write_volume
 from medsam2_atlas.storage import StudyStore
-from tasks.annotated_case import offered_model, start_of
-from token_files import bearer, token_of, tokens_for
+from token_files import bearer, token_of
 from waiting import until
 
-KIM, LEE, REVA = ("kim", "lee", "reva")
 LIVER, RIGHT_KIDNEY = 6, 2
-STUDIES = ("opened", "twice", "kept", "marked", "compared", "removed", "foreign", "used")
 
 
 @pytest.fixture(scope="module")
 def place(short_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Yields the server's URL and the studies folder. The CTs have the orientation PIR."""
-    folder = tmp_path_factory.mktemp("annotated")
-    (folder / "studies").mkdir()
-    turned = sitk.DICOMOrient(sitk.ReadImage(str(short_files.image)), "PIR")
-    for name in STUDIES:
-        sitk.WriteImage(turned, str(folder / "studies" / f"{name}.nii.gz"))
-    sample = next(resource("sample-data").glob("targets/images/*"))
-    shutil.copy(sample, folder / "studies" / "sample.nii.gz")
-    tokens = tokens_for(folder / "tokens.yaml", {KIM: "annotator", LEE: "annotator", REVA: "reviewer", "max": "admin"})
-    conf = {
-        "atlas": str(folder / "none"),
-        "learning": "false",
-        "server_label_mb": "1",
-        "server_drafts_mb": "1",
-        "server_tokens": str(tokens),
-    }
-    with server(folder / "studies", folder / "server", conf, token=token_of("max")) as client:
-        yield str(client.get_server_url()).rstrip("/"), folder / "studies"
+    with annotated(short_files.image, tmp_path_factory.mktemp("annotated")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +40,6 @@ def url(place: tuple[str, Path]) -> str:
 def truth(short_files: ReferenceFiles) -> np.ndarray:
     """Returns the organs `[z, y, x]` as a viewer shows them: on the LPS volume."""
     return read_labels(short_files.label).array
-
-
-def ask(url: str, method: str, path: str, who: str = KIM, **options: Any) -> requests.Response:
-    params = {key: value for key, value in options.items() if key not in ("data", "files", "headers")}
-    more = {key: options[key] for key in ("data", "files") if key in options}
-    headers = bearer(token_of(who)) | options.get("headers", {})
-    return requests.request(method, f"{url}/annotation/{path}", params=params, headers=headers, timeout=120, **more)
-
-
-def case(url: str, image: str, who: str = KIM) -> Any:
-    answer = ask(url, "GET", "case", who, image=image)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def voxels(answer: requests.Response) -> np.ndarray:
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == "application/octet-stream"
-    shape = tuple(int(count) for count in answer.headers["X-Shape"].split(","))
-    return np.frombuffer(gzip.decompress(answer.content), np.uint8).reshape(shape)
-
-
-def submit(url: str, image: str, labels: np.ndarray, who: str = KIM, **options: Any) -> requests.Response:
-    return ask(url, "POST", "submit", who, image=image, data=pack(labels), **options)
 
 
 def edited(labels: np.ndarray) -> np.ndarray:
@@ -308,92 +263,6 @@ def test_a_stored_label_map_with_the_tag_draft_is_not_the_draft(url: str, truth:
     assert (voxels(ask(url, "GET", "label", image="kept", tag="draft", version=1)) == truth).all()
 
 
-HOSTILE = {
-    "nothing": b"",
-    "no gzip": b"no gzip",
-    "a bomb": gzip.compress(bytes(300_000_000), 9),
-    "cut off": None,
-    "another size": pack(np.zeros((2, 3, 4))),
-    "an unknown organ": None,
-    "two members": None,
-}
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_bodies_that_are_no_label_map_are_refused_and_change_nothing(url: str, truth: np.ndarray, kind: str) -> None:
-    whole = pack(truth)
-    made = {"cut off": whole[:-20], "an unknown organ": pack(np.full_like(truth, 16)), "two members": whole + whole}
-    body = made.get(kind) or HOSTILE[kind]
-    before = case(url, "kept")
-    for method, path in (("PUT", "draft"), ("POST", "changes"), ("POST", "submit")):
-        answer = ask(url, method, path, image="kept", data=body)
-        assert answer.status_code == 400, answer.text
-        assert "label map: " in answer.json()["error"]["message"]
-        assert answer.json()["error"]["remedy"]
-    answer = ask(url, "POST", "refine", image="kept", label=6, data={"params": "{}"}, files={"mask": ("m.gz", body)})
-    assert answer.status_code == 400, answer.text
-    assert case(url, "kept") == before
-
-
-def test_bodies_larger_than_a_label_map_are_refused(url: str) -> None:
-    for method, path in (("PUT", "draft"), ("POST", "changes"), ("POST", "submit")):
-        assert ask(url, method, path, image="kept", data=bytes(1_000_001)).status_code == 413
-    answer = ask(url, "POST", "refine", image="kept", label=6, data={"params": "{}"}, files={"mask": ("m", bytes(1_000_001))})
-    assert answer.status_code == 413
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "params", "status"),
-    [
-        ("GET", "case", {"image": "nobody"}, 404),
-        ("GET", "case", {"image": "../opened"}, 404),
-        ("GET", "case", {}, 422),
-        ("GET", "case", {"study": "1.2", "series": "1.2.3"}, 404),
-        ("GET", "label", {"image": "opened", "tag": "../../x"}, 404),
-        ("GET", "label", {"image": "opened", "tag": "final", "version": 99}, 404),
-        ("GET", "label", {"image": "opened", "tag": "final", "version": 0}, 422),
-        ("GET", "label", {"image": "../opened", "tag": "draft"}, 404),
-        ("DELETE", "draft", {"image": "../opened"}, 404),
-        ("GET", "compare", {"image": "opened", "first": "final/1", "second": "final/x"}, 422),
-        ("GET", "compare", {"image": "opened", "first": "final/1", "second": "nothing/1"}, 404),
-        ("GET", "compare/label", {"image": "opened", "first": "", "second": "final/1"}, 422),
-    ],
-)
-def test_requests_for_what_does_not_exist_are_refused(
-    url: str, method: str, path: str, params: dict[str, Any], status: int
-) -> None:
-    answer = ask(url, method, path, **params)
-    assert answer.status_code == status, answer.text
-    assert answer.json()["error"]["message"]
-
-
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"base_tag": "final"},
-        {"base_version": 1},
-        {"base_tag": "final", "base_version": 0},
-        {"base_tag": "atlas", "base_version": 77},
-        {"checked": "1,99"},
-        {"checked": "liver"},
-        {"confirm": "yes"},
-        {"over": -1},
-        {"known": -1},
-        {"active_seconds": -1},
-        {"active_seconds": "nan"},
-        {"organ_seconds": "6"},
-        {"organ_seconds": "99:1"},
-        {"organ_seconds": "6:1e3"},
-    ],
-)
-def test_wrong_parameters_of_a_submission_save_nothing(url: str, truth: np.ndarray, params: dict[str, Any]) -> None:
-    before = case(url, "opened")["versions"]
-    answer = submit(url, "opened", truth, **params)
-    assert answer.status_code in (404, 422), answer.text
-    assert case(url, "opened")["versions"] == before
-    assert submit(url, "nobody", truth).status_code == 404
-
-
 def test_others_see_who_works_on_a_case_until_it_is_signed_off(url: str, truth: np.ndarray) -> None:
     mine = case(url, "used")
     assert (mine["claimed"]["person"], mine["comment"], mine["review"]) == ("kim", None, {"on": False, "may_accept": False})
@@ -440,25 +309,6 @@ def test_one_organ_is_refined_by_marks_in_the_viewer(url: str, truth: np.ndarray
     assert case(url, "marked")["versions"] == []
 
 
-@pytest.mark.parametrize(
-    ("query", "params", "message"),
-    [
-        ({"label": 6}, "{}", "do not show the organ"),
-        ({"label": 6}, "[]", "not a JSON object"),
-        ({"label": 6}, '{"boxes": [[1, 2], [3]]}', "marks"),
-        ({"label": 6}, '{"foreground": [[1, 2, "x"]]}', "marks"),
-        ({"label": 6}, '{"foreground": [[100000, 2, 3]]}', ""),
-        ({"label": 16}, "{}", "number of an organ"),
-        ({"label": 6, "model": "atlas"}, "{}", "refines no mask"),
-        ({"label": 6, "mode": "faster"}, '{"foreground": [[1, 2, 3]]}', "faster"),
-    ],
-)
-def test_refinements_that_cannot_be_done_are_refused(url: str, query: dict[str, Any], params: str, message: str) -> None:
-    answer = ask(url, "POST", "refine", image="marked", data={"params": params}, files={"x": ("x", b"")}, **query)
-    assert answer.status_code == 422, answer.text
-    assert message in answer.text
-
-
 def test_two_versions_are_compared(url: str, truth: np.ndarray) -> None:
     newest, truth = case(url, "compared")["start"]["version"], edited(truth)  # the version of an earlier test
     other = truth.copy()
@@ -491,27 +341,6 @@ def test_sample_cts_are_known_as_phantoms(url: str) -> None:
     assert set(real["missing"]) == {"unet_2d", "atlas", "medsam2_atlas"}
 
 
-def test_on_a_real_ct_the_atlas_is_offered_before_demo_weights() -> None:
-    models = dict.fromkeys(("medsam2_atlas", "atlas", "unet_3d"))
-    assert offered_model(models, {}, atlas_first=False) == "medsam2_atlas"
-    assert offered_model(models, {}, atlas_first=True) == "atlas"
-    assert offered_model(models, {"atlas": "no atlas", "medsam2_atlas": "no atlas"}, atlas_first=True) == "unet_3d"
-    assert offered_model(models, dict.fromkeys(models, "x"), atlas_first=True) is None
-
-
-def test_the_newest_usable_final_version_is_opened_first() -> None:
-    def version(tag: str, number: int, **more: Any) -> dict[str, Any]:
-        model = None if tag in ("final", "mine") else tag
-        return {"tag": tag, "version": number, "model": model, "newest": True, "problem": None, **more}
-
-    final, other, atlas, mine = version("final", 2), version("unet_3d", 1), version("atlas", 4), version("mine", 1)
-    assert start_of([mine, other, atlas, final], "atlas") == {"tag": "final", "version": 2}
-    unfit = {**final, "problem": "its image was replaced"}
-    assert start_of([unfit, mine, other, atlas], "atlas") == {"tag": "atlas", "version": 4}
-    assert start_of([unfit, mine, other, atlas], None) == {"tag": "unet_3d", "version": 1}
-    assert start_of([mine, {**final, "newest": False}], "atlas") is None
-
-
 def test_the_next_case_is_another_one_without_a_final_label_map(url: str) -> None:
     left = sorted(study for study in STUDIES if (case(url, study)["start"] or {}).get("tag") != "final")
     found = case(url, "sample")["next"]
@@ -532,18 +361,6 @@ def test_a_case_that_somebody_has_opened_is_not_the_next_one_of_others(url: str,
     assert requests.post(f"{url}/activelearning/first", **asked).json()["id"] == "aa-second"  # in 3D Slicer, too
     for name in ("aa-first", "aa-second"):
         (place[1] / f"{name}.nii.gz").unlink()
-
-
-def test_requests_of_foreign_pages_are_refused(url: str, truth: np.ndarray) -> None:
-    foreign = {"Origin": "https://evil.example"}
-    session = requests.Session()
-    session.post(f"{url}/login", data={"username": KIM, "password": token_of(KIM)}, timeout=10)
-    for method, path in (("PUT", "draft"), ("DELETE", "draft"), ("POST", "submit"), ("POST", "refine"), ("POST", "changes")):
-        address = f"{url}/annotation/{path}?image=marked"
-        answer = session.request(method, address, data=pack(truth), headers=foreign, timeout=10)
-        assert answer.status_code == 403, (path, answer.text)
-        assert "another site" in answer.text
-    assert case(url, "marked")["versions"] == []
 
 
 def test_the_audit_log_names_what_was_read_and_changed(url: str) -> None:

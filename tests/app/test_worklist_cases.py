@@ -1,59 +1,38 @@
-"""The worklist: states, filters, sorting and pages of cases as a person sees them, the summary, and small pictures."""
+"""The worklist: states, filters, sorting and pages of cases as a person sees them."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from starlette.testclient import TestClient
 
+from app.listed_studies import KIM, LEE, MODELS, label_in, save_draft, sign_off, six_studies
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
-from medsam2_atlas.base.errors import UnavailableError
-from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.segmenters.base import Report, Segmentation
 from medsam2_atlas.storage import Assignment, Drafts, Person
 from medsam2_atlas.studies import PredictionStore
 from server import worklist as routes
-from server import worklist_answers
-from server.application import create_app
 from server.assignments import may_accept
-from server.config import ServerConfig
 from server.people import LOCAL, User
 from tasks import case_states
 from tasks.case_states import CaseTable
 from tasks.worklist import STATES, Query, Worklist
-from tasks.worklist_parts import WorklistParts
-from token_files import bearer, token_of, tokens_for
-
-MODELS = ("medsam2_atlas", "unet_3d")
-KIM, LEE = User("kim", "annotator", "token:kim"), User("lee", "reviewer", "token:lee")
 
 
 @pytest.fixture
 def datastore(tmp_path: Path) -> StudyDatastore:
-    for name in "abcdef":
-        image = sitk.GetImageFromArray(np.arange(4800, dtype=np.int16).reshape(12, 20, 20) % 400)
-        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
-    (tmp_path / "g.mhd").write_text("x")
-    return StudyDatastore(tmp_path, models=MODELS)
+    return six_studies(tmp_path)
 
 
 @pytest.fixture
 def label(tmp_path: Path) -> Path:
-    array = np.zeros((12, 20, 20), np.uint8)
-    array[3:8, 4:16, 4:16] = 6
-    (tmp_path / ".sent").mkdir()
-    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / ".sent" / "label.nii.gz"))
-    return tmp_path / ".sent" / "label.nii.gz"
+    return label_in(tmp_path)
 
 
 @pytest.fixture
@@ -65,16 +44,6 @@ def table(tmp_path: Path) -> ScoreTable:
 def worklist(datastore: StudyDatastore, table: ScoreTable) -> Worklist:
     states = CaseTable(datastore, table, MODELS)
     return Worklist(datastore, states.states, Drafts(datastore.store, 10**6).studies)
-
-
-def save_draft(datastore: StudyDatastore, study: str, person_id: str) -> None:
-    folder = datastore.store.work.path / "drafts" / study
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{hashlib.sha256(person_id.encode()).hexdigest()[:32]}.draft").write_bytes(b"{}")
-
-
-def sign_off(datastore: StudyDatastore, study: str, label: Path, who: str = "kim") -> None:
-    datastore.store.save_label(study, "final", label, author=who, author_id=f"token:{who}")
 
 
 def rows(worklist: Worklist, asking: User = KIM, **query: Any) -> dict[str, dict[str, Any]]:
@@ -289,6 +258,24 @@ def test_a_broken_case_does_not_hide_the_others(
     assert "cannot be listed (broken)" in found["c"]["problem"]
 
 
+def test_a_ct_that_only_measuring_finds_unusable_has_to_be_fixed(
+    datastore: StudyDatastore, worklist: Worklist, table: ScoreTable, label: Path
+) -> None:
+    for study in "abc":
+        table.put(study, "s", {}, None, f"{study}.nii.gz: contains no CT.")
+    datastore.store.save_prediction("b", "unet_3d", label)
+    sign_off(datastore, "c", label)
+    found = rows(worklist)
+    assert {study: (found[study]["state"], found[study]["action"]) for study in "abcd"} == {
+        "a": ("problem", "fix"),
+        "b": ("predicted", "correct"),
+        "c": ("signed off", "view"),
+        "d": ("new", "segment"),
+    }
+    assert [found[study]["problem"] for study in "ac"] == ["a.nii.gz: contains no CT.", ""]
+    assert next(iter(found)) == "a", "problems come before free cases"
+
+
 @pytest.mark.parametrize(
     "info",
     [
@@ -312,174 +299,3 @@ def test_the_viewer_marks_the_same_organs_as_the_worklist() -> None:
     found = re.search(r"NEEDS_A_LOOK = ([\d.]+);", panel.read_text(encoding="utf-8"))
     assert found is not None
     assert float(found[1]) == case_states.NEEDS_A_LOOK
-
-
-class Task:
-    """A model."""
-
-    description, inputs = "A model", frozenset[str]()
-
-    def __init__(self, problem: str = "", mark: str = "") -> None:
-        self.problem, self.mark = problem, mark
-
-    def missing(self) -> str:
-        return self.problem
-
-    def version(self) -> str:
-        return "7"
-
-    def info(self) -> dict[str, Any]:
-        return {"weights_mark": self.mark}
-
-
-class Team:
-    """A server with a studies folder in this process, and its people."""
-
-    def __init__(self, datastore: StudyDatastore, table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        tasks = {"medsam2_atlas": Task(), "unet_3d": Task("has no weights."), "medsam2": Task(mark="demo weights")}
-        tasks["medsam2"].inputs = frozenset({"clicks"})
-        learner: Any = SimpleNamespace(problems=dict, progress=lambda: (2, 6))
-        drafts = Drafts(datastore.store, 10**6)
-        parts = WorklistParts(datastore, tasks, table, learner, drafts, CHECK, True, 10**7)
-        instance = SimpleNamespace(worklist=parts, datastore=lambda: datastore)
-        monkeypatch.setattr(routes, "app_instance", lambda: instance)
-        people = {"kim": "annotator", "ann": "annotator", "lee": "reviewer", "max": "admin"}
-        tokens = tokens_for(tmp_path / "tokens.yaml", people)
-        self.app, self.parts = create_app(ServerConfig(tokens=str(tokens))), parts
-        self.client = TestClient(self.app, base_url="http://127.0.0.1", raise_server_exceptions=False)
-
-    def ask(self, who: str, path: str, headers: dict[str, str] | None = None, **query: Any) -> Any:
-        return self.client.get(f"/worklist/{path}", params=query, headers={**bearer(token_of(who)), **(headers or {})})
-
-
-@pytest.fixture
-def team(datastore: StudyDatastore, table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
-    return Team(datastore, table, tmp_path, monkeypatch)
-
-
-def test_the_answers_are_as_openapi_describes_them(team: Team, datastore: StudyDatastore, label: Path) -> None:
-    sign_off(datastore, "a", label)
-    datastore.claims.claim("b", KIM.id, KIM.name)
-    page = team.ask("kim", "cases", size=4, state=["signed off", "in work", "new"], sort="time", down=True)
-    assert page.status_code == 200, page.text
-    assert worklist_answers.CasePage.model_validate(page.json()).model_dump(mode="json") == page.json()
-    summary = team.ask("kim", "summary")
-    assert worklist_answers.Summary.model_validate(summary.json()).model_dump(mode="json") == summary.json()
-    schema = team.app.openapi()["components"]["schemas"]
-    assert {"CasePage", "CaseRow", "Summary"} <= set(schema)
-    assert summary.json()["pacs_problem"] == ""
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"page": "0"},
-        {"page": "-1"},
-        {"page": "9" * 400},
-        {"size": "0"},
-        {"size": "1000000"},
-        {"size": "x"},
-        {"sort": "'; DROP TABLE"},
-        {"state": "gone"},
-        {"q": "x" * 10_000},
-        {"person": "x" * 10_000},
-        {"down": "perhaps"},
-    ],
-)
-def test_wrong_queries_are_refused(team: Team, query: dict[str, str]) -> None:
-    assert team.ask("kim", "cases", **query).status_code == 422
-
-
-@pytest.mark.parametrize("text", ["\x00", "%", "' OR 1=1 --", "<script>", "\ufffd", "[", "(.*)+$", "../../etc/passwd"])
-def test_strange_texts_find_nothing(team: Team, text: str) -> None:
-    for key in ("q", "person", "organ", "model"):
-        answer = team.ask("kim", "cases", **{key: text})
-        assert (answer.status_code, answer.json()["rows"]) == (200, [])
-
-
-def test_the_summary_counts_cases_and_states_what_the_person_may_do(team: Team, datastore: StudyDatastore, label: Path) -> None:
-    sign_off(datastore, "a", label)
-    about = team.ask("kim", "summary").json()
-    assert (about["total"], about["counts"]["signed off"], about["today"], about["week"]) == (7, 1, 1, 1)
-    assert (about["you"], about["review"], about["pacs"]) == ({"name": "kim", "role": "annotator"}, False, False)
-    assert about["learning"] == {"on": True, "done": 2, "of": 6}
-    models = {model["name"]: model for model in about["models"]}
-    assert (models["unet_3d"]["missing"], models["medsam2"]["mark"], models["medsam2_atlas"]["version"]) == (
-        "has no weights.",
-        "demo weights",
-        "7",
-    )
-    assert about["demo_weights"] is True
-    rights = {who: team.ask(who, "summary").json()["may"] for who in ("kim", "lee", "max")}
-    assert rights == {
-        "kim": {"upload": False, "assign": False, "review": False, "batch": False},
-        "lee": {"upload": False, "assign": True, "review": True, "batch": False},
-        "max": {"upload": True, "assign": True, "review": True, "batch": True},
-    }
-
-
-def test_cases_that_wait_or_were_returned_do_not_count_as_signed_off_today(
-    team: Team, datastore: StudyDatastore, label: Path
-) -> None:
-    datastore.store.review.turn(True)
-    for study in "abc":
-        sign_off(datastore, study, label)
-    reviewer = Person("lee", "token:lee")
-    datastore.store.return_label("a", "final", 1, reviewer, "No.")
-    assert [team.ask("kim", "summary").json()[key] for key in ("today", "week")] == [0, 0]
-    datastore.store.accept_label("b", "final", 1, reviewer)
-    about = team.ask("kim", "summary").json()
-    assert (about["counts"]["signed off"], about["today"], about["week"]) == (1, 1, 1)
-
-
-def test_people_see_counts_of_the_queue_but_only_their_own_jobs(team: Team) -> None:
-    queue, end = team.app.state.queue, threading.Event()
-    for who in ("kim", "ann"):
-        queue.submit("unet_3d", f"case of {who}", end.wait, owner=f"token:{who}", person=who)
-    try:
-        shown = {who: team.ask(who, "summary") for who in ("kim", "ann", "lee")}
-        for who, others in (("kim", "ann"), ("ann", "kim"), ("lee", "kim")):
-            found = shown[who].json()["queue"]
-            assert found["running"] + found["waiting"] == 2
-            assert [job["owner"] for job in found["yours"]] == ([who] if who != "lee" else [])
-            assert f"case of {others}" not in shown[who].text
-    finally:
-        end.set()
-
-
-def test_a_new_case_has_a_picture_that_browsers_keep_only_for_themselves(
-    team: Team, datastore: StudyDatastore, label: Path
-) -> None:
-    first = team.ask("kim", "picture", study="a")
-    assert (first.status_code, first.headers["content-type"], first.headers["cache-control"]) == (
-        200,
-        "image/png",
-        "private, no-cache",
-    )
-    assert first.content.startswith(b"\x89PNG")
-    again = team.ask("kim", "picture", {"If-None-Match": first.headers["etag"]}, study="a")
-    assert (again.status_code, again.content) == (304, b"")
-    assert re.fullmatch(r'"[0-9a-f]{32}"', first.headers["etag"]), "it contains no name"
-    sign_off(datastore, "a", label)
-    second = team.ask("kim", "picture", {"If-None-Match": first.headers["etag"]}, study="a")
-    assert (second.status_code, second.content != first.content) == (200, True)
-    for study in ("../a", "none", ""):
-        assert team.ask("kim", "picture", study=study).status_code == 404
-    assert team.client.get("/worklist/picture", params={"study": "a"}).status_code == 401
-
-
-def test_a_picture_that_cannot_be_drawn_is_a_grey_one_and_is_not_tried_again_at_once(
-    team: Team, datastore: StudyDatastore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[str] = []
-
-    def broken(*_: Any, **__: Any) -> Any:
-        tried.append("x")
-        raise UnavailableError("readers", "are busy.", "Try again.")
-
-    monkeypatch.setattr("medsam2_atlas.studies.pictures.run_task", broken)
-    answers = [team.ask("kim", "picture", study="a") for _ in range(3)]
-    assert [(answer.status_code, answer.headers["cache-control"]) for answer in answers] == [(200, "no-store")] * 3
-    assert tried == ["x"]
-    assert team.ask("kim", "picture", study="g.mhd").status_code == 200
-    assert tried == ["x"], "a case with a problem is not read"

@@ -13,6 +13,7 @@ import torch
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.mapping import KilledError, in_turn
+from medsam2_atlas.base.progress import showing
 from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.registration import UnregisteredError, WorkImage, build_common_space, registration_config
 
@@ -134,7 +135,10 @@ def test_a_common_space_does_not_depend_on_the_order_in_which_registrations_end(
     config = registration_config()
     config = config.model_copy(update={"spacing": 12.0, "group": config.group.model_copy(update={"rounds": 2})})
     images = [WorkImage.of(read_volume(files.image), config.spacing, config.image) for files in references[:3]]
-    one, other = (build_common_space(images, config, mapped=mapped) for mapped in (in_turn, backwards))
+    shown: list[str] = []
+    with showing(shown.append):
+        one, other = (build_common_space(images, config, mapped=mapped) for mapped in (in_turn, backwards))
+    assert "keypoints, image 2 of 3" in shown
     assert torch.equal(one.template.hu, other.template.hu)
     points = one.template.points()[::4, ::4, ::4]
     for first, second in zip(one.transforms, other.transforms, strict=True):

@@ -231,3 +231,12 @@ def test_a_prepared_ct_is_removed_when_its_workers_are_killed(monkeypatch: pytes
     tasks.ends = [EndedCall(tasks.calls[1], error=RuntimeError("x"), killed=True)]
     assert [outcome.passing for outcome in found.completed(0)] == [True]
     assert not [*tmp_path.iterdir()]
+
+
+def test_models_that_were_replaced_end_the_batch_and_close_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = FakeTasks(gpus=0, cpus=0)
+    found = engine(monkeypatch, tasks)
+    found.submit(ITEM)
+    changed = Outcome(ITEM, reason="changed", fatal=True, unusable=True, worker="tls://w:1")
+    tasks.ends = [EndedCall(tasks.calls[0], changed)]
+    assert found.completed(0) == [changed] and not tasks.refused

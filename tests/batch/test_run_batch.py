@@ -252,7 +252,7 @@ def test_an_interrupted_batch_resumes_with_nothing_half_written(tmp_path: Path, 
 def test_a_second_interrupt_ends_a_batch_at_once(tmp_path: Path) -> None:
     cts, out = write_cts(tmp_path / "cts", 4), tmp_path / "out"
     command = [sys.executable, "-c", _PROGRAM, str(cts), str(out), str(Path(__file__).parents[1])]
-    with subprocess.Popen(command, env=environment(10), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as ran:
+    with subprocess.Popen(command, env=environment(40), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as ran:
         assert ran.stdout is not None
         assert any(line.strip() == "0" for line in ran.stdout)  # the first case has begun
         began = time.monotonic()
@@ -260,7 +260,7 @@ def test_a_second_interrupt_ends_a_batch_at_once(tmp_path: Path) -> None:
             time.sleep(0.3)
             ran.send_signal(signal.SIGINT)
         ran.communicate(timeout=60)
-    assert ran.returncode != 0 and time.monotonic() - began < 8
+    assert ran.returncode != 0 and time.monotonic() - began < 30
     assert run_stand_in(cts, out).tally.done == 4
 
 

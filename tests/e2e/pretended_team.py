@@ -108,6 +108,7 @@ class Team:
             ],
             "queue": {"running": 0, "waiting": 0, "yours": []},
             "you": {"name": "Kim Lee", "role": "reviewer"},
+            "users": ["Kim Lee", "Max Nowak"],
             "may": {"upload": False, "assign": True, "review": True, "batch": False},
             "pacs": False,
             "pacs_problem": "",

@@ -102,6 +102,24 @@ def test_a_run_shows_its_progress_and_can_be_cancelled(viewer: Annotator) -> Non
     assert not viewer.voxels().any()
 
 
+def test_a_cancelled_or_failed_run_can_be_run_again(viewer: Annotator) -> None:
+    again = viewer.page.locator(".annotation-panel").get_by_role("button", name="Run it again")
+    error = {"error": {"message": "The queue is full.", "remedy": "Try again in a minute."}}
+    viewer.page.route("**/infer/**", lambda route: route.fulfill(status=429, json=error), times=1)
+    again.click()
+    assert "The queue is full." in viewer.message("Not done")
+    again.click()
+
+    def running() -> list[Any]:
+        return [one for one in requests.get(f"{viewer.url}/jobs").json() if one["state"] in ("queued", "running")]
+
+    (job,) = until(running, 60, "no run has begun")
+    assert job["kind"] == "medsam2_atlas"
+    viewer.press("cancel")
+    viewer.message("Cancelled")
+    until(lambda: requests.get(f"{viewer.url}/jobs/{job['id']}").json()["state"] == "cancelled", 60)
+
+
 def test_a_run_survives_a_reload_and_ends_when_the_page_has_gone(viewer: Annotator) -> None:
     viewer.part("model").select_option("medsam2_atlas")
     viewer.press("segment-all")

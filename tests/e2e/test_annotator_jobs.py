@@ -70,8 +70,8 @@ class Viewer:
 
     def _serve(self, route: Any) -> None:
         path = route.request.url.partition(":9/")[2]
-        if path.startswith("ohif/") and path.endswith(".js"):
-            file = resource("apps/medsam2_atlas") / "server" / "annotator" / path.removeprefix("ohif/")
+        if path.endswith(".js"):
+            file = resource("apps/medsam2_atlas") / "server" / path.replace("ohif/", "annotator/")
             route.fulfill(body=file.read_text(encoding="utf-8"), content_type="text/javascript")
         elif path.startswith("jobs"):
             self.asked.append(path)

@@ -140,11 +140,31 @@ def test_a_lasso_on_an_oblique_pane_is_refused(page: Any) -> None:
 
 
 def test_an_expired_login_is_told_with_the_page_to_log_in(page: Any) -> None:
-    content = {"error": {"message": "You are not logged in.", "remedy": "Send a token."}}
-    found = run(page, "server.js", "[401, 409].map(status => new m.Refused(status, i.content).message)", content=content)
-    assert "http://127.0.0.1/sub/login" in found[0]
-    assert "stays on the screen" in found[0]
-    assert found[1] == "You are not logged in. Send a token."
+    error = {"error": {"message": "You are not logged in.", "remedy": "Send a token."}}
+
+    def serve(route: Any) -> None:
+        path = route.request.url.partition("/sub/")[2]
+        if path.endswith(".js"):
+            file = resource("apps/medsam2_atlas") / "server" / path.replace("ohif/", "annotator/")
+            route.fulfill(body=file.read_text(encoding="utf-8"), content_type="text/javascript")
+        elif path.startswith("refused"):
+            route.fulfill(status=int(path[-3:]), json=error)
+        else:
+            route.fulfill(body="<!doctype html>", content_type="text/html")
+
+    served = page.context.new_page()
+    served.route("**/*", serve)
+    served.goto("http://127.0.0.1:9/sub/ohif/")
+    asked = """async path => {
+        const { ask, Refused } = await import('./server.js');
+        return ask(path).catch(error => [error instanceof Refused, error.status, error.message]);
+    }"""
+    found = [served.evaluate(asked, f"refused/{status}") for status in (401, 409)]
+    served.close()
+    assert found[0][:2] == [True, 401]
+    assert "http://127.0.0.1:9/sub/login" in found[0][2]
+    assert "stays on the screen" in found[0][2]
+    assert found[1] == [True, 409, "You are not logged in. Send a token."]
 
 
 def test_active_seconds_are_counted_by_organ_without_pauses_and_survive_a_reload(page: Any) -> None:

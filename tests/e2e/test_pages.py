@@ -291,6 +291,68 @@ def test_own_jobs_that_ended_early_are_shown_with_the_reason_until_they_are_repe
     ]
 
 
+def test_an_own_job_that_failed_or_was_cancelled_can_be_run_again(page: Any, url: str) -> None:
+    job = {"kind": "medsam2_atlas", "ended": 1.0}
+    gone = {**job, "id": "a1", "subject": "1.2.3", "title": "Doe Jane", "state": "cancelled", "reason": "nobody follows it"}
+    failed = {**job, "id": "a2", "subject": "P-0004", "state": "failed", "error": "The memory is full."}
+    TEAM.summary = {"queue": {"running": 0, "waiting": 0, "yours": [gone, failed]}}
+    go(page, url)
+    assert "1.2.3" not in page.locator("#jobs").inner_text(), "a UID is for programs"
+    TEAM.answers["/infer/medsam2_atlas"] = (202, {"id": "a3"})
+    page.get_by_label("Run medsam2_atlas again on Doe Jane").click()
+    page.get_by_text("medsam2_atlas runs again on Doe Jane.").wait_for()
+    sent = "/infer/medsam2_atlas?image=1.2.3&wait=false&attended=true&output=json"
+    assert [one[:2] for one in TEAM.asked] == [("POST", sent)]
+    error = {"message": "The queue is full.", "remedy": "Try again in a minute."}
+    TEAM.answers["/infer/medsam2_atlas"] = (429, {"error": error})
+    page.get_by_label("Run medsam2_atlas again on P-0004").click()
+    page.get_by_text("The queue is full. Try again in a minute.").wait_for()
+
+
+def test_a_hidden_page_asks_for_nothing_until_it_is_shown_unless_a_job_runs(page: Any, url: str) -> None:
+    hide = """hidden => {
+        Object.defineProperty(document, 'hidden', { get: () => hidden, configurable: true });
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    asked: list[str] = []
+    noted = page.context.new_page()
+    noted.on("request", lambda request: asked.append(request.url) if "/worklist/cases" in request.url else None)
+    noted.clock.install()
+    go(noted, url)
+    noted.locator("#next-reason").filter(has_text=re.compile(r"\w")).wait_for()
+
+    def wait(seconds: int) -> int:
+        """Returns how often the page asks for the cases in a time."""
+        asked.clear()
+        for _ in range(seconds):
+            noted.clock.run_for(1000)
+            noted.wait_for_timeout(10)  # for answers
+        return len(asked)
+
+    assert wait(65) >= 2
+    noted.evaluate(hide, True)
+    assert wait(300) == 0
+    asked.clear()
+    noted.evaluate(hide, False)
+    until_asked(noted, asked)
+    assert wait(65) >= 2, "the page goes on"
+    job = {"id": "a1", "kind": "unet_3d", "subject": "P-0003", "state": "running", "stage": "network", "share": 0.4}
+    TEAM.summary = {"queue": {"running": 1, "waiting": 0, "yours": [{**job, "ended": None}]}}
+    assert wait(25) >= 1
+    noted.evaluate(hide, True)
+    assert wait(60) >= 1, "the server cancels jobs that no page follows"
+    noted.close()
+
+
+def until_asked(page: Any, asked: list[str]) -> None:
+    """Waits for a request of a page, whose own clock stands still."""
+    for _ in range(200):
+        if asked:
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("the page asks for nothing")
+
+
 def test_an_admin_segments_all_open_cases_and_everybody_sees_how_far_it_is(page: Any, url: str) -> None:
     TEAM.summary = {"may": {"upload": False, "assign": True, "review": True, "batch": True}}
     go(page, url)

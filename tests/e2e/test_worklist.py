@@ -11,10 +11,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import SimpleITK as sitk
 
 from app.running import server
 from e2e import axe
@@ -30,6 +32,10 @@ pytestmark = [
 ]
 
 ROLES = {"Ana": "annotator", "Ben": "annotator", "Ria": "reviewer"}
+_AT_HEIGHT = """height => {
+    const viewport = window.services.cornerstoneViewportService.getCornerstoneViewport('axial');
+    return Math.abs(viewport.getCamera().focalPoint[2] - height) < 0.01;
+}"""
 COMMENT = "The duodenum ends too early. <b>Follow it.</b>"
 
 
@@ -84,11 +90,12 @@ class Person:
 
 @dataclass
 class Team:
-    """The people of the story."""
+    """The people of the story, and the CT of all cases."""
 
     ana: Person
     ben: Person
     ria: Person
+    image: Path
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +121,7 @@ def team(short_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) 
             page.set_default_timeout(60_000)
             people[name] = Person(name, page, url, browser.forbidden(page))
             page.on("pageerror", lambda error, seen=people[name].forbidden: seen.append(f"error: {error}"))
-        yield Team(*people.values())
+        yield Team(*people.values(), image=short_files.image)
         assert [found for person in people.values() for found in person.forbidden] == []
 
 
@@ -261,13 +268,22 @@ def test_the_reviewer_accepts_the_case_in_the_viewer(team: Team) -> None:
 
 def test_label_maps_are_compared_and_a_link_shows_the_slice_in_the_viewer(team: Team) -> None:
     ria = team.ria
-    prediction = ria.ask("GET", "/datastore/label", params={"label": "case-1", "tag": "unet_3d"})
-    assert prediction.ok
-    answer = ria.ask("POST", "/infer/unet_2d", params={"image": "case-1", "output": "json"})
-    second = "unet_2d/1" if answer.ok else "final/1"
-    ria.open(f"/compare?study=case-1&first=final/2&second={second}")
-    ria.page.locator("#table tbody tr").first.wait_for()
+    ria.open("/compare?study=case-1&first=final/2&second=unet_3d/1")
+    link = ria.page.locator("#table tbody tr").filter(has_text="Spleen").locator("a").first
+    link.wait_for()
     assert ria.page.locator("#heading").inner_text() == "case-1"
+    shown = int(link.inner_text()) - 1  # links count from 0
+    assert f"slice={shown}" in str(link.get_attribute("href"))
+    link.click()
+    ria.page.wait_for_url(f"**/ohif/annotate?**slice={shown}")
+    ria.ready()
+    grid = sitk.DICOMOrient(sitk.ReadImage(str(team.image)), "LPS")
+    assert shown != grid.GetSize()[2] // 2, "the viewer would show this slice anyway"
+    ria.page.wait_for_function(_AT_HEIGHT, arg=grid.TransformIndexToPhysicalPoint((0, 0, shown))[2])
+
+
+def test_the_figures_count_the_accepted_case(team: Team) -> None:
+    ria = team.ria
     ria.open("/figures")
     ria.page.locator("#cards strong").first.wait_for()
     assert re.match(r"[01]\n", ria.page.locator("#cards").inner_text())  # counted in the background

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,23 @@ def draft_of(store: StudyStore) -> Path:
 def test_an_image_without_work_is_deleted(store: StudyStore) -> None:
     assert store.drop_image("a")
     assert "a" not in store.images()
+
+
+def test_an_image_that_somebody_needs_is_kept_and_no_change_comes_in_between(store: StudyStore) -> None:
+    waiting: list[threading.Thread] = []
+
+    def needed() -> bool:
+        waiting.append(threading.Thread(target=store.assignments.assign, args=("a", "kim", "lee"), daemon=True))
+        waiting[0].start()
+        waiting[0].join(0.3)
+        return bool(store.assignments.all())
+
+    assert not store.drop_image("a", lambda: True)
+    assert "a" in store.images()
+    assert store.drop_image("a", needed)
+    assert waiting[0].ident is not None
+    waiting[0].join(10)
+    assert "a" in store.assignments.all(), "the assignment waited for the end of the deletion"
 
 
 def test_a_label_map_that_another_program_has_just_removed_hides_no_draft(

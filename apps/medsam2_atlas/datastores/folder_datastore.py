@@ -161,6 +161,13 @@ class FolderDatastore(StudyDatastore):
             raise
         return StoredSeg(study, label, about["sop_class"], about["sop_instance"])
 
+    def problems(self) -> dict[str, dict[str, str]]:
+        """Returns the problems by study, including images that a viewer or a picture could not read."""
+        found = super().problems()
+        for study, problem in self.instances.problems().items():
+            found.setdefault(study, {}).setdefault("image", problem)
+        return found
+
     def forget(self) -> None:
         """Drops decoded CTs and written SEGs, for example after an erasure."""
         self.instances.forget()

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class _Header:
     stamp: _Stamp
     grid: Geometry | None
     problem: str = ""
+    remedy: str = ""
 
 
 class FolderInstances:
@@ -158,6 +160,30 @@ class FolderInstances:
             self._open.put(study, found, cleared)  # not if it was erased while it was decoded
             return found.series
 
+    def note_unusable(self, study: str, error: InputError) -> None:
+        """Records that the image of a study cannot be read, until its file changes."""
+        try:
+            stamp = _stamp(self._store.image(study).file)
+        except NotFoundError:  # it was just removed
+            return
+        with self._lock:
+            forgotten = self._forgotten
+        header = self._unusable(study, stamp, error)
+        with self._lock:
+            if forgotten == self._forgotten:
+                self._headers[study] = header
+
+    def problems(self) -> dict[str, str]:
+        """Returns why images cannot be read, by study, as far as somebody has tried and their files have not changed since."""
+        with self._lock:
+            broken = {study: known for study, known in self._headers.items() if known.grid is None}
+        images, found = self._store.images() if broken else {}, {}
+        for study, known in broken.items():
+            with suppress(NotFoundError):
+                if study in images and _stamp(images[study].file) == known.stamp:
+                    found[study] = f"{known.problem} {known.remedy}".strip()
+        return found
+
     def forget(self) -> None:
         """Closes all CTs, for example after an erasure, also those that are being decoded."""
         self._open.clear()
@@ -196,7 +222,8 @@ class FolderInstances:
         log.warning("%s is not offered to viewers: it %s", study, problem)
         # Reader processes remember such files themselves, and decide when to try them again.
         lasting = not isinstance(error, (UnreadableFileError, OSError))
-        return _Header(stamp if lasting else (0, 0, 0), None, problem)
+        remedy = error.remedy if isinstance(error, InputError) else ""
+        return _Header(stamp if lasting else (0, 0, 0), None, problem, remedy)
 
     def _decoded(self, study: str) -> _Open:
         for _ in range(_TRIES):

@@ -6,11 +6,28 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monailabel.config import settings
+from requests import Session
+
 from datastores.folder_datastore import FolderDatastore
-from datastores.pacs_datastore import PacsDatastore, dicom_web
+from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.urls import is_url
+from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.storage import WorkFolder
+
+
+def dicom_web(url: str) -> DicomWeb:
+    """Returns the client of a DICOMweb server, with the user name, password and prefixes of MONAI Label's settings."""
+    session = Session()
+    if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
+        session.auth = (settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
+    prefixes = {
+        "qido": settings.MONAI_LABEL_QIDO_PREFIX,
+        "wado": settings.MONAI_LABEL_WADO_PREFIX,
+        "stow": settings.MONAI_LABEL_STOW_PREFIX,
+    }
+    return DicomWeb(url, session=session, prefixes=prefixes)
 
 
 def open_datastore(

@@ -18,9 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from monailabel.config import settings
 from pydicom.dataset import Dataset
-from requests import Session
 
 from datastores.fetched_series import FetchedSeries
 from datastores.label_sender import LabelSender
@@ -45,19 +43,6 @@ _SILENT_SECONDS = 0.8
 """Time in seconds after which a PACS that does not answer counts as unavailable."""
 _SEND_SECONDS = 5.0
 """Max time in seconds that saving a label map waits for the PACS."""
-
-
-def dicom_web(url: str) -> DicomWeb:
-    """Returns the client of a DICOMweb server, with the user name, password and prefixes of MONAI Label's settings."""
-    session = Session()
-    if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
-        session.auth = (settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
-    prefixes = {
-        "qido": settings.MONAI_LABEL_QIDO_PREFIX,
-        "wado": settings.MONAI_LABEL_WADO_PREFIX,
-        "stow": settings.MONAI_LABEL_STOW_PREFIX,
-    }
-    return DicomWeb(url, session=session, prefixes=prefixes)
 
 
 class PacsDatastore(StudyDatastore):
@@ -95,6 +80,10 @@ class PacsDatastore(StudyDatastore):
         The same object until the list changes.
         """
         return self._list.last()
+
+    def when_listed(self, call: Callable[[], object]) -> None:
+        """Sets a function that is called in another thread after the list of the PACS has changed."""
+        self._list.changed = call
 
     def list_failure(self) -> str:
         """Returns why the list may be out of date, or why there is none, in general words; empty if it is current."""
@@ -164,17 +153,22 @@ class PacsDatastore(StudyDatastore):
         except (OSError, NotFoundError):
             return 0
 
-    def drop_fetched(self, study: str) -> bool:
+    def drop_fetched(self, study: str, needed: Callable[[], bool] = lambda: False) -> bool:
         """Deletes the files and the volume of a series, which the PACS still has. Predictions stay.
 
+        Args:
+            study: UID of the series.
+            needed: returns whether somebody needs the series; called under the lock of the studies.
+
         Returns:
-            False, and nothing has changed, if the PACS does not list the series, or a person has a label map or a draft of it.
+            False, and nothing has changed, if the series is needed, the PACS does not list it, or a person has a label map or a
+            draft of it.
 
         Raises:
             NotFoundError: the series is not fetched.
             StorageError: a file cannot be deleted.
         """
-        if not self.web.breaker.ready or study not in (self._list.last() or {}) or not self.store.drop_image(study):
+        if not self.web.breaker.ready or study not in (self._list.last() or {}) or not self.store.drop_image(study, needed):
             return False
         try:
             self._files.drop(study)
@@ -304,9 +298,9 @@ class PacsDatastore(StudyDatastore):
         """Returns the attributes of a series from the list of the PACS."""
         about = self._list.find(series) if valid_uid(series) else None
         if about is None and self._list.get() is None:
-            problem = self.web.breaker.problem or "the first request has not been answered yet"
+            reason = self.list_failure().rstrip(".")
             raise UnavailableError(
-                "PACS", f"has not listed its series ({problem}).", "Check that it is running; try again in a minute."
+                "PACS", f"has not listed its series ({reason}).", "Check that it is running; try again in a minute."
             )
         if about is None:
             raise unknown_study(series, "CT series")

@@ -11,12 +11,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.base.errors import MedSAM2AtlasError, UnavailableError
 from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.kept import Kept
 from medsam2_atlas.dicom.texts import line
 from medsam2_atlas.dicom.uids import cleaned_uid
 from medsam2_atlas.dicom.web_answers import first_value
@@ -54,18 +55,22 @@ class SeriesList:
     """The last list of a PACS' series, which is refreshed when it is read. Thread-safe."""
 
     def __init__(
-        self, query: Callable[[], list[Any]], file: Path, hidden: Callable[[Iterable[str]], Collection[str]] = lambda _: ()
+        self, query: Callable[[], list[Any]], file: Path, hidden: Callable[[Collection[str]], Collection[str]] = lambda _: ()
     ) -> None:
         """Reads the last list from disk; sends no request yet.
 
         Args:
             query: requests all series from the PACS and returns them as DICOM JSON; may be slow.
             file: file that keeps the last list across restarts.
-            hidden: returns those of the given series that must not be listed, because they were erased.
+            hidden: returns those of the given series that must not be listed, because they were erased; the same object for the
+                same series until that changes.
         """
         self._query, self._file, self._hidden = query, file, hidden
+        self.changed: Callable[[], object] = lambda: None
+        """Called in the thread of the query after the list has changed."""
         self._lock = threading.Lock()
         self._found: SeriesByUid | None = self._stored()
+        self._shown: Kept[SeriesByUid] = Kept()
         self._problems: dict[str, str] = {}
         self._asked = self._tried = self._began = float("-inf")
         self._failure = ""
@@ -124,9 +129,13 @@ class SeriesList:
         return None if found is None else self._visible(found)
 
     def _visible(self, found: SeriesByUid) -> SeriesByUid:
-        """Returns the series that may be listed; the same object if these are all."""
+        """Returns the series that may be listed; the same object until the list or `hidden` changes."""
         hidden = self._hidden(found)
-        return {series: about for series, about in found.items() if series not in hidden} if hidden else found
+        if not hidden:
+            return found
+        return self._shown.of(
+            (found, hidden), lambda: {series: about for series, about in found.items() if series not in hidden}
+        )
 
     def _refresh(self, done: threading.Event) -> None:
         failure = _UNUSABLE
@@ -144,6 +153,7 @@ class SeriesList:
                     continue
                 log.warning("series %s of the PACS is left out: it %s", name, problem)
             if changed:
+                self.changed()
                 write_json(list(found.values()), self._file)
             if len(self._visible(found)) < len(found):  # a series was erased during the refresh
                 write_json(list(self._visible(found).values()), self._file)

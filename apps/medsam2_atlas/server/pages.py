@@ -1,12 +1,16 @@
 """The pages of an annotation team: `/` (worklist), `/figures` and `/compare`, and the files that they load (`/page/FILE`).
 
+`page/frame.html` is the frame of all pages; `page/NAME.html` contains the main part of one.
+
 The pages contain no data. Their scripts load it, and set every name from outside as text. A page may run only this server's own
 files: no script in the page, no style attribute, no other host.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from string import Template
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -21,6 +25,15 @@ from server.headers import CACHED, asset_page
 router = APIRouter(include_in_schema=False)
 
 _FOLDER = Path(__file__).parent / "page"
+_PAGES = {
+    "worklist": ("Worklist", "list", "cases"),
+    "figures": ("Figures", "figures", "figures"),
+    "compare": ("Compare", "compare", "comparison"),
+}
+"""Title of each page, and id and name of its main part."""
+_HERE = ' aria-current="page"'
+_STYLE = '  <link rel="stylesheet" href="page/figures.css">\n'
+_KEYS = '<button id="keys" type="button" class="link">Keyboard shortcuts</button> · '
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -62,5 +75,22 @@ async def page_file(file: Annotated[str, PathParameter(pattern=r"^[a-z_]{1,40}\.
     return FileResponse(found, media_type=_KINDS[found.suffix], headers={"Cache-Control": CACHED[1]})
 
 
+@cache
+def _html(name: str) -> str:
+    """Returns a page: the frame of all pages around the page's own part."""
+    title, first, content = _PAGES[name]
+    return Template((_FOLDER / "frame.html").read_text(encoding="utf-8")).substitute(
+        title=title,
+        style=_STYLE if name != "worklist" else "",
+        name=name,
+        first=first,
+        content=content,
+        main=(_FOLDER / f"{name}.html").read_text(encoding="utf-8"),
+        on_worklist=_HERE if name == "worklist" else "",
+        on_figures=_HERE if name == "figures" else "",
+        keys=_KEYS if name == "worklist" else "",
+    )
+
+
 def _page(name: str) -> Response:
-    return asset_page((_FOLDER / f"{name}.html").read_text(encoding="utf-8"))
+    return asset_page(_html(name))

@@ -58,6 +58,11 @@ class Access:
         """Returns whether the token file contains a user of this name."""
         return self._tokens is not None and name in {person.name for person in self._tokens.people}
 
+    def names(self) -> list[str]:
+        """Returns the sorted names of the users in the token file; empty without one, because an issuer's users are unknown."""
+        people = self._tokens.people if self._tokens is not None else frozenset()
+        return sorted({person.name for person in people}, key=str.casefold)
+
     def may_be_user(self, name: str) -> bool:
         """Returns whether a user of this name may exist: always if an issuer vouches for users, or without logins."""
         return self._issuer is not None or self._tokens is None or self.has_user(name)

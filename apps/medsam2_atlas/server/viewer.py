@@ -26,6 +26,8 @@ from server.viewer_files import MODES, MONAI_LABEL, ViewerFiles, served_viewer
 router = APIRouter(prefix="/ohif", tags=["OHIF"])
 
 _BLOCK = 1 << 20
+_CONFIGURATION, _COMMON = "app-config.js", Path(__file__).parent / "viewer-config.js"
+"""The configuration of a viewer, and the part of it that both viewers have in common."""
 _OTHER_HOSTS = re.compile(r'<link [^>]*href="https?://[^>]*>')
 """Links to fonts on another host, which would learn who views which study. Without them, the viewer uses the system's fonts."""
 _OTHER_FONTS = re.compile(rb"@import url\(https?:[^)]*\);")
@@ -56,6 +58,8 @@ def ohif_file(request: Request, path: str) -> Response:
         query = _query(request, viewer)
         if path != viewer.mode or query != request.url.query:
             return RedirectResponse(f"{viewer.mode}?{query}")  # relative: a proxy may serve the app below a path
+    if path == _CONFIGURATION:
+        return _configuration(viewer)
     for folder in (viewer.own, viewer.built):
         file = _file_in(folder, path)
         if file is not None and file != viewer.built / "index.html":
@@ -69,6 +73,13 @@ def _query(request: Request, viewer: ViewerFiles) -> str:
     given = request.query_params.multi_items()
     kept = [(name, value) for name, value in given if viewer.mode != MONAI_LABEL or name != "SeriesInstanceUIDs"]
     return request.url.query if len(kept) == len(given) else urlencode(kept)
+
+
+def _configuration(viewer: ViewerFiles) -> Response:
+    """Returns the configuration of a viewer after the part that both viewers have in common."""
+    parts = (file.read_text(encoding="utf-8") for file in (_COMMON, viewer.own / _CONFIGURATION))
+    headers = {"Cache-Control": CACHED[1], "Content-Security-Policy": _policy("")}
+    return Response("".join(parts), media_type="text/javascript", headers=headers)
 
 
 def _file(viewer: ViewerFiles, file: Path, built: bool) -> Response:

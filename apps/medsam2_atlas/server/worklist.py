@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -80,8 +81,9 @@ def summary(request: Request) -> Response:
         "demo_weights": any(model["mark"] for model in models if model["name"] == "medsam2"),
         "review": instance.datastore().store.review.on,
         "models": models,
-        "queue": _queue(request.app.state.queue, user),
+        "queue": _queue(request.app.state.queue, user, parts.title),
         "you": {"name": user.name, "role": user.role},
+        "users": request.app.state.access.names() if user.may("reviewer") else [],
         "may": {
             "upload": not pacs and user.may(role_for("PUT", "/datastore/upload")),
             "assign": user.may("reviewer"),
@@ -117,10 +119,11 @@ async def picture(request: Request, study: str) -> Response:
     return FileResponse(file, media_type="image/png", headers=kept)
 
 
-def _queue(queue: JobQueue, user: User) -> dict[str, object]:
+def _queue(queue: JobQueue, user: User, title: Callable[[str], str]) -> dict[str, object]:
     """Returns the counts of the queue, and the person's own jobs. Other people's jobs stay hidden, even from reviewers."""
     own = [job for job in queue.jobs() if job.owner == owner_id(user)]
     since = time.time() - _ENDED_SECONDS
     ended = [job for job in own if job.state in ENDED and (job.ended or 0) > since][-_ENDED_JOBS:]
     shown = {job.id for job in ended} | {job.id for job in own if job.state not in ENDED}
-    return {**queue.counts(), "yours": [queue.describe(job) for job in own if job.id in shown]}
+    yours = [queue.describe(job) | {"title": title(job.subject)} for job in own if job.id in shown]
+    return {**queue.counts(), "yours": yours}

@@ -88,7 +88,9 @@ class Queue(BaseModel):
 
     running: int
     waiting: int
-    yours: list[dict[str, Any]] = Field(description="the person's own jobs, as `GET /jobs` describes them")
+    yours: list[dict[str, Any]] = Field(
+        description="the person's own jobs, as `GET /jobs` describes them, with the `title` of the case"
+    )
 
 
 class You(BaseModel):
@@ -134,6 +136,7 @@ class Summary(BaseModel):
     models: list[ModelSummary]
     queue: Queue
     you: You
+    users: list[str] = Field(description="names of all users of the token file, for those who may assign cases; else empty")
     may: May
     pacs: bool
     pacs_problem: str = Field(

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from datastores.folder_datastore import FolderDatastore
 from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError
 from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.storage import FINAL, Label, stamp
@@ -117,6 +118,8 @@ class CasePictures:
             self._check_not_erased(wanted.study)
         except MedSAM2AtlasError as error:
             log.info("%s has no picture: %s", wanted.study, error)
+            if isinstance(error, InputError) and wanted.label is None and isinstance(self._datastore, FolderDatastore):
+                self._datastore.instances.note_unusable(wanted.study, error)  # so that the list says so
         except Exception:  # a picture must not make a list fail
             log.exception("%s has no picture", wanted.study)
         else:

@@ -46,7 +46,8 @@ class CaseState:
     Attributes:
         study: name of the study.
         state: `signed off`; before that, with the review stage on, `waits for review` or `returned` (by a reviewer). `problem`
-            (the image or the signed-off label map cannot be used), `predicted` or `new`.
+            (the image or the signed-off label map cannot be used, or measuring has failed before any prediction), `predicted`
+            or `new`.
         patient: name and id of the patient; the name of the study if they are unknown.
         date: date of the study, YYYY-MM-DD; empty if it is unknown.
         description: description of the series and the study; the name of the file if there is none.
@@ -215,8 +216,10 @@ def _state(facts: _Facts, models: tuple[str, ...], reports: PredictionStore) -> 
     predicted = tuple(tag for tag in models if tag in tags and not tags[tag].problem)
     # A usable label map may still have a minor problem, such as a second file of the same tag.
     signed = final is not None and not final.problem and "image" not in wrong
-    broken = "image" in wrong or (FINAL in wrong and not signed) or not facts.listed
-    if row is not None and row.problem and "measuring" not in wrong and not signed:
+    # Only a measurement opens a CT that nobody has opened yet. With a prediction, the reason is not the CT.
+    unreadable = row is not None and bool(row.problem) and not signed and not predicted
+    broken = "image" in wrong or (FINAL in wrong and not signed) or not facts.listed or unreadable
+    if row is not None and row.problem and not wrong.keys() & {"measuring", "image"} and not signed:
         wrong["measuring"] = row.problem
     values = row.values if row else {}
     waits = final is not None and signed and not final.version.accepted and facts.reviewed

@@ -119,16 +119,19 @@ class LearningAhead:
 
     def _dropped(self, study: str) -> bool:
         """Deletes a series unless somebody needs it; returns whether it was deleted."""
-        datastore = self._datastore()
-        if study in self._ready or datastore.claims.all().opened(study) or self._work_running():
-            return False
-        if study in datastore.store.assignments.all():
+        if study in self._ready:
             return False
         try:
-            dropped = datastore.drop_fetched(study)
+            dropped = self._datastore().drop_fetched(study, lambda: self._needed(study))
         except MedSAM2AtlasError as error:
             log.warning("%s cannot be deleted to make room: %s", study, error)
             return False
         if dropped:
             log.info("%s was deleted to make room; it is fetched from the PACS again when it is needed", study)
         return dropped
+
+    def _needed(self, study: str) -> bool:
+        """Returns whether somebody has a series open or was assigned it, or work in another process may be reading it."""
+        datastore = self._datastore()
+        opened = datastore.claims.all().opened(study) or study in datastore.store.assignments.all()
+        return bool(opened) or self._work_running()

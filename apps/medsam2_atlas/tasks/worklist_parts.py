@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import ScoreTable
+from medsam2_atlas.base.background import Background
 from medsam2_atlas.imaging.hounsfield import HuRule
 from medsam2_atlas.storage import Drafts
 from tasks.case_pictures import CasePictures
@@ -17,8 +16,6 @@ from tasks.case_states import CaseState, CaseTable
 from tasks.learner import Learner
 from tasks.model_summary import ModelSummaries, described_model
 from tasks.worklist import Worklist
-
-log = logging.getLogger(__name__)
 
 
 class WorklistParts:
@@ -59,19 +56,25 @@ class WorklistParts:
         self.models = ModelSummaries(lambda: [described_model(name, task) for name, task in models.items()])
         self.pictures = CasePictures(datastore, stored, hu, picture_bytes)
         self._datastore, self._learner, self._learns = datastore, learner, learns
+        self._warming = Background("worklist", self._warm)
+        if isinstance(datastore, PacsDatastore):
+            datastore.when_listed(self.warm)
 
     def _states(self) -> Mapping[str, CaseState]:
         return self._table.states(self._learner.problems())
 
+    def title(self, study: str) -> str:
+        """Returns the patient of a case as the worklist shows it; the name of the study if it is not listed."""
+        about = self._states().get(study)
+        return about.patient if about else study
+
     def warm(self) -> None:
-        """Computes the states of all cases in the background, so that the first page needs not wait for that."""
-        threading.Thread(target=self._warm, name="worklist", daemon=True).start()
+        """Computes the states of all cases in the background, so that the first page need not wait for that."""
+        self._warming.start()
 
     def _warm(self) -> None:
-        try:
-            self._states()
-        except Exception:  # the page reports it
-            log.exception("the cases cannot be listed")
+        self._datastore.list_images()  # waits some seconds for a PACS that has not listed its series yet
+        self._states()
 
     def pacs_problem(self) -> str:
         """Returns why the cases of a PACS may be out of date, as a sentence; empty if they are current, and for a folder."""

@@ -40,7 +40,7 @@ def choose(
     """Returns the case of the highest measure, a random case, or the first by name; None without candidates.
 
     Cases that are not measured yet are skipped as long as there are measured ones. If no case is measured, the first by name is
-    returned, and the reason states this.
+    returned, and the reason states this; then cases that cannot be measured are skipped as long as there are others.
 
     Args:
         strategy: one of `STRATEGIES`.
@@ -69,7 +69,8 @@ def choose(
     if not measured:
         problem = next((rows[study].problem for study in ranked if study in rows and rows[study].problem), "")
         reason = f"no case has been measured for {strategy} yet" + (f" ({problem})" if problem else "")
-        return Choice(_free(ranked, assigned), 0.0, f"the first by name: {reason}")
+        usable = [study for study in ranked if study not in rows or not rows[study].problem]
+        return Choice(_free(usable or ranked, assigned), 0.0, f"the first by name: {reason}")
     measured.sort(key=lambda row: -row.values[strategy])
     best = rows[_free([row.study for row in measured], assigned)]
     rank = "highest" if best is measured[0] else "highest free"

@@ -121,10 +121,10 @@ class _Run:
             if outcome.done is not None:
                 outcome.done.part.unlink(missing_ok=True)
             return
-        if outcome.fatal:
-            raise full_disk(item.name, outcome.reason)
         if outcome.unusable:
             raise InputError(item.name, f"cannot be segmented: {outcome.reason}", "Run the same command again.")
+        if outcome.fatal:
+            raise full_disk(item.name, outcome.reason)
         if outcome.done is None:
             self._failed(item, outcome)
             return
@@ -183,4 +183,4 @@ class _Run:
 def full_disk(subject: str, reason: str) -> StorageError:
     """Returns the error that stops a batch because its disk cannot be written."""
     remedy = "Free some space or make the disk writable, and run the same command again."
-    return StorageError(subject, f"cannot be stored: {reason}", remedy)
+    return StorageError(subject, f"cannot be stored: {reason.rstrip('.')}.", remedy)

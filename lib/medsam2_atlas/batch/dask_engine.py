@@ -106,6 +106,8 @@ class DaskEngine:
                 reason = f"{type(ended.error).__name__}: {ended.error}"[:1000]
             return [Outcome(item, reason=reason, passing=True)]
         outcome: Outcome = ended.value
+        if outcome.fatal:
+            return [outcome]
         if outcome.unusable:
             self._tasks.refuse(outcome.worker, outcome.reason)
         elif outcome.missing:

@@ -28,7 +28,7 @@ from medsam2_atlas.batch.stored_arguments import unpacked
 if TYPE_CHECKING:
     from medsam2_atlas.batch.session import Session
 
-_KEPT_JOBS = 4
+_KEPT_JOBS = 64
 _process = uuid.uuid4().hex
 """Names this process, as a worker that was started again has another one, perhaps with the same address and number."""
 _busy = threading.Lock()

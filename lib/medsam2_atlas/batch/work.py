@@ -150,15 +150,15 @@ def guarded(item: Item, steps: Callable[[], Outcome]) -> Outcome:
     try:
         return steps()
     except Exception as error:
-        expected = isinstance(error, (MedSAM2AtlasError, OSError))
+        expected, changed = isinstance(error, (MedSAM2AtlasError, OSError)), isinstance(error, ChangedModelsError)
         log.log(logging.INFO if expected else logging.ERROR, "%s cannot be segmented", item.id, exc_info=True)
         outcome = Outcome(
             item,
             reason=reason_of(error),
             passing=is_passing(error),
             away=is_away(error),
-            fatal=is_disk_full(error),
-            unusable=isinstance(error, ChangedModelsError),
+            fatal=changed or is_disk_full(error),
+            unusable=changed,
         )
     if outcome.passing:
         free_gpu_memory()

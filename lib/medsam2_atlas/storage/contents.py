@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from medsam2_atlas.base.background import Background
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.base.kept import Kept, KeptEach
@@ -71,6 +72,7 @@ class StudyContents:
         self._each_image: KeptEach[ImageRow, Image] = KeptEach()
         self._each_label: KeptEach[LabelRow, Label] = KeptEach()
         self._opened = True  # the images found at opening are not compared yet
+        self._sweeps: Background | None = None
         with self._errors("be opened"):
             self._index.ready()
 
@@ -230,6 +232,14 @@ class StudyContents:
             self._index.again(lambda: self._reconciler.run(thorough=thorough))
             self._compare_images()
 
+    def sweep_in_background(self) -> None:
+        """Compares the stamps of all files in a thread from now on, so that no caller waits for it.
+
+        Then answers may miss, for some seconds, that another program has overwritten a file in place. All other changes are
+        in the next answer, as before. If the comparison fails, callers get its error until it succeeds.
+        """
+        self._sweeps = self._sweeps or Background("stamps of the studies", self._sweep)
+
     def audit(self, stop: threading.Event | None = None) -> int:
         """Checks label maps that other programs have put into the folder, and computes checksums of their images. This is slow.
 
@@ -251,11 +261,23 @@ class StudyContents:
             return count
 
     def _update(self) -> None:
-        """Scans the folder if it has changed."""
+        """Scans the folder if it has changed, and compares the stamps of all files if that is due."""
         with self._errors("be read"):
             if self._index.again(self._reconciler.if_changed) or self._opened:
                 self._opened = False
                 self._compare_images()
+            if self._sweeps is None:
+                if self._reconciler.sweep_is_due:
+                    self._sweep()
+                return
+            if self._reconciler.sweep_is_due:
+                self._sweeps.start()
+            if self._sweeps.failure is not None:
+                raise self._sweeps.failure.with_traceback(None)  # it is raised again and again
+
+    def _sweep(self) -> None:
+        if self._index.again(self._reconciler.sweep):
+            self._compare_images()
 
     def _compare_images(self) -> None:
         """Compares changed images, and several files of one study, for a limited time."""

@@ -14,12 +14,13 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.files import text_of
+from medsam2_atlas.base.kept import Kept
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.safely import flush, temporary, write_safely
 
@@ -52,6 +53,7 @@ class Erased:
         self._file = work.path / _FILE
         self._lock = threading.Lock()
         self._known: tuple[tuple[int, int, int] | None, _List] = (None, _List())
+        self._barred: Kept[set[str]] = Kept()
 
     def since(self, study: str) -> float:
         """Returns the time when a study was erased, in epoch seconds; minus infinity if it never was.
@@ -79,14 +81,19 @@ class Erased:
         known = self._read()
         return bool(known.barred) and _hash(known, study) in known.barred
 
-    def barred(self, studies: Iterable[str]) -> set[str]:
-        """Returns those of some studies that must not be added again.
+    def barred(self, studies: Collection[str]) -> set[str]:
+        """Returns those of some studies that must not be added again; the same object for the same list and the same studies.
+
+        Args:
+            studies: the studies; nobody changes this object afterwards.
 
         Raises:
             StorageError: the list cannot be read.
         """
         known = self._read()
-        return {study for study in studies if _hash(known, study) in known.barred} if known.barred else set()
+        if not known.barred:
+            return set()
+        return self._barred.of((known, studies), lambda: {study for study in studies if _hash(known, study) in known.barred})
 
     def check(self, study: str) -> None:
         """Checks that a study may be added.

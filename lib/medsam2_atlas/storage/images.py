@@ -100,13 +100,21 @@ class ImageChanges:
         """
         return self._folder.index.again(lambda: self._remove(study, image))
 
-    def drop(self, study: str, image: Path) -> bool:
-        """Deletes the image of a study unless a person has a label map or a draft of it; returns whether it was deleted.
+    def drop(self, study: str, image: Path, needed: Callable[[], bool]) -> bool:
+        """Deletes the image of a study unless it is needed, or a person has a label map or a draft of the study.
+
+        Args:
+            study: the name of the study.
+            image: the file of its image.
+            needed: returns whether somebody needs the image; called under the lock.
+
+        Returns:
+            Whether it was deleted.
 
         Raises:
             OSError: the image cannot be deleted; nothing has changed.
         """
-        return self._folder.index.again(lambda: self._drop(study, image))
+        return self._folder.index.again(lambda: self._drop(study, image, needed))
 
     def belongings(self, study: str) -> dict[Path, str]:
         """Returns the files and folders of a study besides its image, with their paths in the folder for removed images."""
@@ -190,10 +198,10 @@ class ImageChanges:
             rows.drop_image(study)
         return made.get()
 
-    def _drop(self, study: str, image: Path) -> bool:
+    def _drop(self, study: str, image: Path, needed: Callable[[], bool]) -> bool:
         made = Outcome[bool](study)
         with made.guarded(self._folder.index), self._folder.index.writing() as rows:
-            if self._has_work(study):
+            if self._has_work(study) or needed():
                 return False
             image.unlink(missing_ok=True)
             made.value = True

@@ -42,7 +42,7 @@ _RETRY_SECONDS = 30.0
 
 
 class Reconciler:
-    """Scans the folder after changes, and compares the stamps of all files every two seconds.
+    """Scans the folder after changes, and compares the stamps of all files.
 
     Args:
         path: the studies folder.
@@ -76,7 +76,7 @@ class Reconciler:
     def if_changed(self) -> bool:
         """Scans the folder if files were added, renamed or removed since the last scan; else it costs a few system calls.
 
-        Files that were overwritten in place are found by their stamps, which one caller compares every two seconds.
+        Files that were overwritten in place are found by `sweep`.
 
         Returns:
             Whether the files were scanned.
@@ -87,14 +87,12 @@ class Reconciler:
             same = all(self._seen.get(folder) == now.get(folder) for folder in {*now, *self._seen} - set(self._changing))
         if not same:
             self.run()
-            return True
-        if time.monotonic() - self._swept > self._pause and self._sweeping.acquire(blocking=False):
-            try:
-                self.sweep()
-            finally:
-                self._sweeping.release()
-            return True
-        return False
+        return not same
+
+    @property
+    def sweep_is_due(self) -> bool:
+        """Whether the last comparison of all stamps is older than two seconds, or than a multiple of its duration."""
+        return time.monotonic() - self._swept > self._pause
 
     @contextmanager
     def own_change(self, folder: Path) -> Iterator[None]:
@@ -129,11 +127,21 @@ class Reconciler:
         with self._guard:
             self._seen = {**seen, **{name: self._seen[name] for name in self._changing if name in self._seen}}
 
-    def sweep(self) -> None:
-        """Compares the stamps of all files. Every half minute, it retries label maps that could not be settled."""
-        began = time.monotonic()
-        self._look(thorough=False, retry=began - self._retried > _RETRY_SECONDS)
-        self._pause = max(_SWEEP_SECONDS, _SWEEP_REST * (time.monotonic() - began))
+    def sweep(self) -> bool:
+        """Compares the stamps of all files. Every half minute, it retries label maps that could not be settled.
+
+        Returns:
+            False, and nothing has happened, if another thread is comparing them.
+        """
+        if not self._sweeping.acquire(blocking=False):
+            return False
+        try:
+            began = time.monotonic()
+            self._look(thorough=False, retry=began - self._retried > _RETRY_SECONDS)
+            self._pause = max(_SWEEP_SECONDS, _SWEEP_REST * (time.monotonic() - began))
+        finally:
+            self._sweeping.release()
+        return True
 
     def settle(self, study: str, tag: str) -> None:
         """Records changes of one label map."""

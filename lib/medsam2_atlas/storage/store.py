@@ -283,13 +283,17 @@ class StudyStore(StudyContents):
         with self._errors("be removed", study):
             return self._image_changes.remove(study, image.file)
 
-    def drop_image(self, study: str) -> bool:
+    def drop_image(self, study: str, needed: Callable[[], bool] = lambda: False) -> bool:
         """Deletes the image of a study, without a copy: only for an image that can be fetched again from a PACS.
 
         Predictions of models stay on disk and belong to the study again once its image is back.
 
+        Args:
+            study: the name of the study.
+            needed: returns whether somebody needs the image; called under the lock, right before the image is deleted.
+
         Returns:
-            False, and nothing has changed, if a person has a label map or a draft of the study.
+            False, and nothing has changed, if the image is needed, or a person has a label map or a draft of the study.
 
         Raises:
             NotFoundError: the study does not exist.
@@ -297,7 +301,7 @@ class StudyStore(StudyContents):
         """
         image = self.image(study)
         with self._errors("be deleted", study):
-            return self._image_changes.drop(study, image.file)
+            return self._image_changes.drop(study, image.file, needed)
 
     def _save(self, study: str, tag: str, file: Path, new: Version, expected: int | None, confirmed: bool) -> Saved:
         """Checks a label map without a lock, then makes it the next version. Repeats this if another version came first.

@@ -23,6 +23,7 @@ export async function resumeModel(session) {
 /** Shows a run until it ends, and loads its prediction. `begin` returns its job; null if the result is stored already. */
 async function run(session, model, begin) {
   const timeLeft = jobs.timer();
+  const again = { title: 'Run it again', run: () => run(session, model, () => jobs.start(model, session.image)) };
   try {
     session.store.set({ message: null, job: { model, state: 'starting', stage: '', share: 0, organs: {}, left: null } });
     let job = await begin();
@@ -31,7 +32,8 @@ async function run(session, model, begin) {
       show(job);
       job = await jobs.follow(job.id, show);
       if (job.state === 'cancelled') {
-        sayCancelled(session, model, job.reason);
+        const why = job.reason ? 'The server has cancelled the run: ' + job.reason + '.' : 'Cancelled.';
+        session.say('info', why + ' Nothing has changed.', [again]);
         return;
       }
       if (job.state !== 'done') {
@@ -46,19 +48,9 @@ async function run(session, model, begin) {
     const problem = await session.load(made.tag, made.version, { undoable: true });
     session.say('done', ['Segmented by ' + model + '.', problem].filter(Boolean).join(' '));
   } catch (error) {
-    session.say('error', 'Not done. ' + error.message);
+    session.say('error', 'Not done. ' + error.message, [again]);
   } finally {
     session.store.set({ job: null });
-  }
-}
-
-/** Says that a run was cancelled. `reason`: why the server did so; undefined if a person did. */
-function sayCancelled(session, model, reason) {
-  if (reason) {
-    const again = () => run(session, model, () => jobs.start(model, session.image));
-    session.say('info', 'The server has cancelled the run: ' + reason + '. Nothing has changed.', [{ title: 'Run it again', run: again }]);
-  } else {
-    session.say('info', 'Cancelled. Nothing has changed.');
   }
 }
 

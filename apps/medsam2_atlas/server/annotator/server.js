@@ -1,26 +1,10 @@
 /* Requests to this server. Label maps travel as gzip of one byte per voxel, in the order of the CT volume (volume.js). */
 
-const SERVER = new URL('..', import.meta.url).href; // a proxy may serve it below a path of its host
+import { address, Refused, SERVER } from '../page/requests.js'; // as seen from SERVER/ohif/
+
+export { address, Refused };
 
 const LOGIN = 'Your login has expired. Log in in another tab (' + SERVER + 'login), then try again here. Your work stays on the screen.';
-
-/** An answer that refuses a request. `content`: its JSON, if it has any. */
-export class Refused extends Error {
-  constructor(status, content) {
-    const { error = {} } = content;
-    const words = status === 401 ? LOGIN : [error.message, error.remedy].filter(Boolean).join(' ');
-    super(words || 'The server answered with status ' + status + '.');
-    this.status = status;
-    this.content = content;
-  }
-}
-
-/** Returns the address of a route with a query; parameters that are null or undefined are left out. */
-export function address(path, query = {}) {
-  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
-  const text = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
-  return SERVER + path + (text ? '?' + text : '');
-}
 
 /**
  * Returns the answer of a route.
@@ -30,7 +14,7 @@ export async function ask(path, query, options = {}) {
   const answer = await fetch(address(path, query), { credentials: 'same-origin', ...options });
   if (!answer.ok) {
     const content = await answer.json().catch(() => ({}));
-    throw new Refused(answer.status, content);
+    throw new Refused(answer.status, content, answer.status === 401 ? LOGIN : '');
   }
   return answer;
 }

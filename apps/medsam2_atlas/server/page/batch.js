@@ -9,9 +9,9 @@ import { ask } from './server.js';
  * @param {(text: string) => void} say shows a message
  * @param {() => void} reload loads the page's content again
  */
-export function showBatch({ batch, may, models, total, counts }, say, reload) {
+export function showBatch({ batch, may, models, counts }, say, reload) {
   const box = byId('batch');
-  const left = total - (counts['signed off'] || 0);
+  const left = ['new', 'predicted', 'in work'].reduce((sum, state) => sum + (counts[state] || 0), 0); // without a final label map
   const able = models.filter(model => !model.missing && model.stored);
   box.hidden = !batch.running && !(may.batch && left && able.length);
   if (box.hidden) {

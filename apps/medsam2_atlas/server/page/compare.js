@@ -28,6 +28,7 @@ async function load() {
   const { study } = chosen();
   if (!study) {
     fill(byId('nothing'), 'Choose a case on the ', element('a', { href: address(''), textContent: 'worklist' }), ', open its details, and press “Compare label maps”.');
+    ask('worklist/summary').then(({ you }) => showUser(you)).catch(() => {}); // the page needs nothing else
     return;
   }
   try {
@@ -57,7 +58,8 @@ function pair() {
 async function compare() {
   const { versions, study } = about;
   if (versions.length < 2) {
-    fill(byId('nothing'), versions.length ? 'The case has only one label map. Run another model on it, or correct it in the viewer.' : 'The case has no label map yet. Run a model on it.');
+    const link = about.viewer ? element('a', { href: address(about.viewer), textContent: 'Open it in the viewer' }) : null;
+    fill(byId('nothing'), versions.length ? 'The case has only one label map. Run another model on it, or correct it. ' : 'The case has no label map yet. Run a model on it. ', link);
     return;
   }
   const [first, second] = pair();
@@ -80,8 +82,10 @@ async function compare() {
 
 function showTable(rows) {
   const mean = rows.reduce((sum, { dice }) => sum + dice, 0) / Math.max(1, rows.length);
-  byId('mean').textContent = rows.length ? 'Mean Dice ' + mean.toFixed(3) + ' over ' + rows.length + ' organs.' : 'Both label maps are empty.';
+  const same = rows.every(({ dice }) => dice === 1);
+  byId('mean').textContent = !rows.length ? 'Both label maps are empty.' : same ? 'The two label maps are equal.' : 'Mean Dice ' + mean.toFixed(3) + ' over ' + rows.length + ' organs.';
   const ml = value => (value >= 100 ? value.toFixed(0) : value.toFixed(1));
+  const difference = value => (Math.abs(value) < 0.05 ? '0.0' : (value < 0 ? '−' : '+') + ml(Math.abs(value)));
   const slices = ({ worst, title }) =>
     element('span', { class: 'slices' }, ...worst.slice(0, 3).map(z => element('a', { href: viewerAt(z), textContent: String(z + 1), 'aria-label': title + ', slice ' + (z + 1) + ' in the viewer' })));
   const table = sortableTable(
@@ -91,7 +95,7 @@ function showTable(rows) {
       { title: 'Dice', number: true, value: ({ dice }) => dice, cell: ({ dice }) => element('span', { class: dice < LOW ? 'low' : '', textContent: dice.toFixed(3) }) },
       { title: 'First (ml)', number: true, value: one => one.first_ml, cell: one => ml(one.first_ml) },
       { title: 'Second (ml)', number: true, value: one => one.second_ml, cell: one => ml(one.second_ml) },
-      { title: 'Difference (ml)', number: true, value: one => Math.abs(one.second_ml - one.first_ml), cell: one => (one.second_ml < one.first_ml ? '−' : '+') + ml(Math.abs(one.second_ml - one.first_ml)) },
+      { title: 'Difference (ml)', number: true, value: one => Math.abs(one.second_ml - one.first_ml), cell: one => difference(one.second_ml - one.first_ml) },
       { title: 'Worst slices', value: ({ worst }) => worst[0], cell: slices },
     ],
     rows,
@@ -104,7 +108,7 @@ function showPictures(rows, { study, first, second }) {
   const shown = [...rows].filter(({ worst }) => worst.length).sort((a, b) => a.dice - b.dice).slice(0, MAX_PICTURES);
   const items = shown.map(({ label, title, worst, dice }) => {
     const [slice] = worst;
-    const src = address('compare/picture', { study, first, second, organ: label, slice: slice === 0 ? '0' : slice });
+    const src = address('compare/picture', { study, first, second, organ: label, slice });
     const image = element('img', { src, loading: 'lazy', width: 912, height: 300, alt: title + ' on slice ' + (slice + 1) + ': the first label map, the second one, and their differences' });
     image.addEventListener('error', () => image.replaceWith(element('p', { class: 'small', textContent: 'The picture cannot be drawn.' })));
     const caption = element('figcaption', {}, element('span', {}, element('strong', { textContent: title }), ' · Dice ' + dice.toFixed(2)), element('a', { href: viewerAt(slice), textContent: 'Slice ' + (slice + 1) + ' in the viewer' }));

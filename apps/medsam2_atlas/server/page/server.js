@@ -1,29 +1,8 @@
 /* Requests of the pages to this server. */
 
-const SERVER = new URL('..', import.meta.url); // a proxy may serve it below a path of its host
+import { address, Refused, SERVER } from './requests.js';
 
-/** An answer that refuses a request. `content`: its JSON, if it has any. */
-export class Refused extends Error {
-  constructor(status, content) {
-    const { error = {} } = content;
-    super([error.message, error.remedy].filter(Boolean).join(' ') || 'The server answered with status ' + status + '.');
-    this.status = status;
-    this.content = content;
-  }
-}
-
-/** Returns the address of a path of this server with a query. A list becomes a repeated parameter; null and '' are left out. */
-export function address(path, query = {}) {
-  const url = new URL(path.replace(/^\//, ''), SERVER);
-  for (const [key, value] of Object.entries(query)) {
-    for (const one of Array.isArray(value) ? value : [value]) {
-      if (one !== null && one !== undefined && one !== '') {
-        url.searchParams.append(key, String(one));
-      }
-    }
-  }
-  return url.href;
-}
+export { address, Refused };
 
 /** Returns the address of the login, which leads back to this page with its filters. */
 export function loginAddress(location = window.location) {

@@ -52,38 +52,50 @@ function keepFocus(node, children) {
   }
 }
 
-/** Shows the running and waiting jobs, the person's own ones with a button to cancel them, and why own ones have ended early. */
-export function showQueue({ running, waiting, yours }, say, reload) {
+/**
+ * Shows the running and waiting jobs, the person's own ones with a button to cancel them, and why own ones have ended early, with a
+ * button to run them again.
+ */
+export function showQueue({ queue: { running, waiting, yours }, models }, say, reload) {
   const text = running || waiting ? [running && running + ' running', waiting && waiting + ' waiting'].filter(Boolean).join(', ') : 'No model is running.';
   byId('queue-text').textContent = text;
   const own = yours.filter(job => ['queued', 'running', 'cancelling'].includes(job.state));
   const ended = yours.filter((job, place) => whyEnded(job) && !yours.slice(place + 1).some(later => later.kind === job.kind && later.subject === job.subject));
+  const doing = async (task, done) => {
+    try {
+      await task();
+      say(done);
+    } catch (error) {
+      say(error.message);
+    }
+    reload();
+  };
   const lines = own.map(job => {
     const left = job.seconds_left === null || job.seconds_left === undefined ? '' : 'about ' + duration(job.seconds_left) + ' left';
     const about = job.state === 'queued' ? 'waiting, ' + job.position + ' before it' : job.state === 'running' ? job.stage : job.state;
-    const stop = async () => {
-      try {
-        await ask('jobs/' + encodeURIComponent(job.id), {}, { method: 'DELETE' });
-        say('The job was cancelled.');
-      } catch (error) {
-        say(error.message);
-      }
-      reload();
-    };
+    const stop = () => doing(() => ask('jobs/' + encodeURIComponent(job.id), {}, { method: 'DELETE' }), 'The job was cancelled.');
     return element(
       'li',
       {},
       nameOf(job),
       element('progress', { max: 1, value: job.share || 0, 'aria-label': 'Progress of ' + job.kind }),
       element('span', { class: 'small', textContent: [about, left].filter(Boolean).join(' · ') }),
-      button('cancel-' + job.id, 'Cancel', stop, { class: 'plain', disabled: job.state === 'cancelling', 'aria-label': 'Cancel ' + job.kind + ' on ' + job.subject })
+      button('cancel-' + job.id, 'Cancel', stop, { class: 'plain', disabled: job.state === 'cancelling', 'aria-label': 'Cancel ' + job.kind + ' on ' + titleOf(job) })
     );
   });
-  const endings = ended.map(job => element('li', {}, nameOf(job), element('span', { class: 'small', textContent: whyEnded(job) })));
+  const stored = new Set(models.filter(model => model.stored && !model.missing).map(({ name }) => name));
+  const endings = ended.map(job => {
+    const query = { image: job.subject, wait: false, attended: true, output: 'json' };
+    const start = () => doing(() => ask('infer/' + encodeURIComponent(job.kind), query, { method: 'POST' }), job.kind + ' runs again on ' + titleOf(job) + '.');
+    const again = button('again-' + job.id, 'Run it again', start, { class: 'plain', 'aria-label': 'Run ' + job.kind + ' again on ' + titleOf(job) });
+    return element('li', {}, nameOf(job), element('span', { class: 'small', textContent: whyEnded(job) }), stored.has(job.kind) ? again : null);
+  });
   keepFocus(byId('jobs'), [...lines, ...endings]);
 }
 
-const nameOf = ({ kind, subject }) => element('span', {}, element('strong', { textContent: kind }), ' on ' + subject);
+/** Returns the title of a job's case, if the case is listed. Its name, which may be a UID, is a tooltip. */
+const titleOf = ({ title, subject }) => title || subject;
+const nameOf = job => element('span', { title: job.subject }, element('strong', { textContent: job.kind }), ' on ' + titleOf(job));
 
 /** Returns why a job ended without a result; empty if it did not, or if its person has cancelled it. */
 function whyEnded({ state, reason, error }) {

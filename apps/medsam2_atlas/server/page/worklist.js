@@ -79,12 +79,13 @@ function show() {
   showUser(summary.you);
   byId('upload').hidden = !summary.may.upload;
   showProgress(summary, filters.state, toggleState);
-  showQueue(summary.queue, say, () => load(true));
+  showQueue(summary, say, () => load(true));
   showBatch(summary, say, () => load(true));
   showModels(summary);
   showPacsProblem(summary);
   showRows(body, list.rows, summary.you.name, { open, details });
   byId('cases').hidden = !list.rows.length;
+  byId('cases').classList.toggle('undated', filters.sort !== 'date' && !list.rows.some(row => row.date)); // as in a folder of NIfTI files
   byId('shown').textContent = shownOf(list);
   showEmpty({ summary, shown: list.rows.length, filtered: hides(filters), clear: clearFilters });
   showReason();
@@ -171,7 +172,8 @@ function open(row) {
 }
 
 function details(row) {
-  const about = { you: summary.you.name, may: summary.may, people: list.people, review: summary.review, done: () => load(true) };
+  const people = [...new Set([...summary.users, ...list.people])];
+  const about = { you: summary.you.name, may: summary.may, people, review: summary.review, done: () => load(true) };
   doing(() => showDetails(row, about));
 }
 

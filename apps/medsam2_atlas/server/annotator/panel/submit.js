@@ -5,7 +5,7 @@ import { submit } from '../submitting.js';
 import { button, element, fill, show } from './view.js';
 
 /** Returns the address of the next case in the viewer; null if the viewer cannot show it. */
-const viewerOf = next => (next?.viewer ? address(next.viewer.replace(/^\//, '')) : null);
+const viewerOf = next => (next?.viewer ? address(next.viewer) : null);
 
 export function submitSection(session) {
   const dialog = element('div', { class: 'question', role: 'alertdialog', 'aria-modal': 'true', 'data-cy': 'question', hidden: true });

@@ -1,0 +1,168 @@
+"""The worklist's routes: answers and refusals, the summary, and small pictures."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.listed_studies import KIM, Team, label_in, sign_off, six_studies
+from datastores.study_datastore import StudyDatastore
+from medsam2_atlas.active_learning import ScoreTable
+from medsam2_atlas.base.errors import UnavailableError
+from medsam2_atlas.storage import Person
+from server import worklist_answers
+
+
+@pytest.fixture
+def datastore(tmp_path: Path) -> StudyDatastore:
+    return six_studies(tmp_path)
+
+
+@pytest.fixture
+def label(tmp_path: Path) -> Path:
+    return label_in(tmp_path)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ScoreTable:
+    return ScoreTable(tmp_path / ".measures.sqlite")
+
+
+@pytest.fixture
+def team(datastore: StudyDatastore, table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
+    return Team(datastore, table, tmp_path, monkeypatch)
+
+
+def test_the_answers_are_as_openapi_describes_them(team: Team, datastore: StudyDatastore, label: Path) -> None:
+    sign_off(datastore, "a", label)
+    datastore.claims.claim("b", KIM.id, KIM.name)
+    page = team.ask("kim", "cases", size=4, state=["signed off", "in work", "new"], sort="time", down=True)
+    assert page.status_code == 200, page.text
+    assert worklist_answers.CasePage.model_validate(page.json()).model_dump(mode="json") == page.json()
+    summary = team.ask("kim", "summary")
+    assert worklist_answers.Summary.model_validate(summary.json()).model_dump(mode="json") == summary.json()
+    schema = team.app.openapi()["components"]["schemas"]
+    assert {"CasePage", "CaseRow", "Summary"} <= set(schema)
+    assert summary.json()["pacs_problem"] == ""
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"page": "0"},
+        {"page": "-1"},
+        {"page": "9" * 400},
+        {"size": "0"},
+        {"size": "1000000"},
+        {"size": "x"},
+        {"sort": "'; DROP TABLE"},
+        {"state": "gone"},
+        {"q": "x" * 10_000},
+        {"person": "x" * 10_000},
+        {"down": "perhaps"},
+    ],
+)
+def test_wrong_queries_are_refused(team: Team, query: dict[str, str]) -> None:
+    assert team.ask("kim", "cases", **query).status_code == 422
+
+
+@pytest.mark.parametrize("text", ["\x00", "%", "' OR 1=1 --", "<script>", "\ufffd", "[", "(.*)+$", "../../etc/passwd"])
+def test_strange_texts_find_nothing(team: Team, text: str) -> None:
+    for key in ("q", "person", "organ", "model"):
+        answer = team.ask("kim", "cases", **{key: text})
+        assert (answer.status_code, answer.json()["rows"]) == (200, [])
+
+
+def test_the_summary_counts_cases_and_states_what_the_person_may_do(team: Team, datastore: StudyDatastore, label: Path) -> None:
+    sign_off(datastore, "a", label)
+    about = team.ask("kim", "summary").json()
+    assert (about["total"], about["counts"]["signed off"], about["today"], about["week"]) == (7, 1, 1, 1)
+    assert (about["you"], about["review"], about["pacs"]) == ({"name": "kim", "role": "annotator"}, False, False)
+    assert about["learning"] == {"on": True, "done": 2, "of": 6}
+    models = {model["name"]: model for model in about["models"]}
+    assert (models["unet_3d"]["missing"], models["medsam2"]["mark"], models["medsam2_atlas"]["version"]) == (
+        "has no weights.",
+        "demo weights",
+        "7",
+    )
+    assert about["demo_weights"] is True
+    assignees = {who: team.ask(who, "summary").json()["users"] for who in ("kim", "lee")}
+    assert assignees == {"kim": [], "lee": ["ann", "kim", "lee", "max"]}, "names of all users are for those who assign cases"
+    rights = {who: team.ask(who, "summary").json()["may"] for who in ("kim", "lee", "max")}
+    assert rights == {
+        "kim": {"upload": False, "assign": False, "review": False, "batch": False},
+        "lee": {"upload": False, "assign": True, "review": True, "batch": False},
+        "max": {"upload": True, "assign": True, "review": True, "batch": True},
+    }
+
+
+def test_cases_that_wait_or_were_returned_do_not_count_as_signed_off_today(
+    team: Team, datastore: StudyDatastore, label: Path
+) -> None:
+    datastore.store.review.turn(True)
+    for study in "abc":
+        sign_off(datastore, study, label)
+    reviewer = Person("lee", "token:lee")
+    datastore.store.return_label("a", "final", 1, reviewer, "No.")
+    assert [team.ask("kim", "summary").json()[key] for key in ("today", "week")] == [0, 0]
+    datastore.store.accept_label("b", "final", 1, reviewer)
+    about = team.ask("kim", "summary").json()
+    assert (about["counts"]["signed off"], about["today"], about["week"]) == (1, 1, 1)
+
+
+def test_people_see_counts_of_the_queue_but_only_their_own_jobs(team: Team) -> None:
+    queue, end = team.app.state.queue, threading.Event()
+    for who in ("kim", "ann"):
+        queue.submit("unet_3d", f"case of {who}", end.wait, owner=f"token:{who}", person=who)
+    try:
+        shown = {who: team.ask(who, "summary") for who in ("kim", "ann", "lee")}
+        for who, others in (("kim", "ann"), ("ann", "kim"), ("lee", "kim")):
+            found = shown[who].json()["queue"]
+            assert found["running"] + found["waiting"] == 2
+            assert [job["owner"] for job in found["yours"]] == ([who] if who != "lee" else [])
+            assert f"case of {others}" not in shown[who].text
+            assert [job["title"] for job in found["yours"]] == [job["subject"] for job in found["yours"]], "it is not listed"
+    finally:
+        end.set()
+
+
+def test_a_new_case_has_a_picture_that_browsers_keep_only_for_themselves(
+    team: Team, datastore: StudyDatastore, label: Path
+) -> None:
+    first = team.ask("kim", "picture", study="a")
+    assert (first.status_code, first.headers["content-type"], first.headers["cache-control"]) == (
+        200,
+        "image/png",
+        "private, no-cache",
+    )
+    assert first.content.startswith(b"\x89PNG")
+    again = team.ask("kim", "picture", {"If-None-Match": first.headers["etag"]}, study="a")
+    assert (again.status_code, again.content) == (304, b"")
+    assert re.fullmatch(r'"[0-9a-f]{32}"', first.headers["etag"]), "it contains no name"
+    sign_off(datastore, "a", label)
+    second = team.ask("kim", "picture", {"If-None-Match": first.headers["etag"]}, study="a")
+    assert (second.status_code, second.content != first.content) == (200, True)
+    for study in ("../a", "none", ""):
+        assert team.ask("kim", "picture", study=study).status_code == 404
+    assert team.client.get("/worklist/picture", params={"study": "a"}).status_code == 401
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_grey_one_and_is_not_tried_again_at_once(
+    team: Team, datastore: StudyDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def broken(*_: Any, **__: Any) -> Any:
+        tried.append("x")
+        raise UnavailableError("readers", "are busy.", "Try again.")
+
+    monkeypatch.setattr("medsam2_atlas.studies.pictures.run_task", broken)
+    answers = [team.ask("kim", "picture", study="a") for _ in range(3)]
+    assert [(answer.status_code, answer.headers["cache-control"]) for answer in answers] == [(200, "no-store")] * 3
+    assert tried == ["x"]
+    assert team.ask("kim", "picture", study="g.mhd").status_code == 200
+    assert tried == ["x"], "a case with a problem is not read"
