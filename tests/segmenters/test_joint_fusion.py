@@ -14,7 +14,8 @@ from medsam2_atlas.registration import Transform
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 from medsam2_atlas.segmenters import joint_fusion
 from medsam2_atlas.segmenters.joint_config import JointFusionConfig
-from medsam2_atlas.segmenters.joint_fusion import JointWeights, fuse_jointly, temperature
+from medsam2_atlas.segmenters.joint_fusion import JointWeights, fuse_jointly
+from medsam2_atlas.segmenters.joint_parts import temperature
 
 SIDE, DEPTH = 32, 12
 PLAIN = JointFusionConfig.model_validate({"spread": 0.0, "reach": 8.0})
@@ -129,6 +130,32 @@ def test_reduced_maps_and_small_logits_are_interpolated_as_in_the_other_strategi
     expected = (planes + wide > 0).numpy()
     assert (found == 6).sum() > 1000
     assert (keep_largest_components(expected[..., :side, :side].astype(np.uint8) * 6) == found).mean() > 0.9999
+
+
+def test_the_network_counts_less_in_a_case_in_which_both_sources_differ() -> None:
+    """The network shifts both organs by the same distance, which is a larger share of the narrow one: only it keeps its map."""
+    maps = (6, block(slice(2, 18), 0.9)), (7, block(slice(22, 26), 0.9))
+    shifted = {6: logits_of(6, block(slice(4, 20)) > 0), 7: logits_of(7, block(slice(24, 28)) > 0)}
+    before = fuse_jointly(shifted, scores_of(*maps), config=PLAIN)
+    after = fuse_jointly(shifted, scores_of(*maps), JointWeights(decay=1.0), PLAIN)
+    assert before.disagreement == after.disagreement == pytest.approx({6: 4 / 18, 7: 4 / 6})
+    assert (before.labels[5, 16, 22:24] == 0).all(), "logits of 4 overrule log odds of ln 9"
+    assert (after.labels[5, 16, 22:24] == 7).all(), "their weight of exp(−2/3) does not"
+    assert (after.labels[5, 16, 2:4] == 0).all(), "exp(−2/9) does"
+
+
+def test_the_network_keeps_its_weight_for_an_organ_that_the_atlas_lacks() -> None:
+    logits = {7: logits_of(7, block(slice(18, 28)) > 0, 4.0)}
+    scores = scores_of((6, block(slice(4, 12))))
+    plain, other = (fuse_jointly(logits, scores, JointWeights(decay=decay), PLAIN) for decay in (0.0, 50.0))
+    assert plain.disagreement == {7: 1.0}
+    assert (plain.labels == 7).any()
+    assert (plain.labels == other.labels).all()
+
+
+def test_a_decay_of_zero_is_left_out_of_the_json() -> None:
+    assert JointWeights({6: 0.5}).as_json() == {"network": {"liver": 0.5}, "maps": {}}
+    assert JointWeights({6: 0.5}, decay=0.25).as_json() == {"network": {"liver": 0.5}, "maps": {}, "decay": 0.25}
 
 
 def test_blocks_of_slices_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

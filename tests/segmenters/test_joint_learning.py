@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,16 @@ def block(x: int) -> np.ndarray:
     return mask
 
 
-def made_case(noise: int = 0) -> tuple[dict[int, OrganLogits], ScoreMaps, np.ndarray]:
-    """Returns logits, score maps and ground truth of two organs."""
+def made_case(noise: int = 0, off: int | None = None) -> tuple[dict[int, OrganLogits], ScoreMaps, np.ndarray]:
+    """Returns logits, score maps and ground truth of two organs; with `off`, the map is right and the network off by that."""
     generator = np.random.default_rng(noise)
     grid = Geometry((40, 40, 12), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     truth = np.zeros(SHAPE, np.uint8)
     maps, logits = {}, {}
     for k, x, map_shift, network_shift in ((GOOD_MAP, 4, 0, 3), (GOOD_NETWORK, 22, 3, 0)):
         truth[block(x)] = k
+        if off is not None:
+            map_shift, network_shift = 0, off
         values = np.where(block(x + map_shift), 0.9, 0.05) * (generator.random(SHAPE) < 0.98)
         maps[k] = ScoreMap(np.rint(values * 255).astype(np.uint8), (0, 0, 0), 1.0)
         found = np.where(block(x + network_shift), 4.0, -4.0) + generator.normal(0, 1, SHAPE)
@@ -60,6 +63,18 @@ def test_the_source_that_is_right_gets_the_higher_weight_and_the_dice_rises() ->
     before, after = (fuse_jointly(logits, scores, weights).labels for weights in (JointWeights(), found))
     for k in (GOOD_MAP, GOOD_NETWORK):
         assert dice(after, truth, k) > max(0.95, dice(before, truth, k) - 1e-3)
+
+
+def test_a_network_that_is_worse_where_it_differs_from_the_map_gets_a_decay() -> None:
+    """In half of the cases, the network is right and near the map; in the others, it is far off."""
+    config = CONFIG.model_copy(update={"learn_penalty": 1e-4})
+    mixed = [sample_voxels(*made_case(n, off), config, np.random.default_rng(1)) for n, off in enumerate((0, 9, 0, 9))]
+    found = learn_weights(mixed, config)
+    assert found.decay > 0.5
+    assert learn_weights([sample(1), sample(2)], CONFIG).decay < found.decay
+    logits, scores, truth = made_case(5, 9)
+    fixed, falling = (fuse_jointly(logits, scores, w).labels for w in (replace(found, decay=0.0), found))
+    assert dice(falling, truth, GOOD_MAP) > dice(fixed, truth, GOOD_MAP)
 
 
 def test_a_penalty_and_bounds_keep_the_weights_near_one() -> None:

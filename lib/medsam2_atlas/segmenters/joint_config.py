@@ -11,6 +11,18 @@ from medsam2_atlas.base.overlay import read_once
 from medsam2_atlas.base.resource import resource
 
 
+class JointConfidenceConfig(Settings):
+    """The model ln(p / (1 − p)) = bias + prompt · ln(c / (1 − c)) + disagreement · d of an organ's confidence p in strategy F.
+
+    p is the probability that the organ's Dice is at least 0.8, c the confidence of its prompt, and d the share of its voxels on
+    which score map and network differ.
+    """
+
+    bias: float = Field(4.0, description="log odds without disagreement, if c is .5; fitted by bench/fusion_confidence.py")
+    prompt: float = Field(0.3, description="log odds per unit of the log odds of c; fitted by bench/fusion_confidence.py")
+    disagreement: float = Field(-6.0, description="log odds per unit of d; fitted by bench/fusion_confidence.py")
+
+
 class JointFusionConfig(Settings):
     """How strategy F fuses the logits of MedSAM2 with the corrected score maps."""
 
@@ -39,6 +51,9 @@ class JointFusionConfig(Settings):
         0.01, ge=0, description="learning: weight of the mean squared logarithm of the weights, against overfitting"
     )
     max_weight: float = Field(4.0, gt=1, description="learning: max weight; the min weight is 1 divided by it")
+    confidence: JointConfidenceConfig = Field(
+        JointConfidenceConfig.model_validate({}), description="how the confidence of an organ follows from both sources"
+    )
 
 
 @read_once

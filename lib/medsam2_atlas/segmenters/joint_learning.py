@@ -2,6 +2,7 @@
 
 The weights maximise the mean soft Dice (Milletari et al., V-Net, 3DV 2016) of the fused probabilities, over organs and cases,
 less a penalty on the squared logarithm of each weight. The penalty pulls the weights to 1, so that few cases do not overfit.
+The decay of the network's weight with the disagreement is one number for all organs, so that few cases are enough to learn it.
 L-BFGS-B (Byrd et al., SIAM J. Sci. Comput. 1995) finds the maximum; the weights stay between bounds.
 """
 
@@ -17,7 +18,8 @@ from scipy.optimize import minimize
 from medsam2_atlas.medsam2 import OrganLogits
 from medsam2_atlas.scoremaps import ScoreMaps
 from medsam2_atlas.segmenters.joint_config import JointFusionConfig
-from medsam2_atlas.segmenters.joint_fusion import JointWeights, organ_parts, reduced_logits, temperature
+from medsam2_atlas.segmenters.joint_fusion import JointWeights
+from medsam2_atlas.segmenters.joint_parts import disagreement, organ_parts, reduced_logits, temperature
 
 _ABSENT = -1e4
 """Sum of an organ at voxels outside its box."""
@@ -34,6 +36,7 @@ class Sample:
         truth: the index of the true organ in `organs` plus 1, `[n]`; 0 for the background and other organs.
         counts: the number of voxels that each sampled voxel stands for, `[n]`.
         unreachable: the number of the organ's true voxels that no sample stands for, `[K]`.
+        differ: the share of the organ's voxels on which both sources differ, 0..1, `[K]`; 0 for organs without a score map.
     """
 
     organs: tuple[int, ...]
@@ -42,6 +45,7 @@ class Sample:
     truth: torch.Tensor
     counts: torch.Tensor
     unreachable: torch.Tensor
+    differ: torch.Tensor
 
 
 def sample_voxels(
@@ -85,6 +89,7 @@ def sample_voxels(
     index[list(organs)] = np.arange(1, len(organs) + 1)
     outside = [int(((reduced == k) & (chance == 0)).sum()) for k in organs]
     sources = [torch.from_numpy(np.stack([pair[n] for pair in columns], 1)) for n in (0, 1)]
+    differ = disagreement(parts, scores, heat)
     return Sample(
         organs,
         sources[0],
@@ -92,6 +97,7 @@ def sample_voxels(
         torch.from_numpy(index[reduced.ravel()[chosen]]),
         torch.from_numpy(1 / chance.ravel()[chosen]),
         torch.tensor(outside, dtype=torch.float32),
+        torch.tensor([differ.get(part.label, 0.0) if part.has_map else 0.0 for part in parts]),
     )
 
 
@@ -106,19 +112,20 @@ def learn_weights(samples: Sequence[Sample], config: JointFusionConfig) -> Joint
     rows = [torch.tensor([organs.index(k) for k in sample.organs]) for sample in samples]
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
-        logs = torch.tensor(values.reshape(2, -1), requires_grad=True)
-        weights = logs.exp().float()
-        dice = torch.cat([soft_dice(s, weights[0, row], weights[1, row]) for s, row in zip(samples, rows, strict=True)])
+        logs = torch.tensor(values, requires_grad=True)
+        network, maps = logs[:-1].reshape(2, -1).float()
+        pairs = zip(samples, rows, strict=True)
+        dice = torch.cat([soft_dice(s, (network[r] - logs[-1] * s.differ).exp().float(), maps[r].exp()) for s, r in pairs])
         total = -dice.mean() + config.learn_penalty * (logs**2).mean()
         total.backward()  # type: ignore[no-untyped-call]
         assert logs.grad is not None
         return float(total.detach()), logs.grad.numpy().ravel()
 
     limit = float(np.log(config.max_weight))
-    bounds = [(-limit, limit)] * (2 * len(organs))
-    found = minimize(loss, np.zeros(2 * len(organs)), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60})
-    network, maps = np.exp(found.x.reshape(2, -1))
-    return JointWeights(*({k: float(v) for k, v in zip(organs, row, strict=True)} for row in (network, maps)))
+    bounds = [(-limit, limit)] * (2 * len(organs)) + [(0.0, limit)]
+    found = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60}).x
+    network, maps = ({k: float(v) for k, v in zip(organs, row, strict=True)} for row in np.exp(found[:-1].reshape(2, -1)))
+    return JointWeights(network, maps, float(found[-1]))
 
 
 def soft_dice(sample: Sample, network: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
@@ -147,8 +154,9 @@ def sampled_dice(sample: Sample, weights: JointWeights) -> dict[int, float]:
         sample: voxels of a case.
         weights: the weights; 1 for an organ that they lack.
     """
-    rows = (torch.tensor([values.get(k, 1.0) for k in sample.organs]) for values in (weights.network, weights.maps))
-    network, maps = rows
+    pairs = zip(sample.organs, sample.differ.tolist(), strict=True)
+    network = torch.tensor([weights.of_network(k, differ) for k, differ in pairs])
+    maps = torch.tensor([weights.maps.get(k, 1.0) for k in sample.organs])
     sums = sample.network * network + sample.maps * maps
     found = torch.cat([torch.zeros(len(sums), 1), sums], 1).argmax(1)
     dice = {}

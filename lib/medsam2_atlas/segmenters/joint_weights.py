@@ -75,7 +75,7 @@ def joint_weights(atlas: Atlas, sha256: str) -> JointWeights | None:
         {o.index: float(entry[source][o.name]) for o in organ_table().organs if o.name in entry[source]}
         for source in ("network", "maps")
     )
-    return JointWeights(network, maps)
+    return JointWeights(network, maps, float(entry.get("decay", 0.0)))
 
 
 def _made_for(atlas: Atlas) -> str:
@@ -83,5 +83,5 @@ def _made_for(atlas: Atlas) -> str:
     digest = hashlib.sha256()
     for reference in atlas.references:
         digest.update(f"{reference.name} {reference.sha256}\n".encode())
-    digest.update(repr((fusion_config().provenance(), joint_fusion_config().model_dump())).encode())
+    digest.update(repr((fusion_config().provenance(), joint_fusion_config().model_dump(exclude={"confidence"}))).encode())
     return digest.hexdigest()[:12]
