@@ -153,6 +153,7 @@ def report(work: Path, kind: str, chosen_on: list[str], also: list[str], out: Pa
         also: names of further sets on which the weights are learnt.
         out: JSON file to write all figures to, and the rows for `bench/fusion_confidence.py`; None for none.
     """
+    falling = joint_fusion_config().model_copy(update={"agreement_power": 1.0})
     stored, *more = ([Stored.load(file) for file in sorted((work / name / "cases").glob("*.npz"))] for name in (kind, *also))
     config, table = joint_fusion_config(), organ_table()
     samples = {
@@ -173,6 +174,7 @@ def report(work: Path, kind: str, chosen_on: list[str], also: list[str], out: Pa
         if len(passes) < len(PASSES):
             continue
         labels |= {
+            "F, power 1": fuse_jointly(passes["fused"], case.scores, learnt, falling).labels,
             "F, weights 1": fuse_jointly(passes["fused"], case.scores).labels,
             "F, first pass only": fuse_jointly(passes["first"], case.scores, learnt).labels,
             "F, boxes of D": fuse_jointly(passes["second"], case.scores, learnt).labels,
@@ -182,8 +184,8 @@ def report(work: Path, kind: str, chosen_on: list[str], also: list[str], out: Pa
         }
         for name, found in labels.items():
             rows.setdefault(name, {})[case.name] = dice_per_organ(found, case.truth, organs)
-        print(f"{case.name}: {len(others)} other cases, decay {learnt.decay:.2f}, joint fusion {took:.1f} s", flush=True)
-    names = ("atlas", "B", "D", "F", "F, weights 1", "F, first pass only", "F, boxes of D")
+        print(f"{case.name}: {len(others)} other cases, joint fusion {took:.1f} s", flush=True)
+    names = ("atlas", "B", "D", "F", "F, power 1", "F, weights 1", "F, first pass only", "F, boxes of D")
     shown = Table("Dice", *names, title=f"{kind}, {len(rows['F'])} cases")
     for organ in table.organs:
         values = [[dice[organ.index] for dice in rows[name].values() if organ.index in dice] for name in names]

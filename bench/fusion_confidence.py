@@ -1,6 +1,6 @@
 """Fits the confidence of strategy F on rows of `bench/fusion.py --out` (`python bench/fusion_confidence.py ROWS.json...`).
 
-Fits a logistic regression of "the organ's Dice is at least 0.8" on the confidence of its prompt and the disagreement of both
+Fits a logistic regression of "the organ's Dice is at least 0.85" on the confidence of its prompt and the disagreement of both
 sources, and prints the values for `configs/joint_fusion.yaml`. It also prints the quality of the fit with one patient left out
 at a time, and of the stored values on the rows of `--test`: area under the ROC curve, expected calibration error in five bins,
 and the share of good organs in each bin.
@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confidence import show
+from calibration import show
 from prompt_sets import subject_of
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+from scipy.optimize import minimize
 
 from medsam2_atlas.base.console import console
 from medsam2_atlas.segmenters.joint_confidence import joint_confidence
 from medsam2_atlas.segmenters.joint_config import joint_fusion_config
 
-GOOD = 0.8
+GOOD = 0.85
 
 
 def main() -> None:
@@ -34,19 +33,43 @@ def main() -> None:
     given = parser.parse_args()
     rows = read(given.rows)
     features, good = features_of(rows), good_of(rows)
-    groups = [subject_of(row["case"]) for row in rows]
-    model = LogisticRegression(C=3.0, max_iter=1000)
+    patients = np.array([subject_of(row["case"]) for row in rows])
     for name, columns in (("prompt", [0]), ("disagreement", [1]), ("both", [0, 1])):
-        some = features[:, columns]
-        left_out = cross_val_predict(model, some, good, groups=groups, cv=LeaveOneGroupOut(), method="predict_proba")[:, 1]
-        show(f"{name}, each of {len(set(groups))} patients left out in turn", left_out, good)
-    fitted = model.fit(features, good)
-    console.print(f"bias: {fitted.intercept_[0]:.3f}, prompt and disagreement: {fitted.coef_[0].round(3).tolist()}")
+        some, left_out = features[:, columns], np.zeros(len(rows))
+        for patient in set(patients):
+            mine = patients == patient
+            left_out[mine] = predicted(fitted(some[~mine], good[~mine]), some[mine])
+        show(f"{name}, each of {len(set(patients))} patients left out in turn", left_out, good)
+    bias, prompt, differ = fitted(features, good)
+    console.print(f"bias: {bias:.3f}, prompt: {prompt:.3f}, disagreement: {differ:.3f}")
     if given.test:
         others, config = read(given.test), joint_fusion_config().confidence
         stored = [joint_confidence(row["prompt"], row["disagreement"], config) for row in others]
         show("stored values, test rows", np.array(stored, float), good_of(others))
         show("confidence of the prompt, test rows", np.array([row["prompt"] for row in others]), good_of(others))
+
+
+def fitted(features: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Returns bias and weights of a logistic regression with a penalty of |weights|² / 6, as in `bench/confidence.py`.
+
+    Args:
+        features: `[row, n]`.
+        good: the outcome, bool `[row]`.
+    """
+    signs = np.where(good, 1.0, -1.0)
+
+    def loss(values: np.ndarray) -> float:
+        margins = signs * (values[0] + features @ values[1:])
+        return float(np.logaddexp(0, -margins).sum() + values[1:] @ values[1:] / 6)
+
+    found: np.ndarray = minimize(loss, np.zeros(features.shape[1] + 1), method="BFGS").x
+    return found
+
+
+def predicted(values: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Returns the probabilities, `[row]`, of bias and weights `values` for features `[row, n]`."""
+    found: np.ndarray = 1 / (1 + np.exp(-(values[0] + features @ values[1:])))
+    return found
 
 
 def read(files: list[Path]) -> list[dict[str, Any]]:

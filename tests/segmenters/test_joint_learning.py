@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from medsam2_atlas.segmenters.joint_learning import Sample, learn_weights, sampl
 
 SHAPE = (12, 40, 40)
 CONFIG = JointFusionConfig.model_validate({})
+FALLING = CONFIG.model_copy(update={"agreement_power": 1.0})
 GOOD_MAP, GOOD_NETWORK = 6, 7
 """Organs whose map, or whose network, is right; the other source is shifted."""
 
@@ -65,16 +65,17 @@ def test_the_source_that_is_right_gets_the_higher_weight_and_the_dice_rises() ->
         assert dice(after, truth, k) > max(0.95, dice(before, truth, k) - 1e-3)
 
 
-def test_a_network_that_is_worse_where_it_differs_from_the_map_gets_a_decay() -> None:
-    """In half of the cases, the network is right and near the map; in the others, it is far off."""
-    config = CONFIG.model_copy(update={"learn_penalty": 1e-4})
-    mixed = [sample_voxels(*made_case(n, off), config, np.random.default_rng(1)) for n, off in enumerate((0, 9, 0, 9))]
-    found = learn_weights(mixed, config)
-    assert found.decay > 0.5
-    assert learn_weights([sample(1), sample(2)], CONFIG).decay < found.decay
+def test_the_usual_agreement_is_learnt_and_lowers_a_network_that_is_farther_off_than_usual() -> None:
+    usual = learn_weights([sample(1), sample(2)], CONFIG)
+    expected = (fuse_jointly(*made_case(n)[:2], config=CONFIG).disagreement for n in (1, 2))
+    means = {
+        k: 1 - float(np.mean(values))
+        for k, values in zip((6, 7), zip(*(d.values() for d in expected), strict=True), strict=True)
+    }
+    assert usual.agreement == pytest.approx(means)
     logits, scores, truth = made_case(5, 9)
-    fixed, falling = (fuse_jointly(logits, scores, w).labels for w in (replace(found, decay=0.0), found))
-    assert dice(falling, truth, GOOD_MAP) > dice(fixed, truth, GOOD_MAP)
+    fixed, falling = (fuse_jointly(logits, scores, usual, config).labels for config in (CONFIG, FALLING))
+    assert dice(falling, truth, GOOD_NETWORK) > dice(fixed, truth, GOOD_NETWORK) + 0.02
 
 
 def test_a_penalty_and_bounds_keep_the_weights_near_one() -> None:
@@ -88,10 +89,10 @@ def test_a_penalty_and_bounds_keep_the_weights_near_one() -> None:
 
 def test_sampled_voxels_estimate_the_dice_of_the_fused_label_map() -> None:
     logits, scores, truth = made_case()
-    weights = JointWeights({GOOD_MAP: 0.5}, {GOOD_MAP: 2.0})
-    labels = fuse_jointly(logits, scores, weights).labels
+    weights = JointWeights({GOOD_MAP: 0.5}, {GOOD_MAP: 2.0}, {GOOD_NETWORK: 0.95})
+    labels = fuse_jointly(logits, scores, weights, FALLING).labels
     expected = {k: dice(labels, truth, k) for k in (GOOD_MAP, GOOD_NETWORK)}
-    assert sampled_dice(sample(learn_voxels=1500), weights) == pytest.approx(expected, abs=0.02)
+    assert sampled_dice(sample(learn_voxels=1500), weights, FALLING) == pytest.approx(expected, abs=0.02)
 
 
 def test_sampled_voxels_estimate_the_dice_of_all_voxels() -> None:

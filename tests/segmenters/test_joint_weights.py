@@ -29,7 +29,7 @@ from medsam2_atlas.segmenters.joint_leave_one_out import checked_files, learn_fo
 from medsam2_atlas.segmenters.joint_weights import LearntWeights, joint_weights, with_joint_weights
 from medsam2_atlas.segmenters.resources import LoadedResources
 
-LEARNT = LearntWeights(JointWeights({6: 0.5, 14: 1.25}, {6: 2.0, 14: 1.0}, 0.75), {6: 0.8}, {6: 0.9}, 3)
+LEARNT = LearntWeights(JointWeights({6: 0.5, 14: 1.25}, {6: 2.0, 14: 1.0}, {6: 0.75}), {6: 0.8}, {6: 0.9}, 3)
 ORGANS = {k: PATIENT[k] for k in (6, 14)}
 
 
@@ -67,9 +67,9 @@ def test_weights_are_stored_by_checkpoint_and_others_have_none(blocks_atlas: Atl
     assert joint_weights(loaded, "w") == LEARNT.weights
     assert joint_weights(loaded, "v") == JointWeights()
     assert joint_weights(loaded, "another") is None
-    old = {name: value for name, value in loaded.options["joint_weights"]["w"].items() if name != "decay"}
+    old = {name: value for name, value in loaded.options["joint_weights"]["w"].items() if name != "agreement"}
     earlier = replace(loaded, options={**loaded.options, "joint_weights": {"w": old}})
-    assert joint_weights(earlier, "w") == replace(LEARNT.weights, decay=0.0), "weights of an earlier version have no decay"
+    assert joint_weights(earlier, "w") == replace(LEARNT.weights, agreement={}), "weights of an earlier version lack it"
     assert loaded.version == blocks_atlas.version, "score maps do not depend on the weights"
     assert loaded.options["joint_weights"]["w"]["dice_after"] == {"liver": 0.9}
 

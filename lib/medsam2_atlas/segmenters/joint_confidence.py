@@ -10,7 +10,7 @@ _LIMIT = 30.0
 
 
 def joint_confidence(prompt: float | None, differ: float, config: JointConfidenceConfig) -> float | None:
-    """Returns the probability that an organ's Dice is at least 0.8; None if the confidence of its prompt is unknown.
+    """Returns the probability that an organ's Dice is at least 0.85; None if the confidence of its prompt is unknown.
 
     Args:
         prompt: the confidence of the organ's first prompt, 0..1.

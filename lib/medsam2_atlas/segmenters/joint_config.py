@@ -14,13 +14,13 @@ from medsam2_atlas.base.resource import resource
 class JointConfidenceConfig(Settings):
     """The model ln(p / (1 − p)) = bias + prompt · ln(c / (1 − c)) + disagreement · d of an organ's confidence p in strategy F.
 
-    p is the probability that the organ's Dice is at least 0.8, c the confidence of its prompt, and d the share of its voxels on
-    which score map and network differ.
+    p is the probability that the organ's Dice is at least 0.85, c the confidence of its prompt, and d the share of its voxels
+    on which score map and network differ.
     """
 
-    bias: float = Field(4.0, description="log odds without disagreement, if c is .5; fitted by bench/fusion_confidence.py")
-    prompt: float = Field(0.3, description="log odds per unit of the log odds of c; fitted by bench/fusion_confidence.py")
-    disagreement: float = Field(-6.0, description="log odds per unit of d; fitted by bench/fusion_confidence.py")
+    bias: float = Field(-0.354, description="log odds without disagreement, if c is .5; fitted by bench/fusion_confidence.py")
+    prompt: float = Field(1.284, description="log odds per unit of the log odds of c; fitted by bench/fusion_confidence.py")
+    disagreement: float = Field(-2.267, description="log odds per unit of d; fitted by bench/fusion_confidence.py")
 
 
 class JointFusionConfig(Settings):
@@ -42,6 +42,12 @@ class JointFusionConfig(Settings):
     )
     min_found: float = Field(
         0.1, ge=0, lt=1, description="an organ is lost if the network's mask has less than this share of its score map's volume"
+    )
+    agreement_power: float = Field(
+        0.0,
+        ge=0,
+        description="how much less the network counts if it agrees less with the score map than in the learning: its weight is "
+        "multiplied by (agreement / usual agreement) to this power; 1 is safer for CTs that differ from the references",
     )
     learn_voxels: int = Field(4000, gt=0, description="learning: number of voxels per organ and case")
     learn_margin: float = Field(

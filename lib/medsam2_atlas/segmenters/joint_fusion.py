@@ -2,24 +2,23 @@
 
 At each voxel, an organ k has the sum
 
-    w_k · exp(−decay · d_k) · logit_k / temperature
-        + v_k · (log odds of its score map against the background − log odds of its threshold)
+    w_k · logit_k / temperature + v_k · (log odds of its score map against the background − log odds of its threshold)
 
 and the background has 0. The organ with the highest sum gets the voxel: the arg max of a softmax over background and organs.
-That is a product of experts (Hinton, Neural Computation 2002), one for the anatomy and one for the edges. d_k is the share of
-the organ's voxels on which both experts differ in this case (`joint_parts.disagreement`).
+That is a product of experts (Hinton, Neural Computation 2002), one for the anatomy and one for the edges.
 
 - The temperature brings the logits of every checkpoint to one scale: the median positive logit of a case becomes `logit_scale`.
 - A logit counts at most `max_logit`, so that a voxel far from the organ's score map is never part of the organ.
 - Score maps are smoothed by `spread`, because their surfaces are off by about that much.
 - Slices without logits, and organs that the network lost, are decided by the score maps alone.
+- Learnt weights hold for cases like those that they were learnt on. If both sources agree less on an organ than they did there,
+  the network's weight is multiplied by (agreement / agreement there) to the power of `agreement_power`, which is 0 by default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -42,23 +41,25 @@ class JointWeights:
     Attributes:
         network: the weights of MedSAM2's logits.
         maps: the weights of the score maps' log odds.
-        decay: how much the network's weight falls with the disagreement d of a case: it is multiplied by exp(−decay · d).
+        agreement: the mean agreement of both sources, 1 less their disagreement, in the cases of the learning; the network's
+            weight falls in cases with less. Organs that are not listed keep their weight.
     """
 
     network: Mapping[int, float] = field(default_factory=dict)
     maps: Mapping[int, float] = field(default_factory=dict)
-    decay: float = 0.0
+    agreement: Mapping[int, float] = field(default_factory=dict)
 
-    def of_network(self, organ: int, differ: float) -> float:
-        """Returns the weight of an organ's logits in a case with that disagreement, 0..1."""
-        return self.network.get(organ, 1.0) * float(np.exp(-self.decay * differ))
+    def of_network(self, organ: int, agreement: float, config: JointFusionConfig) -> float:
+        """Returns the weight of an organ's logits in a case with that agreement of both sources, 0..1."""
+        usual = self.agreement.get(organ, 0.0)
+        share = min(1.0, agreement / usual) if usual > 0 else 1.0
+        return float(self.network.get(organ, 1.0) * share**config.agreement_power)
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns the weights of `network` and `maps` by organ name, and `decay` unless it is 0, for reports and files."""
+    def as_json(self) -> dict[str, dict[str, float]]:
+        """Returns `network`, `maps` and, unless it is empty, `agreement` by organ name, for reports, provenance and files."""
         names = organ_table()
-        sources = {"network": self.network, "maps": self.maps}
-        found = {source: {names[k].name: round(float(v), 4) for k, v in sorted(w.items())} for source, w in sources.items()}
-        return found | ({"decay": round(self.decay, 4)} if self.decay else {})
+        sources = {"network": self.network, "maps": self.maps} | ({"agreement": self.agreement} if self.agreement else {})
+        return {source: {names[k].name: round(float(v), 4) for k, v in sorted(w.items())} for source, w in sources.items()}
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def fuse_jointly(
                 continue
             place = (slice(z.start - first, z.stop - first), *box[1:])
             found = enlarged_odds(organ, z, box[1:], scores.stride) * np.float32(weights.maps.get(organ.label, 1.0))
-            weight = weights.of_network(organ.label, differ.get(organ.label, 0.0) if organ.has_map else 0.0)
+            agreement = 1 - differ.get(organ.label, 1.0) if organ.has_map else 1.0
+            weight = weights.of_network(organ.label, agreement, config)
             for planes, values in network_logits(organ, z, box[1:], shape[1:]):
                 found[planes] += weight * np.clip(values * (1 / heat), -config.max_logit, config.max_logit)
             better = found > best[place]

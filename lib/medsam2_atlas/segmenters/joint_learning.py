@@ -2,7 +2,6 @@
 
 The weights maximise the mean soft Dice (Milletari et al., V-Net, 3DV 2016) of the fused probabilities, over organs and cases,
 less a penalty on the squared logarithm of each weight. The penalty pulls the weights to 1, so that few cases do not overfit.
-The decay of the network's weight with the disagreement is one number for all organs, so that few cases are enough to learn it.
 L-BFGS-B (Byrd et al., SIAM J. Sci. Comput. 1995) finds the maximum; the weights stay between bounds.
 """
 
@@ -36,7 +35,7 @@ class Sample:
         truth: the index of the true organ in `organs` plus 1, `[n]`; 0 for the background and other organs.
         counts: the number of voxels that each sampled voxel stands for, `[n]`.
         unreachable: the number of the organ's true voxels that no sample stands for, `[K]`.
-        differ: the share of the organ's voxels on which both sources differ, 0..1, `[K]`; 0 for organs without a score map.
+        agreement: 1 less the disagreement of both sources on the organ, 0..1, `[K]`; 1 for organs without a score map.
     """
 
     organs: tuple[int, ...]
@@ -45,7 +44,7 @@ class Sample:
     truth: torch.Tensor
     counts: torch.Tensor
     unreachable: torch.Tensor
-    differ: torch.Tensor
+    agreement: torch.Tensor
 
 
 def sample_voxels(
@@ -97,7 +96,7 @@ def sample_voxels(
         torch.from_numpy(index[reduced.ravel()[chosen]]),
         torch.from_numpy(1 / chance.ravel()[chosen]),
         torch.tensor(outside, dtype=torch.float32),
-        torch.tensor([differ.get(part.label, 0.0) if part.has_map else 0.0 for part in parts]),
+        torch.tensor([1 - differ.get(part.label, 1.0) if part.has_map else 1.0 for part in parts]),
     )
 
 
@@ -112,20 +111,24 @@ def learn_weights(samples: Sequence[Sample], config: JointFusionConfig) -> Joint
     rows = [torch.tensor([organs.index(k) for k in sample.organs]) for sample in samples]
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
-        logs = torch.tensor(values, requires_grad=True)
-        network, maps = logs[:-1].reshape(2, -1).float()
-        pairs = zip(samples, rows, strict=True)
-        dice = torch.cat([soft_dice(s, (network[r] - logs[-1] * s.differ).exp().float(), maps[r].exp()) for s, r in pairs])
+        logs = torch.tensor(values.reshape(2, -1), requires_grad=True)
+        weights = logs.exp().float()
+        dice = torch.cat([soft_dice(s, weights[0, row], weights[1, row]) for s, row in zip(samples, rows, strict=True)])
         total = -dice.mean() + config.learn_penalty * (logs**2).mean()
         total.backward()  # type: ignore[no-untyped-call]
         assert logs.grad is not None
         return float(total.detach()), logs.grad.numpy().ravel()
 
     limit = float(np.log(config.max_weight))
-    bounds = [(-limit, limit)] * (2 * len(organs)) + [(0.0, limit)]
-    found = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60}).x
-    network, maps = ({k: float(v) for k, v in zip(organs, row, strict=True)} for row in np.exp(found[:-1].reshape(2, -1)))
-    return JointWeights(network, maps, float(found[-1]))
+    bounds = [(-limit, limit)] * (2 * len(organs))
+    found = minimize(loss, np.zeros(2 * len(organs)), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60})
+    network, maps = np.exp(found.x.reshape(2, -1))
+    agree: dict[int, list[float]] = {}
+    for sample in samples:
+        for k, share in zip(sample.organs, sample.agreement.tolist(), strict=True):
+            agree.setdefault(k, []).append(share)
+    sources = network, maps, [float(np.mean(agree[k])) for k in organs]
+    return JointWeights(*({k: float(v) for k, v in zip(organs, row, strict=True)} for row in sources))
 
 
 def soft_dice(sample: Sample, network: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
@@ -145,7 +148,7 @@ def soft_dice(sample: Sample, network: torch.Tensor, maps: torch.Tensor) -> torc
     return dice[whole > 0]
 
 
-def sampled_dice(sample: Sample, weights: JointWeights) -> dict[int, float]:
+def sampled_dice(sample: Sample, weights: JointWeights, config: JointFusionConfig) -> dict[int, float]:
     """Returns an estimate of the Dice of the fused label map, by number of the organs that the ground truth contains.
 
     Each sampled voxel counts as the voxels that it stands for, so that the logits of whole cases need not be kept.
@@ -153,9 +156,10 @@ def sampled_dice(sample: Sample, weights: JointWeights) -> dict[int, float]:
     Args:
         sample: voxels of a case.
         weights: the weights; 1 for an organ that they lack.
+        config: the settings.
     """
-    pairs = zip(sample.organs, sample.differ.tolist(), strict=True)
-    network = torch.tensor([weights.of_network(k, differ) for k, differ in pairs])
+    pairs = zip(sample.organs, sample.agreement.tolist(), strict=True)
+    network = torch.tensor([weights.of_network(k, share, config) for k, share in pairs])
     maps = torch.tensor([weights.maps.get(k, 1.0) for k in sample.organs])
     sums = sample.network * network + sample.maps * maps
     found = torch.cat([torch.zeros(len(sums), 1), sums], 1).argmax(1)

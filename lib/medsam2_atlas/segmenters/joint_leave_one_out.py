@@ -160,6 +160,6 @@ def _dice(samples: Sequence[Sample], weights: JointWeights) -> Mapping[int, floa
     """Returns the mean estimated Dice by number of the organs that the references contain."""
     values: dict[int, list[float]] = {}
     for sample in samples:
-        for k, dice in sampled_dice(sample, weights).items():
+        for k, dice in sampled_dice(sample, weights, joint_fusion_config()).items():
             values.setdefault(k, []).append(dice)
     return {k: float(np.mean(found)) for k, found in sorted(values.items())}
