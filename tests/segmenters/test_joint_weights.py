@@ -15,17 +15,21 @@ from typer.testing import CliRunner
 
 from blocks import PATIENT, QUICK, labelled
 from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references, subset
-from medsam2_atlas.atlas.reference import OrganShare
+from medsam2_atlas.atlas.reference import OrganShare, Reference
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.cli import app
-from medsam2_atlas.imaging.volume import read_labels
+from medsam2_atlas.imaging.hounsfield import CHECK, read_ct
+from medsam2_atlas.imaging.volume import Geometry, read_labels
 from medsam2_atlas.medsam2 import OrganLogits, Weights, find_checkpoint, load_weights
+from medsam2_atlas.registration import Transform
+from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
+from medsam2_atlas.segmenters import joint_leave_one_out as leave_one_out
 from medsam2_atlas.segmenters import joint_weights as module
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case, Clock, FirstPass
 from medsam2_atlas.segmenters.joint_config import JointFusionConfig
 from medsam2_atlas.segmenters.joint_fusion import JointWeights
-from medsam2_atlas.segmenters.joint_leave_one_out import checked_files, learn_for_atlas, segment_left_out
+from medsam2_atlas.segmenters.joint_leave_one_out import LeftOut, checked_files, learn_for_atlas, segment_left_out
 from medsam2_atlas.segmenters.joint_weights import LearntWeights, joint_weights, with_joint_weights
 from medsam2_atlas.segmenters.resources import LoadedResources
 
@@ -162,13 +166,19 @@ def without_checksums(atlas: Atlas) -> Atlas:
     return replace(atlas, references=tuple(replace(each, image_sha256="") for each in atlas.references))
 
 
-def stub_first_pass(monkeypatch: pytest.MonkeyPatch, logits: Callable[[Case], dict[int, OrganLogits]]) -> None:
-    """Lets the first pass return given logits, so that no network runs."""
+def stub_segmentation(monkeypatch: pytest.MonkeyPatch, logits: Callable[[str], dict[int, OrganLogits]]) -> None:
+    """Lets each left-out reference have the same small score map, and given logits; only its CT is read."""
 
-    def first_pass(case: Case, clock: Clock) -> FirstPass:
-        return FirstPass(case.first_prompts((0.5,), clock), logits(case))
+    def segmented(_: Atlas, reference: Reference, files: ReferenceFiles, weights: Weights) -> LeftOut:
+        assert weights.sha256
+        read_ct(files.image, CHECK)
+        inside = np.zeros((4, 8, 8), np.uint8)
+        inside[1:3, 2:6, 2:6] = 6
+        grid = Geometry((8, 8, 4), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+        score = ScoreMap((inside > 0).astype(np.uint8) * 230, (0, 0, 0), 1.0)
+        return LeftOut(ScoreMaps({6: score}, grid, 1, Transform(), Transform()), logits(reference.name), inside)
 
-    monkeypatch.setattr(Case, "first_pass", first_pass)
+    monkeypatch.setattr(leave_one_out, "segment_left_out", segmented)
 
 
 def test_bad_references_are_named_and_the_others_are_left_out_in_turn(
@@ -182,7 +192,7 @@ def test_bad_references_are_named_and_the_others_are_left_out_in_turn(
     broken = tmp_path / "b.nii.gz"
     broken.write_bytes(b"no image")
     given = [replace(each, image=broken) if each.name == "b" else each for each in files]
-    stub_first_pass(monkeypatch, lambda _: {6: OrganLogits(6, 0, torch.zeros(1, 4, 4))})
+    stub_segmentation(monkeypatch, lambda _: {6: OrganLogits(6, 0, torch.ones(4, 4, 4))})
     done: list[float] = []
     found, unusable = learn_for_atlas(without_checksums(blocks_atlas), given, demo, lambda _, share: done.append(share))
     assert found.references == 2
@@ -197,16 +207,16 @@ def test_learning_stops_as_soon_as_fewer_than_two_references_can_be_left(
 ) -> None:
     seen: list[str] = []
 
-    def logits(case: Case) -> dict[int, OrganLogits]:
-        seen.append(Path(case.image.source).name)
+    def logits(name: str) -> dict[int, OrganLogits]:
+        seen.append(name)
         return {}
 
-    stub_first_pass(monkeypatch, logits)
+    stub_segmentation(monkeypatch, logits)
     with pytest.raises(
         AtlasError, match=r"usable files of 1 of them.*a: .*has no organ that the other references could prompt"
     ):
         learn_for_atlas(blocks_atlas, files, demo)
-    assert seen == ["a.nii.gz", "b.nii.gz"]
+    assert seen == ["a", "b"]
 
 
 def test_the_logits_of_a_reference_are_dropped_before_the_next_one_is_segmented(
@@ -215,13 +225,13 @@ def test_the_logits_of_a_reference_are_dropped_before_the_next_one_is_segmented(
     made: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
-    def logits(_: Case) -> dict[int, OrganLogits]:
+    def logits(_: str) -> dict[int, OrganLogits]:
         alive.append(sum(each() is not None for each in made))
-        values = torch.zeros(1, 4, 4)
+        values = torch.ones(4, 4, 4)
         made.append(weakref.ref(values))
         return {6: OrganLogits(6, 0, values)}
 
-    stub_first_pass(monkeypatch, logits)
+    stub_segmentation(monkeypatch, logits)
     assert learn_for_atlas(blocks_atlas, files, demo)[0].references == 3
     assert alive == [0, 0, 0]
 
@@ -254,3 +264,16 @@ def test_a_checkpoint_alone_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["thresholds", str(tmp_path), "--checkpoint", "w.pt"])
     assert isinstance(done.exception, InputError)
     assert "has no effect without --references" in str(done.exception)
+
+
+def test_a_label_map_that_cannot_be_read_ends_a_case_before_it_is_registered(
+    blocks_atlas: Atlas, files: list[ReferenceFiles], demo: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores(*_: Any) -> ScoreMaps:
+        raise AssertionError("the CT was registered")
+
+    monkeypatch.setattr(Case, "scores", scores)
+    broken = tmp_path / "a.nii.gz"
+    broken.write_bytes(b"no label map")
+    with pytest.raises(InputError, match=r"a\.nii\.gz"):
+        segment_left_out(blocks_atlas, blocks_atlas.references[0], replace(files[0], label=broken), demo)
