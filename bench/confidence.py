@@ -13,16 +13,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from calibration import show
 from prompt_sets import subject_of
-from rich.table import Table
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from medsam2_atlas.base.console import console
 from medsam2_atlas.scoremaps import EVIDENCE
 
-GOOD, BINS = 0.5, 5
+GOOD = 0.5
 
 
 def main() -> None:
@@ -38,22 +37,6 @@ def main() -> None:
     fitted = model.fit(features, good)
     weights = ", ".join(f"{name}: {w:.3f}" for name, w in zip(EVIDENCE, fitted.coef_[0], strict=True))
     console.print(f"bias: {fitted.intercept_[0]:.3f}\nweights: {{{weights}}}")
-
-
-def show(title: str, confidences: np.ndarray, good: np.ndarray) -> None:
-    """Prints how well confidences, 0..1 of shape [prompts], predict which boxes are good (bool of shape [prompts])."""
-    which = np.minimum((confidences * BINS).astype(int), BINS - 1)
-    table = Table("confidence", "prompts", "mean confidence", "good boxes", title=title)
-    error = 0.0
-    for n in range(BINS):
-        mine = which == n
-        if mine.any():
-            mean, share = confidences[mine].mean(), good[mine].mean()
-            table.add_row(f"{n / BINS:.1f}-{(n + 1) / BINS:.1f}", str(mine.sum()), f"{mean:.2f}", f"{share:.2f}")
-            error += abs(mean - share) * mine.mean()
-    console.print(table)
-    area = roc_auc_score(good, confidences)
-    console.print(f"{len(confidences)} prompts: area under the curve {area:.3f}, expected calibration error {error:.3f}")
 
 
 if __name__ == "__main__":

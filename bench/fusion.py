@@ -12,6 +12,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +28,14 @@ from medsam2_atlas.imaging.dice import dice_per_organ
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.volume import Geometry, read_labels, read_volume
 from medsam2_atlas.medsam2 import OrganLogits, find_checkpoint, load_weights
-from medsam2_atlas.prompting import Prompts, enlarged, prompting_config, prompts_from_labels
+from medsam2_atlas.prompting import Prompts, confidence, confidence_config, enlarged, prompting_config, prompts_from_labels
 from medsam2_atlas.registration import Transform
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case, Clock
 from medsam2_atlas.segmenters.fusion import fuse_logits, fuse_scores
 from medsam2_atlas.segmenters.joint_config import joint_fusion_config
-from medsam2_atlas.segmenters.joint_fusion import fuse_jointly
+from medsam2_atlas.segmenters.joint_fusion import Fused, fuse_jointly
 from medsam2_atlas.segmenters.joint_learning import learn_weights, sample_voxels
 from medsam2_atlas.segmenters.resources import LoadedResources
 
@@ -63,6 +64,7 @@ class Stored:
         geometry = self.scores.geometry
         about = {"name": self.name, "size": geometry.size, "spacing": geometry.spacing, "stride": self.scores.stride}
         about |= {"thresholds": {str(k): v for k, v in self.scores.thresholds.items()}}
+        about |= {"evidence": {str(k): dict(score.evidence) for k, score in self.scores.maps.items()}}
         arrays: dict[str, np.ndarray] = {"truth": self.truth, "about": np.array(json.dumps(about))}
         for k, score in self.scores.maps.items():
             arrays[f"map.{k}"], arrays[f"lower.{k}"] = score.values, np.array(score.lower)
@@ -81,7 +83,11 @@ class Stored:
             about = json.loads(str(arrays["about"]))
             geometry = Geometry(tuple(about["size"]), tuple(about["spacing"]), (0.0, 0.0, 0.0))
             organs = [int(name.split(".")[1]) for name in arrays.files if name.startswith("map.")]
-            maps = {k: ScoreMap(arrays[f"map.{k}"], tuple(int(v) for v in arrays[f"lower.{k}"]), 1.0) for k in organs}
+            evidence = about.get("evidence", {})
+            maps = {
+                k: ScoreMap(arrays[f"map.{k}"], tuple(map(int, arrays[f"lower.{k}"])), 1.0, evidence.get(str(k), {}))
+                for k in organs
+            }
             passes: dict[str, dict[int, OrganLogits]] = {}
             for name in arrays.files:
                 kind, *rest = name.split(".")
@@ -145,8 +151,9 @@ def report(work: Path, kind: str, chosen_on: list[str], also: list[str], out: Pa
         kind: name of the set.
         chosen_on: names of cases on which settings were chosen; weights are learnt on them, but they are not reported.
         also: names of further sets on which the weights are learnt.
-        out: JSON file to write all figures to; None for none.
+        out: JSON file to write all figures to, and the rows for `bench/fusion_confidence.py`; None for none.
     """
+    falling = joint_fusion_config().model_copy(update={"agreement_power": 1.0})
     stored, *more = ([Stored.load(file) for file in sorted((work / name / "cases").glob("*.npz"))] for name in (kind, *also))
     config, table = joint_fusion_config(), organ_table()
     samples = {
@@ -154,13 +161,20 @@ def report(work: Path, kind: str, chosen_on: list[str], also: list[str], out: Pa
         for number, case in enumerate([*stored, *(case for others in more for case in others)])
     }
     rows: dict[str, dict[str, dict[int, float]]] = {}
-    for case in (case for case in stored if len(case.passes) == len(PASSES) and case.name not in chosen_on):
+    confidences: list[dict[str, Any]] = []
+    for case in (case for case in stored if case.name not in chosen_on):
         others = [sample for name, sample in samples.items() if subject_of(name) != subject_of(case.name)]
         learnt, shape, passes = learn_weights(others, config), case.truth.shape, case.passes
+        organs = [k for k in table.indices if (case.truth == k).any()]
         began = time.process_time()
-        labels = {"F": fuse_jointly(passes["fused"], case.scores, learnt).labels}
+        fused = fuse_jointly(passes.get("fused", passes["first"]), case.scores, learnt)
         took = time.process_time() - began
+        labels = {"F": fused.labels}
+        confidences += _confidence_rows(case, fused, dice_per_organ(fused.labels, case.truth, organs))
+        if len(passes) < len(PASSES):
+            continue
         labels |= {
+            "F, power 1": fuse_jointly(passes["fused"], case.scores, learnt, falling).labels,
             "F, weights 1": fuse_jointly(passes["fused"], case.scores).labels,
             "F, first pass only": fuse_jointly(passes["first"], case.scores, learnt).labels,
             "F, boxes of D": fuse_jointly(passes["second"], case.scores, learnt).labels,
@@ -168,11 +182,10 @@ def report(work: Path, kind: str, chosen_on: list[str], also: list[str], out: Pa
             "B": fuse_logits(passes["first"], shape),
             "D": fuse_logits(passes["second"], shape),
         }
-        organs = [k for k in table.indices if (case.truth == k).any()]
         for name, found in labels.items():
             rows.setdefault(name, {})[case.name] = dice_per_organ(found, case.truth, organs)
         print(f"{case.name}: {len(others)} other cases, joint fusion {took:.1f} s", flush=True)
-    names = ("atlas", "B", "D", "F", "F, weights 1", "F, first pass only", "F, boxes of D")
+    names = ("atlas", "B", "D", "F", "F, power 1", "F, weights 1", "F, first pass only", "F, boxes of D")
     shown = Table("Dice", *names, title=f"{kind}, {len(rows['F'])} cases")
     for organ in table.organs:
         values = [[dice[organ.index] for dice in rows[name].values() if organ.index in dice] for name in names]
@@ -187,7 +200,18 @@ def report(work: Path, kind: str, chosen_on: list[str], also: list[str], out: Pa
     shown.add_row("gain over the better of atlas and D", *(f"{value:+.3f}" for value in gain))
     console.print(shown)
     if out is not None:
-        write_json({name: {c: {table[k].name: v for k, v in d.items()} for c, d in r.items()} for name, r in rows.items()}, out)
+        named = {name: {c: {table[k].name: v for k, v in d.items()} for c, d in r.items()} for name, r in rows.items()}
+        write_json({"dice": named, "confidence": confidences}, out)
+
+
+def _confidence_rows(case: Stored, fused: Fused, dice: dict[int, float]) -> list[dict[str, Any]]:
+    """Returns the rows for `bench/fusion_confidence.py`: one for each organ with a prompt."""
+    table, config, found = organ_table(), confidence_config(), []
+    for k in dice.keys() & case.passes["first"].keys():
+        prompt = confidence(case.scores.maps[k].evidence, config)
+        row = {"case": case.name, "organ": table[k].name, "prompt": prompt, "disagreement": fused.disagreement.get(k, 1.0)}
+        found.append(row | {"dice": dice[k]})
+    return found
 
 
 def _again(labels: np.ndarray, shape: tuple[int, ...]) -> Prompts:
@@ -207,7 +231,7 @@ def main() -> None:
         "--chosen-on", default="", help="comma-separated names of cases that are not reported: settings were chosen on them"
     )
     parser.add_argument("--also", nargs="*", default=[], help="further sets on which the weights are learnt")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures of the report")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures of the report and rows of confidences")
     parser.add_argument("--only", default="", help="part of the names of the cases to store")
     given = parser.parse_args()
     torch.set_num_threads(1)

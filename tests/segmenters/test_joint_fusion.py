@@ -14,7 +14,8 @@ from medsam2_atlas.registration import Transform
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 from medsam2_atlas.segmenters import joint_fusion
 from medsam2_atlas.segmenters.joint_config import JointFusionConfig
-from medsam2_atlas.segmenters.joint_fusion import JointWeights, fuse_jointly, temperature
+from medsam2_atlas.segmenters.joint_fusion import JointWeights, fuse_jointly
+from medsam2_atlas.segmenters.joint_parts import temperature
 
 SIDE, DEPTH = 32, 12
 PLAIN = JointFusionConfig.model_validate({"spread": 0.0, "reach": 8.0})
@@ -129,6 +130,44 @@ def test_reduced_maps_and_small_logits_are_interpolated_as_in_the_other_strategi
     expected = (planes + wide > 0).numpy()
     assert (found == 6).sum() > 1000
     assert (keep_largest_components(expected[..., :side, :side].astype(np.uint8) * 6) == found).mean() > 0.9999
+
+
+def test_the_network_counts_less_where_both_sources_agree_less_than_in_the_learning() -> None:
+    """The network shifts both organs by the same distance, which is a larger share of the narrow one: only it keeps its map."""
+    maps = (6, block(slice(2, 18), 0.9)), (7, block(slice(22, 26), 0.9))
+    shifted = {6: logits_of(6, block(slice(4, 20)) > 0), 7: logits_of(7, block(slice(24, 28)) > 0)}
+    usual = JointWeights(agreement={6: 0.8, 7: 0.8})
+    power = [PLAIN.model_copy(update={"agreement_power": value}) for value in (0.0, 1.0)]
+    before, after = (fuse_jointly(shifted, scores_of(*maps), usual, config) for config in power)
+    assert before.disagreement == after.disagreement == pytest.approx({6: 4 / 18, 7: 4 / 6})
+    assert (before.labels[5, 16, 22:24] == 0).all(), "logits of 4 overrule log odds of ln 9"
+    assert (after.labels[5, 16, 22:24] == 7).all(), "their weight of (1/3) / .8 does not"
+    assert (after.labels[5, 16, 2:4] == 0).all(), "a weight of (14/18) / .8 does"
+    plain = fuse_jointly(shifted, scores_of(*maps), config=power[1]).labels
+    assert (plain == before.labels).all(), "without learning, nothing is known about the usual agreement"
+
+
+def test_the_network_keeps_its_weight_where_both_sources_agree_more_than_in_the_learning() -> None:
+    config = PLAIN.model_copy(update={"agreement_power": 2.0})
+    weights = JointWeights({6: 0.5}, {}, {6: 0.6})
+    assert [weights.of_network(6, share, config) for share in (1.0, 0.6, 0.3, 0.0)] == pytest.approx([0.5, 0.5, 0.125, 0.0])
+    assert weights.of_network(7, 0.1, config) == 1.0
+
+
+def test_the_network_keeps_its_weight_for_an_organ_that_the_atlas_lacks() -> None:
+    logits = {7: logits_of(7, block(slice(18, 28)) > 0)}
+    found = fuse_jointly(logits, scores_of((6, block(slice(4, 12)))), JointWeights(agreement={7: 0.9}), PLAIN)
+    assert found.disagreement == {7: 1.0}
+    assert (found.labels == 7).sum() == 8 * 16 * 10
+
+
+def test_weights_without_agreement_have_none_in_their_json() -> None:
+    assert JointWeights({6: 0.5}).as_json() == {"network": {"liver": 0.5}, "maps": {}}
+    assert JointWeights({6: 0.5}, {}, {6: 0.25}).as_json() == {
+        "network": {"liver": 0.5},
+        "maps": {},
+        "agreement": {"liver": 0.25},
+    }
 
 
 def test_blocks_of_slices_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from medsam2_atlas.segmenters.joint_learning import Sample, learn_weights, sampl
 
 SHAPE = (12, 40, 40)
 CONFIG = JointFusionConfig.model_validate({})
+FALLING = CONFIG.model_copy(update={"agreement_power": 1.0})
 GOOD_MAP, GOOD_NETWORK = 6, 7
 """Organs whose map, or whose network, is right; the other source is shifted."""
 
@@ -28,14 +29,16 @@ def block(x: int) -> np.ndarray:
     return mask
 
 
-def made_case(noise: int = 0) -> tuple[dict[int, OrganLogits], ScoreMaps, np.ndarray]:
-    """Returns logits, score maps and ground truth of two organs."""
+def made_case(noise: int = 0, off: int | None = None) -> tuple[dict[int, OrganLogits], ScoreMaps, np.ndarray]:
+    """Returns logits, score maps and ground truth of two organs; with `off`, the map is right and the network off by that."""
     generator = np.random.default_rng(noise)
     grid = Geometry((40, 40, 12), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     truth = np.zeros(SHAPE, np.uint8)
     maps, logits = {}, {}
     for k, x, map_shift, network_shift in ((GOOD_MAP, 4, 0, 3), (GOOD_NETWORK, 22, 3, 0)):
         truth[block(x)] = k
+        if off is not None:
+            map_shift, network_shift = 0, off
         values = np.where(block(x + map_shift), 0.9, 0.05) * (generator.random(SHAPE) < 0.98)
         maps[k] = ScoreMap(np.rint(values * 255).astype(np.uint8), (0, 0, 0), 1.0)
         found = np.where(block(x + network_shift), 4.0, -4.0) + generator.normal(0, 1, SHAPE)
@@ -62,6 +65,19 @@ def test_the_source_that_is_right_gets_the_higher_weight_and_the_dice_rises() ->
         assert dice(after, truth, k) > max(0.95, dice(before, truth, k) - 1e-3)
 
 
+def test_the_usual_agreement_is_learnt_and_lowers_a_network_that_is_farther_off_than_usual() -> None:
+    usual = learn_weights([sample(1), sample(2)], CONFIG)
+    expected = (fuse_jointly(*made_case(n)[:2], config=CONFIG).disagreement for n in (1, 2))
+    means = {
+        k: 1 - float(np.mean(values))
+        for k, values in zip((6, 7), zip(*(d.values() for d in expected), strict=True), strict=True)
+    }
+    assert usual.agreement == pytest.approx(means)
+    logits, scores, truth = made_case(5, 9)
+    fixed, falling = (fuse_jointly(logits, scores, usual, config).labels for config in (CONFIG, FALLING))
+    assert dice(falling, truth, GOOD_NETWORK) > dice(fixed, truth, GOOD_NETWORK) + 0.02
+
+
 def test_a_penalty_and_bounds_keep_the_weights_near_one() -> None:
     strict = learn_weights([sample()], CONFIG.model_copy(update={"learn_penalty": 100.0}))
     values = [*strict.network.values(), *strict.maps.values()]
@@ -73,10 +89,10 @@ def test_a_penalty_and_bounds_keep_the_weights_near_one() -> None:
 
 def test_sampled_voxels_estimate_the_dice_of_the_fused_label_map() -> None:
     logits, scores, truth = made_case()
-    weights = JointWeights({GOOD_MAP: 0.5}, {GOOD_MAP: 2.0})
-    labels = fuse_jointly(logits, scores, weights).labels
+    weights = JointWeights({GOOD_MAP: 0.5}, {GOOD_MAP: 2.0}, {GOOD_NETWORK: 0.95})
+    labels = fuse_jointly(logits, scores, weights, FALLING).labels
     expected = {k: dice(labels, truth, k) for k in (GOOD_MAP, GOOD_NETWORK)}
-    assert sampled_dice(sample(learn_voxels=1500), weights) == pytest.approx(expected, abs=0.02)
+    assert sampled_dice(sample(learn_voxels=1500), weights, FALLING) == pytest.approx(expected, abs=0.02)
 
 
 def test_sampled_voxels_estimate_the_dice_of_all_voxels() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +15,25 @@ from typer.testing import CliRunner
 
 from blocks import PATIENT, QUICK, labelled
 from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, find_references, subset
-from medsam2_atlas.atlas.reference import OrganShare
+from medsam2_atlas.atlas.reference import OrganShare, Reference
 from medsam2_atlas.base.errors import AtlasError, InputError
 from medsam2_atlas.cli import app
-from medsam2_atlas.imaging.volume import read_labels
+from medsam2_atlas.imaging.hounsfield import CHECK, read_ct
+from medsam2_atlas.imaging.volume import Geometry, read_labels
 from medsam2_atlas.medsam2 import OrganLogits, Weights, find_checkpoint, load_weights
-from medsam2_atlas.scoremaps import FusionConfig
+from medsam2_atlas.registration import Transform
+from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
+from medsam2_atlas.segmenters import joint_leave_one_out as leave_one_out
 from medsam2_atlas.segmenters import joint_weights as module
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case, Clock, FirstPass
 from medsam2_atlas.segmenters.joint_config import JointFusionConfig
 from medsam2_atlas.segmenters.joint_fusion import JointWeights
-from medsam2_atlas.segmenters.joint_leave_one_out import checked_files, learn_for_atlas, segment_left_out
+from medsam2_atlas.segmenters.joint_leave_one_out import LeftOut, checked_files, learn_for_atlas, segment_left_out
 from medsam2_atlas.segmenters.joint_weights import LearntWeights, joint_weights, with_joint_weights
 from medsam2_atlas.segmenters.resources import LoadedResources
 
-LEARNT = LearntWeights(JointWeights({6: 0.5, 14: 1.25}, {6: 2.0, 14: 1.0}), {6: 0.8}, {6: 0.9}, 3)
+LEARNT = LearntWeights(JointWeights({6: 0.5, 14: 1.25}, {6: 2.0, 14: 1.0}, {6: 0.75}), {6: 0.8}, {6: 0.9}, 3)
 ORGANS = {k: PATIENT[k] for k in (6, 14)}
 
 
@@ -66,6 +71,9 @@ def test_weights_are_stored_by_checkpoint_and_others_have_none(blocks_atlas: Atl
     assert joint_weights(loaded, "w") == LEARNT.weights
     assert joint_weights(loaded, "v") == JointWeights()
     assert joint_weights(loaded, "another") is None
+    old = {name: value for name, value in loaded.options["joint_weights"]["w"].items() if name != "agreement"}
+    earlier = replace(loaded, options={**loaded.options, "joint_weights": {"w": old}})
+    assert joint_weights(earlier, "w") == replace(LEARNT.weights, agreement={}), "weights of an earlier version lack it"
     assert loaded.version == blocks_atlas.version, "score maps do not depend on the weights"
     assert loaded.options["joint_weights"]["w"]["dice_after"] == {"liver": 0.9}
 
@@ -141,35 +149,91 @@ def test_the_label_map_of_the_left_out_reference_does_not_enter_its_own_score_ma
     assert any(score.values.tobytes() != voted.scores.maps[k].values.tobytes() for k, score in right.scores.maps.items())
 
 
-def test_files_must_be_those_of_the_references(blocks_atlas: Atlas, files: list[ReferenceFiles], folder: Path) -> None:
-    assert set(checked_files(blocks_atlas, files)) == {"a", "b", "c"}
-    with pytest.raises(AtlasError, match="files of 2 of them"):
-        checked_files(blocks_atlas, files[:2])
+def test_files_that_have_changed_are_named_and_two_references_are_enough(
+    blocks_atlas: Atlas, files: list[ReferenceFiles], folder: Path
+) -> None:
+    assert checked_files(blocks_atlas, files) == ({each.name: each for each in files}, {})
+    assert set(checked_files(blocks_atlas, files[:2])[0]) == {"a", "b"}
     exchanged = [replace(files[0], label=files[1].label), *files[1:]]
-    with pytest.raises(AtlasError, match="is not the file of the reference a"):
-        checked_files(blocks_atlas, exchanged)
+    found, changed = checked_files(blocks_atlas, exchanged)
+    assert set(found) == {"b", "c"}
+    assert changed == {"a": f"{files[1].label} has changed since it became a reference."}
+    with pytest.raises(AtlasError, match=r"usable files of 1 of them were given. a: .* has changed since .*Weights need two"):
+        checked_files(blocks_atlas, exchanged[:2])
 
 
-def test_a_reference_whose_ct_cannot_be_used_does_not_end_the_learning(
-    blocks_atlas: Atlas, files: list[ReferenceFiles], demo: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def without_checksums(atlas: Atlas) -> Atlas:
+    return replace(atlas, references=tuple(replace(each, image_sha256="") for each in atlas.references))
+
+
+def stub_segmentation(monkeypatch: pytest.MonkeyPatch, logits: Callable[[str], dict[int, OrganLogits]]) -> None:
+    """Lets each left-out reference have the same small score map, and given logits; only its CT is read."""
+
+    def segmented(_: Atlas, reference: Reference, files: ReferenceFiles, weights: Weights) -> LeftOut:
+        assert weights.sha256
+        read_ct(files.image, CHECK)
+        inside = np.zeros((4, 8, 8), np.uint8)
+        inside[1:3, 2:6, 2:6] = 6
+        grid = Geometry((8, 8, 4), (2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+        score = ScoreMap((inside > 0).astype(np.uint8) * 230, (0, 0, 0), 1.0)
+        return LeftOut(ScoreMaps({6: score}, grid, 1, Transform(), Transform()), logits(reference.name), inside)
+
+    monkeypatch.setattr(leave_one_out, "segment_left_out", segmented)
+
+
+def test_bad_references_are_named_and_the_others_are_left_out_in_turn(
+    blocks_atlas: Atlas,
+    files: list[ReferenceFiles],
+    demo: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     broken = tmp_path / "b.nii.gz"
     broken.write_bytes(b"no image")
-    atlas = replace(blocks_atlas, references=tuple(replace(r, image_sha256="") for r in blocks_atlas.references))
     given = [replace(each, image=broken) if each.name == "b" else each for each in files]
-
-    def first_pass(case: Case, clock: Clock) -> FirstPass:
-        return FirstPass(case.first_prompts((0.5,), clock), {6: OrganLogits(6, 0, torch.zeros(1, 4, 4))})
-
-    monkeypatch.setattr(Case, "first_pass", first_pass)
-    with pytest.raises(AtlasError, match="usable files of 2 of them"):
-        learn_for_atlas(atlas, given, demo)
-    few = FusionConfig.model_validate({"thresholds": {"min_references": 2}})
-    monkeypatch.setattr("medsam2_atlas.segmenters.joint_leave_one_out.fusion_config", lambda: few)
-    found, unusable = learn_for_atlas(atlas, given, demo)
+    stub_segmentation(monkeypatch, lambda _: {6: OrganLogits(6, 0, torch.ones(4, 4, 4))})
+    done: list[float] = []
+    found, unusable = learn_for_atlas(without_checksums(blocks_atlas), given, demo, lambda _, share: done.append(share))
     assert found.references == 2
     assert list(unusable) == ["b"]
     assert str(broken) in unusable["b"]
+    assert "b is not left out in turn" in caplog.text
+    assert done == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def test_learning_stops_as_soon_as_fewer_than_two_references_can_be_left(
+    blocks_atlas: Atlas, files: list[ReferenceFiles], demo: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def logits(name: str) -> dict[int, OrganLogits]:
+        seen.append(name)
+        return {}
+
+    stub_segmentation(monkeypatch, logits)
+    with pytest.raises(
+        AtlasError, match=r"usable files of 1 of them.*a: .*has no organ that the other references could prompt"
+    ):
+        learn_for_atlas(blocks_atlas, files, demo)
+    assert seen == ["a", "b"]
+
+
+def test_the_logits_of_a_reference_are_dropped_before_the_next_one_is_segmented(
+    blocks_atlas: Atlas, files: list[ReferenceFiles], demo: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def logits(_: str) -> dict[int, OrganLogits]:
+        alive.append(sum(each() is not None for each in made))
+        values = torch.ones(4, 4, 4)
+        made.append(weakref.ref(values))
+        return {6: OrganLogits(6, 0, values)}
+
+    stub_segmentation(monkeypatch, logits)
+    assert learn_for_atlas(blocks_atlas, files, demo)[0].references == 3
+    assert alive == [0, 0, 0]
 
 
 def test_the_command_learns_weights_for_a_checkpoint_and_states_their_cost(
@@ -200,3 +264,16 @@ def test_a_checkpoint_alone_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["thresholds", str(tmp_path), "--checkpoint", "w.pt"])
     assert isinstance(done.exception, InputError)
     assert "has no effect without --references" in str(done.exception)
+
+
+def test_a_label_map_that_cannot_be_read_ends_a_case_before_it_is_registered(
+    blocks_atlas: Atlas, files: list[ReferenceFiles], demo: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores(*_: Any) -> ScoreMaps:
+        raise AssertionError("the CT was registered")
+
+    monkeypatch.setattr(Case, "scores", scores)
+    broken = tmp_path / "a.nii.gz"
+    broken.write_bytes(b"no label map")
+    with pytest.raises(InputError, match=r"a\.nii\.gz"):
+        segment_left_out(blocks_atlas, blocks_atlas.references[0], replace(files[0], label=broken), demo)

@@ -39,7 +39,7 @@ class CaseRow(BaseModel):
     time: str = Field(description="when it was saved, or else the prediction; ISO 8601, UTC")
     version: int = Field(description="number of the final version; 0 if there is none")
     accepted: str = Field(description="reviewer who accepted it; empty if nobody did")
-    confidence: float | None = Field(description="mean confidence of the prompts, 0..1")
+    confidence: float | None = Field(description="mean confidence of the organs, 0..1")
     disagreement: float | None
     uncertainty: float | None
     novelty: float | None

@@ -67,8 +67,8 @@ class CaseState:
         why: explanation of the disagreement, or else of the uncertainty.
         problem: problems of the image, the label maps or the measuring, in words; empty if there are none.
         tag: tag of the label map in the picture; empty if there is none.
-        confidence: mean confidence of the prompts, 0..1; None if it is unknown.
-        look_first: organs whose prompts have the lowest confidence, each with its confidence, 0..1; empty if signed off.
+        confidence: mean confidence of the organs, 0..1; None if it is unknown.
+        look_first: organs with the lowest confidence, each with its confidence, 0..1; empty if signed off.
         check: organs whose confidence is below `NEEDS_A_LOOK`, each with its confidence; empty if signed off.
         here: whether its image is on this server and can be used.
         study_uid: Study Instance UID of a series of a PACS; empty for a folder.
@@ -292,7 +292,7 @@ def _same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
 
 
 def _confidences(reports: PredictionStore, study: str, models: tuple[str, ...]) -> dict[str, float]:
-    """Returns the confidence of each organ's prompts, from the first model's report that has confidences."""
+    """Returns the confidence of each organ, from the first model's report that has confidences."""
     for model in models:
         try:
             known = {str(organ): float(value) for organ, value in dict(reports.report(model, study)["confidence"]).items()}

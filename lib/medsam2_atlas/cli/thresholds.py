@@ -80,7 +80,7 @@ def _with_weights(atlas: Atlas, references: Path, checkpoint: Path | None, confi
     from medsam2_atlas.segmenters.joint_weights import with_joint_weights
 
     files = find_references(references, {})
-    count = len(checked_files(atlas, files))
+    count = len(checked_files(atlas, files)[0])
     weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))
     console.print(f"weights: {weights.file} (SHA-256 {weights.sha256})", soft_wrap=True)
     console.print(

@@ -17,7 +17,8 @@ from scipy.optimize import minimize
 from medsam2_atlas.medsam2 import OrganLogits
 from medsam2_atlas.scoremaps import ScoreMaps
 from medsam2_atlas.segmenters.joint_config import JointFusionConfig
-from medsam2_atlas.segmenters.joint_fusion import JointWeights, organ_parts, reduced_logits, temperature
+from medsam2_atlas.segmenters.joint_fusion import JointWeights
+from medsam2_atlas.segmenters.joint_parts import disagreement, organ_parts, reduced_logits, temperature
 
 _ABSENT = -1e4
 """Sum of an organ at voxels outside its box."""
@@ -34,6 +35,7 @@ class Sample:
         truth: the index of the true organ in `organs` plus 1, `[n]`; 0 for the background and other organs.
         counts: the number of voxels that each sampled voxel stands for, `[n]`.
         unreachable: the number of the organ's true voxels that no sample stands for, `[K]`.
+        agreement: 1 less the disagreement of both sources on the organ, 0..1, `[K]`; 1 for organs without a score map.
     """
 
     organs: tuple[int, ...]
@@ -42,6 +44,7 @@ class Sample:
     truth: torch.Tensor
     counts: torch.Tensor
     unreachable: torch.Tensor
+    agreement: torch.Tensor
 
 
 def sample_voxels(
@@ -85,6 +88,7 @@ def sample_voxels(
     index[list(organs)] = np.arange(1, len(organs) + 1)
     outside = [int(((reduced == k) & (chance == 0)).sum()) for k in organs]
     sources = [torch.from_numpy(np.stack([pair[n] for pair in columns], 1)) for n in (0, 1)]
+    differ = disagreement(parts, scores, heat)
     return Sample(
         organs,
         sources[0],
@@ -92,6 +96,7 @@ def sample_voxels(
         torch.from_numpy(index[reduced.ravel()[chosen]]),
         torch.from_numpy(1 / chance.ravel()[chosen]),
         torch.tensor(outside, dtype=torch.float32),
+        torch.tensor([1 - differ.get(part.label, 1.0) if part.has_map else 1.0 for part in parts]),
     )
 
 
@@ -118,7 +123,12 @@ def learn_weights(samples: Sequence[Sample], config: JointFusionConfig) -> Joint
     bounds = [(-limit, limit)] * (2 * len(organs))
     found = minimize(loss, np.zeros(2 * len(organs)), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60})
     network, maps = np.exp(found.x.reshape(2, -1))
-    return JointWeights(*({k: float(v) for k, v in zip(organs, row, strict=True)} for row in (network, maps)))
+    agree: dict[int, list[float]] = {}
+    for sample in samples:
+        for k, share in zip(sample.organs, sample.agreement.tolist(), strict=True):
+            agree.setdefault(k, []).append(share)
+    sources = network, maps, [float(np.mean(agree[k])) for k in organs]
+    return JointWeights(*({k: float(v) for k, v in zip(organs, row, strict=True)} for row in sources))
 
 
 def soft_dice(sample: Sample, network: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
@@ -138,7 +148,7 @@ def soft_dice(sample: Sample, network: torch.Tensor, maps: torch.Tensor) -> torc
     return dice[whole > 0]
 
 
-def sampled_dice(sample: Sample, weights: JointWeights) -> dict[int, float]:
+def sampled_dice(sample: Sample, weights: JointWeights, config: JointFusionConfig) -> dict[int, float]:
     """Returns an estimate of the Dice of the fused label map, by number of the organs that the ground truth contains.
 
     Each sampled voxel counts as the voxels that it stands for, so that the logits of whole cases need not be kept.
@@ -146,9 +156,11 @@ def sampled_dice(sample: Sample, weights: JointWeights) -> dict[int, float]:
     Args:
         sample: voxels of a case.
         weights: the weights; 1 for an organ that they lack.
+        config: the settings.
     """
-    rows = (torch.tensor([values.get(k, 1.0) for k in sample.organs]) for values in (weights.network, weights.maps))
-    network, maps = rows
+    pairs = zip(sample.organs, sample.agreement.tolist(), strict=True)
+    network = torch.tensor([weights.of_network(k, share, config) for k, share in pairs])
+    maps = torch.tensor([weights.maps.get(k, 1.0) for k in sample.organs])
     sums = sample.network * network + sample.maps * maps
     found = torch.cat([torch.zeros(len(sums), 1), sums], 1).argmax(1)
     dice = {}

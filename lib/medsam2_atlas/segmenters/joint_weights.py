@@ -15,6 +15,8 @@ from medsam2_atlas.segmenters.joint_fusion import JointWeights
 
 KEY = "joint_weights"
 """The key of the weights in an atlas' options."""
+_NOT_LEARNT = {"agreement_power", "confidence"}
+"""Settings of the joint fusion that do not affect the learning."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ def joint_weights(atlas: Atlas, sha256: str) -> JointWeights | None:
     entry: Mapping[str, Any] = (atlas.options.get(KEY) or {}).get(sha256) or {}
     if not entry or entry.get("made_for") != _made_for(atlas):
         return None
-    network, maps = (
-        {o.index: float(entry[source][o.name]) for o in organ_table().organs if o.name in entry[source]}
-        for source in ("network", "maps")
+    network, maps, agreement = (
+        {o.index: float(values[o.name]) for o in organ_table().organs if o.name in values}
+        for values in (entry["network"], entry["maps"], entry.get("agreement", {}))
     )
-    return JointWeights(network, maps)
+    return JointWeights(network, maps, agreement)
 
 
 def _made_for(atlas: Atlas) -> str:
@@ -83,5 +85,5 @@ def _made_for(atlas: Atlas) -> str:
     digest = hashlib.sha256()
     for reference in atlas.references:
         digest.update(f"{reference.name} {reference.sha256}\n".encode())
-    digest.update(repr((fusion_config().provenance(), joint_fusion_config().model_dump())).encode())
+    digest.update(repr((fusion_config().provenance(), joint_fusion_config().model_dump(exclude=_NOT_LEARNT))).encode())
     return digest.hexdigest()[:12]

@@ -51,7 +51,7 @@ class Report(BaseModel):
     confidence: dict[str, float] | None = Field(
         None,
         description="0..1 per organ, in ascending order; for prompted strategies, the estimated probability that the boxes "
-        "reach an IoU of .5 with the true boxes",
+        "reach an IoU of .5 with the true boxes; for strategy F, that the organ's Dice is at least .85",
     )
     disagreement: dict[str, float] | None = Field(
         None,
@@ -60,7 +60,8 @@ class Report(BaseModel):
     )
     joint_weights: dict[str, Any] | None = Field(
         None,
-        description="strategy F: weights of `network` and `maps` per organ, as learnt for the checkpoint; missing if all are 1",
+        description="strategy F: weights of `network` and `maps` per organ, as learnt for the checkpoint, and the mean "
+        "`agreement` of both in the learning; missing if all weights are 1",
     )
     uses_truth: bool | None = Field(None, description="whether the ground truth was read, as reference strategies do")
     from_cache: bool | None = Field(None, description="true if a stored label map was returned")

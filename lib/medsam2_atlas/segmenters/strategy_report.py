@@ -14,6 +14,8 @@ from medsam2_atlas.prompting import Prompts, confidence, confidence_config, desc
 from medsam2_atlas.registration import registration_config
 from medsam2_atlas.segmenters.base import Report, base_report
 from medsam2_atlas.segmenters.case import Case, Clock
+from medsam2_atlas.segmenters.joint_confidence import joint_confidence
+from medsam2_atlas.segmenters.joint_config import joint_fusion_config
 from medsam2_atlas.segmenters.joint_weights import joint_weights
 from medsam2_atlas.segmenters.registry import models, trainable
 
@@ -41,13 +43,21 @@ class Outcome:
     disagreement: dict[int, float] | None = None
 
 
-def _confidences(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> list[tuple[int, float]]:
-    """Returns organs and confidences of their first prompts (strategy `atlas`: of their score maps), in ascending order."""
+def _confidences(case: Case, strategy: str, outcome: Outcome) -> list[tuple[int, float]]:
+    """Returns organs and confidences in ascending order.
+
+    They are those of the first prompts. The strategy `atlas` computes them from its score maps in the same way, and F also from
+    the disagreement of both sources.
+    """
+    passes = outcome.passes
     if strategy == ATLAS_ALONE:
         maps = case.scores(Clock()).maps
         known = {k: confidence(score.evidence, confidence_config()) for k, score in maps.items()}
     else:
         known = {p.label: p.confidence for p in (passes[0].prompts if passes else ())}
+    if outcome.disagreement is not None:
+        model = joint_fusion_config().confidence
+        known = {k: joint_confidence(value, outcome.disagreement.get(k, 1.0), model) for k, value in known.items()}
     return sorted(((k, value) for k, value in known.items() if value is not None), key=lambda entry: entry[1])
 
 
@@ -73,7 +83,7 @@ def strategy_report(case: Case, strategy: str, outcome: Outcome, labels: np.ndar
         prompt_sources={table[k].name: str(origin) for k, origin in passes[0].origins.items()} if passes else {},
         prompts=describe_prompts(passes[-1].prompts, case.image) if passes else [],
         first_pass_prompts=describe_prompts(passes[0].prompts, case.image) if len(passes) > 1 else [],
-        confidence={table[k].name: value for k, value in _confidences(case, strategy, passes)},
+        confidence={table[k].name: value for k, value in _confidences(case, strategy, outcome)},
         fallbacks={table[p.label].name: list(p.notes) for prompts in passes for p in prompts.prompts if p.notes},
         without_prompt={table[k].name: reason for k, reason in sorted(missing.items())},
         seconds={stage: round(value, 3) for stage, value in clock.seconds.items()},
