@@ -43,9 +43,9 @@ def in_turn(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) 
 def side_by_side(count: int = 0) -> Map:
     """Returns a map whose calls run at the same time in threads of this process, each with one thread of PyTorch.
 
-    Many small tensors, as in a registration, use several cores better so than one call with many threads does. Results do not depend
-    on the number of cores, which PyTorch's own number of threads changes in the last digits. It is for commands: other threads of
-    the process that begin meanwhile get one thread of PyTorch, too.
+    A registration computes with many small tensors. Several registrations at the same time use the cores better than one
+    with many threads, and results do not depend on the number of cores. This is for commands, because other threads of the
+    process that begin meanwhile get one thread of PyTorch, too.
 
     Args:
         count: max number of calls at the same time; 0: one for each CPU of this process.

@@ -51,8 +51,8 @@ def build_command(
         int,
         typer.Option(
             min=0,
-            help="Number of references that are registered at the same time. Default: one for each CPU. On a cluster: threads of "
-            "PyTorch in each worker. Default: 1.",
+            help="Number of references that are registered at the same time. Default: one for each CPU. On a cluster: threads "
+            "of PyTorch in each worker; default: 1.",
         ),
     ] = 0,
     strict: StrictOption = False,
