@@ -68,7 +68,7 @@ def assess(
             values["disagreement"] = float(np.mean(list(differences.values())))
             mean = 1 - values["disagreement"]
             lowest = _highest(differences, lambda v: 1 - v)
-            why["disagreement"] = f"mean Dice between foundation and baseline {mean:.2f}, lowest for {lowest}"
+            why["disagreement"] = f"mean Dice between the two models {mean:.2f}, lowest for {lowest}"
     return Assessment(values, why)
 
 
