@@ -121,9 +121,11 @@ def _spread(studies: Path) -> None:
     """Changes the times of the signed-off versions, as if the team had worked for three weeks."""
     records = sorted((studies / ".medsam2_atlas" / "versions" / "final").rglob("*.json"))
     for number, file in enumerate(record for record in records if "made" in json.loads(record.read_text())):
-        content = json.loads(file.read_text())
-        made = datetime.fromisoformat(content["made"]) - timedelta(days=(19, 12, 11, 5, 2, 0)[number % 6])
-        file.write_text(json.dumps(content | {"made": made.isoformat(timespec="milliseconds")}))
+        content, before = json.loads(file.read_text()), timedelta(days=(19, 12, 11, 5, 2, 0)[number % 6])
+        for about, key in ((content, "made"), (content.get("accepted") or {}, "at")):
+            if key in about:
+                about[key] = (datetime.fromisoformat(about[key]) - before).isoformat(timespec="milliseconds")
+        file.write_text(json.dumps(content))
     for index in (studies / ".medsam2_atlas").glob("*.sqlite*"):
         if index.name.startswith("studies"):
             index.unlink()

@@ -17,7 +17,9 @@ def test_work_that_is_running_is_not_started_again_and_nobody_waits_for_it() -> 
 
     background = Background("counting", work)
     assert [background.start() for _ in range(3)] == [True, False, False]
+    assert not background.wait(0.05)
     goes_on.set()
+    assert background.wait(10)
     until(background.start, 10)
     until(lambda: len(runs) == 2, 10)
     assert runs == ["counting"] * 2

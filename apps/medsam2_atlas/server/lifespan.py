@@ -29,6 +29,8 @@ from tasks.claims import SERVER_VARIABLE, end_orphans, end_own_work
 
 log = logging.getLogger(__name__)
 
+WARM_SECONDS = 3.0
+"""Max seconds that the server's start waits for the first worklist, which is computed beside other work."""
 STOP_SECONDS = 3.0
 """Max seconds that each part of the server may take to stop; see `server.stopping`."""
 
@@ -56,6 +58,7 @@ def lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[No
         watching = asyncio.create_task(parts.attendance.watch(audit.job_abandoned))
         async with dicomweb.client() as app.state.dicomweb:
             missing = await run_in_threadpool(instance._missing)
+            await run_in_threadpool(instance.worklist.warmed, WARM_SECONDS)
             announcing = asyncio.create_task(_announce(parts, missing))
             yield
         watching.cancel()

@@ -72,6 +72,10 @@ class WorklistParts:
         """Computes the states of all cases in the background, so that the first page need not wait for that."""
         self._warming.start()
 
+    def warmed(self, seconds: float) -> bool:
+        """Waits until `warm` has ended, for some seconds at most, such as for a PACS that does not answer."""
+        return self._warming.wait(seconds)
+
     def _warm(self) -> None:
         self._datastore.list_images()  # waits some seconds for a PACS that has not listed its series yet
         self._states()

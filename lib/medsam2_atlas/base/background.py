@@ -38,6 +38,13 @@ class Background:
             raise
         return True
 
+    def wait(self, seconds: float) -> bool:
+        """Waits until the function does not run, for some seconds at most; returns whether it does not run."""
+        ended = self._running.acquire(timeout=seconds)
+        if ended:
+            self._running.release()
+        return ended
+
     def _run(self) -> None:
         try:
             self._work()
