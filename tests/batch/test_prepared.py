@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
 
+from app.fake_pacs import fake_pacs
 from batch_cases import stand_in_job, write_cts
 from medsam2_atlas.batch import work
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.outcomes import Outcome
 from medsam2_atlas.batch.session import Session
+from series_files import upright, write_series
 
 
 @pytest.fixture
@@ -62,6 +66,24 @@ def test_a_ct_that_cannot_be_read_is_not_handed_over(session: Session, item: Ite
     outcome = work.hand_over(item, session, "cpu-0")
     assert outcome.reason and not outcome.prepared
     assert not [*session.job.parts.iterdir()]
+
+
+def test_a_series_of_a_pacs_is_fetched_once_also_for_a_dicom_segmentation(tmp_path: Path) -> None:
+    array = np.full((6, 16, 16), -1000, np.int16)
+    array[1:4, 4:9, 4:9] = 60
+    (tmp_path / "parts").mkdir()
+    with fake_pacs() as pacs:
+        series = pacs.add(write_series(tmp_path / "series", upright(array)))
+        item = Item(series, "dicomweb", pacs.url, series, study="1.2.3", series=series)
+        session = Session(stand_in_job(parts=tmp_path / "parts", results="seg"))
+        item = replace(item, study=str(pacs.series[0]["0020000D"]["Value"][0]))
+        name = work.hand_over(item, session, "cpu-0").prepared
+        asked = len(pacs.asked)
+        outcome = work.work_on(item, session, name)
+        assert len(pacs.asked) == asked
+    assert outcome.done is not None, outcome.reason
+    assert pydicom.dcmread(outcome.done.part).ReferencedSeriesSequence[0].SeriesInstanceUID == series
+    assert [*session.job.parts.iterdir()] == [outcome.done.part]
 
 
 def test_a_name_from_elsewhere_leads_nowhere(session: Session, item: Item) -> None:

@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blocks")
     for number in range(3):
         labelled(folder / "references", f"r{number}", PATIENT, z_from=12 + number)
-        labelled(folder / "targets", f"t{number}", PATIENT, z_from=14 + number)
+        labelled(folder / "targets", f"t{number}", PATIENT, z_from=15 + number)
     build_atlas(find_references(folder / "references"), BuildOptions(registration=FEW_STEPS)).save(folder / "atlas")
     return folder
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 import uuid
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
@@ -65,13 +66,14 @@ def keep(prepared: Prepared, job: Job) -> str:
     Raises:
         OSError: the disk cannot be written.
     """
-    name, volume = uuid.uuid4().hex, prepared.volume
+    began, name, volume = time.perf_counter(), uuid.uuid4().hex, prepared.volume
     folder = _folder(name, job.parts)
     folder.mkdir(mode=0o700)
     try:
         np.save(folder / _VOXELS, volume.array, allow_pickle=False)
         if prepared.item.kind == "dicomweb" and job.suffix == ".dcm":
             shutil.copytree(prepared.path, folder / _SERIES)
+        stored = time.perf_counter() - began
         about = {
             "geometry": asdict(volume.geometry),
             "file_geometry": asdict(volume.file_geometry),
@@ -80,7 +82,7 @@ def keep(prepared: Prepared, job: Job) -> str:
             "remarks": volume.remarks,
             "sha256": prepared.input_sha256,
             "registered": [file.relative_to(job.parts).as_posix() for file in prepared.registered],
-            "seconds": prepared.seconds,
+            "seconds": {step: value + stored * (step == "prepare") for step, value in prepared.seconds.items()},
             "by": prepared.by,
         }
         (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
@@ -100,7 +102,7 @@ def take(name: str, item: Item, parts: Path) -> Prepared | None:
     """
     if not name:
         return None
-    folder = _folder(name, parts)
+    began, folder = time.perf_counter(), _folder(name, parts)
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         volume = Volume(
@@ -118,6 +120,7 @@ def take(name: str, item: Item, parts: Path) -> Prepared | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.info("%s is prepared again: %s", item.id, error)
         return None
+    found.seconds["segment"] = time.perf_counter() - began
     found.opened.callback(drop, name, parts)
     return found
 

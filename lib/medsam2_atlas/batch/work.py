@@ -77,7 +77,7 @@ def segment(prepared: Prepared, session: Session) -> Run:
     """
     began = time.perf_counter()
     ran = run(session.segmenter, prepared.volume, session.job.options, session.models, NO_ENERGY)
-    prepared.seconds["segment"] = time.perf_counter() - began
+    prepared.seconds["segment"] = prepared.seconds.get("segment", 0.0) + time.perf_counter() - began
     return ran
 
 
