@@ -118,13 +118,20 @@ def _submit(url: str, author: str, name: str, known: int, shifted: Mapping[int, 
 
 
 def _spread(studies: Path) -> None:
-    """Changes the times of the signed-off versions, as if the team had worked for three weeks."""
-    records = sorted((studies / ".medsam2_atlas" / "versions" / "final").rglob("*.json"))
-    for number, file in enumerate(record for record in records if "made" in json.loads(record.read_text())):
-        content, before = json.loads(file.read_text()), timedelta(days=(19, 12, 11, 5, 2, 0)[number % 6])
+    """Changes the times of all versions, as if the team had worked for three weeks, with predictions made before them."""
+    versions = studies / ".medsam2_atlas" / "versions"
+    signed_off = 0
+    for file in sorted(versions.rglob("*.json")):
+        content = json.loads(file.read_text())
+        if "made" not in content:
+            continue
+        days = 21
+        if file.is_relative_to(versions / "final"):
+            days, signed_off = (19, 12, 11, 5, 2, 0)[signed_off % 6], signed_off + 1
         for about, key in ((content, "made"), (content.get("accepted") or {}, "at")):
             if key in about:
-                about[key] = (datetime.fromisoformat(about[key]) - before).isoformat(timespec="milliseconds")
+                made = datetime.fromisoformat(about[key]) - timedelta(days=days)
+                about[key] = made.isoformat(timespec="milliseconds")
         file.write_text(json.dumps(content))
     for index in (studies / ".medsam2_atlas").glob("*.sqlite*"):
         if index.name.startswith("studies"):

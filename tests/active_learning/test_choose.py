@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def test_signed_off_cases_are_never_chosen() -> None:
     assert choice.study == "a"
     assert "; 1 case is not measured yet" in choice.why
     assert choose("disagreement", [], ROWS) is None
+
+
+def test_a_case_that_cannot_be_measured_is_not_called_unmeasured() -> None:
+    broken = replace(row("d"), problem="is a broken gzip file.")
+    choice = choose("disagreement", ["a", "b", "d"], {**ROWS, "d": broken})
+    assert choice is not None
+    assert (choice.study, "measured yet" in choice.why) == ("b", False)
 
 
 def test_old_measures_are_used_until_there_are_new_ones_and_the_reason_states_this() -> None:

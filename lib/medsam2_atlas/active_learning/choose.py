@@ -75,8 +75,8 @@ def choose(
     best = rows[_free([row.study for row in measured], assigned)]
     rank = "highest" if best is measured[0] else "highest free"
     why = f"{rank} {strategy} ({best.values[strategy]:.2f}) of {len(measured)} measured cases: {best.why.get(strategy, '')}"
-    if len(measured) < len(ranked):
-        left = len(ranked) - len(measured)
+    left = sum(study not in rows or not (rows[study].problem or strategy in rows[study].values) for study in ranked)
+    if left:
         why += f"; {left} case{'s are' if left > 1 else ' is'} not measured yet"
     if versions is not None and not best.current(versions):
         why += "; measured before the last change of the models"
