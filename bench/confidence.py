@@ -27,7 +27,8 @@ GOOD, BINS = 0.5, 5
 
 def main() -> None:
     rows = [row for name in sys.argv[1:] for row in json.loads(Path(name).read_text())["rows"]]
-    rows = [row for row in rows if row["method"] == "ours" and row["evidence"] and row["iou"]]
+    rows = [row for row in rows if (row["method"], row.get("rule", "published")) == ("ours", "published")]
+    rows = [row for row in rows if row["evidence"] and row["iou"]]
     features = np.array([[row["evidence"].get(name, 0.0) for name in EVIDENCE] for row in rows])
     good = np.array([np.mean(row["iou"]) >= GOOD for row in rows])
     subjects = np.array([f"{row['set']}/{subject_of(row['target'])}" for row in rows])
