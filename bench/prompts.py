@@ -220,13 +220,14 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(DEFAULT_METHODS), help=f"comma-separated methods: {', '.join(METHODS)}")
     parser.add_argument("--phantoms", type=int, default=8, help="number of generated patients")
     parser.add_argument("--variants", type=int, default=2, help="number of deformed variants of each real label map")
+    parser.add_argument(
+        "--shared-space", action="store_true", help="one common space for all CTs of a set; see leave_one_out.py"
+    )
     parser.add_argument("--copies", type=int, default=1, help="copies of each target; all but the first have a little noise")
     parser.add_argument(
         "--thresholds", default=DEFAULT_THRESHOLDS, choices=get_args(ThresholdRule), help="thresholds of the score maps"
     )
-    parser.add_argument(
-        "--rules", default=PUBLISHED, help="comma-separated rules of prompts of the method `ours`; see prompt_rules.py"
-    )
+    parser.add_argument("--rules", default=PUBLISHED, help="rules of the prompts of `ours`; see prompt_rules.py")
     parser.add_argument("--work", type=Path, help="folder that keeps sets, atlases and registrations for the next run")
     parser.add_argument("--out", type=Path, help="JSON file to write all figures to")
     parser.add_argument("--plot", type=Path, help="PNG file to write a plot of the centre errors to")
@@ -247,21 +248,21 @@ def main() -> None:
             if kind in MAKERS and not folder.exists():
                 with replacing(folder) as part:  # so that an interrupted run leaves no incomplete set
                     MAKERS[kind](part, *arguments.get(kind, ()))
-            tasks = chosen(tasks_of(kind, folder), given.targets)
-            targets = {way: atlases(tasks, way, work / "atlases" / Path(kind).name) for way in map(atlas_of, methods)}
+            every = tasks_of(kind, folder)
+            tasks, label = chosen(every, given.targets), Path(kind).name + ("-shared" if given.shared_space else "")
+            everyone = [task.target for task in every] if given.shared_space else []
+            targets = {way: atlases(tasks, way, work / "atlases" / label, everyone) for way in map(atlas_of, methods)}
             for group in same_registration(methods):
                 way = atlas_of(group[0])
-                kept = given.work and work / "registrations" / Path(kind).name / f"{way}-{METHODS[group[0]][0].__name__}"
+                kept = given.work and work / "registrations" / label / f"{way}-{METHODS[group[0]][0].__name__}"
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     try:
-                        mine, cost = pool.submit(
-                            evaluate, Path(kind).name, group, targets[way], rules, given.copies, kept
-                        ).result()
+                        mine, cost = pool.submit(evaluate, label, group, targets[way], rules, given.copies, kept).result()
                     except ImportError as error:
                         console.print(f"{', '.join(group)}: left out ({error})")
                         continue
                 rows += mine
-                costs |= {(Path(kind).name, method): cost[method] for method in group}
+                costs |= {(label, method): cost[method] for method in group}
     entries = summary(rows, costs)
     show(entries, rows)
     if given.out:

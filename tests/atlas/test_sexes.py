@@ -44,7 +44,7 @@ def test_an_ambiguous_position_and_a_missing_organ_give_no_sex() -> None:
     labels = np.zeros((40, 30, 30), np.uint8)
     labels[ball(20)] = 14
     assert guessed_sex(shares_of(labels)) is None  # no prostate or uterus
-    beside = {14: shares_of(labels)[14], 15: CroppedMap((ball(17) * 255).astype(np.uint8), (0, 0, 0))}
+    beside = {14: shares_of(labels)[14], 15: CroppedMap((ball(19) * 255).astype(np.uint8), (0, 0, 0))}
     assert guessed_sex(beside) is None  # centred at the bladder's lower end
     assert guessed_sex({15: beside[15]}) is None  # no bladder
 
