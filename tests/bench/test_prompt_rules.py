@@ -12,6 +12,7 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
+from confidence import fitted
 from kept_registrations import registered
 from prompt_gains import differences, halves
 from prompt_rows import Row, rows_of
@@ -132,3 +133,12 @@ def test_gains_are_means_over_subjects_and_halves_share_none() -> None:
     ]  # fmt: skip
     assert differences(rows, "ours", "new", lambda r: r["dice"]) == {"a": pytest.approx(0.2), "b": pytest.approx(-0.1)}
     assert halves(rows) == ({"a", "c"}, {"b"})
+
+
+def test_a_calibration_finds_the_model_that_made_the_outcomes() -> None:
+    generator = np.random.default_rng(5)
+    features = generator.normal(size=(4000, 2))
+    chance = 1 / (1 + np.exp(-(0.5 + 2 * features[:, 0] - features[:, 1])))
+    bias, weights = fitted(features, generator.random(4000) < chance)
+    assert bias == pytest.approx(0.5, abs=0.15)
+    assert weights == pytest.approx([2, -1], abs=0.2)
