@@ -101,6 +101,7 @@ def _with(changes: Mapping[str, Any]) -> FusionConfig:
 OFF: dict[str, dict[str, Any]] = {
     "voting": {"vote.method": "mean"},
     "sex": {"vote.sex.enabled": False},
+    "sex-doubt": {"vote.sex.min_certainty": 0.5},
     "restore": {"restore.enabled": False},
     "bend": {"bend.enabled": False},
     "correct": {"correct.enabled": False},
