@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from calibration import show
+from calibration import fitted, left_out, show
 from prompt_sets import subject_of
-from scipy.optimize import minimize
 
 from medsam2_atlas.base.console import console
 from medsam2_atlas.segmenters.joint_confidence import joint_confidence
@@ -35,41 +34,15 @@ def main() -> None:
     features, good = features_of(rows), good_of(rows)
     patients = np.array([subject_of(row["case"]) for row in rows])
     for name, columns in (("prompt", [0]), ("disagreement", [1]), ("both", [0, 1])):
-        some, left_out = features[:, columns], np.zeros(len(rows))
-        for patient in set(patients):
-            mine = patients == patient
-            left_out[mine] = predicted(fitted(some[~mine], good[~mine]), some[mine])
-        show(f"{name}, each of {len(set(patients))} patients left out in turn", left_out, good)
-    bias, prompt, differ = fitted(features, good)
+        expected = left_out(features[:, columns], good, patients)
+        show(f"{name}, each of {len(set(patients))} patients left out in turn", expected, good)
+    bias, (prompt, differ) = fitted(features, good)
     console.print(f"bias: {bias:.3f}, prompt: {prompt:.3f}, disagreement: {differ:.3f}")
     if given.test:
         others, config = read(given.test), joint_fusion_config().confidence
         stored = [joint_confidence(row["prompt"], row["disagreement"], config) for row in others]
         show("stored values, test rows", np.array(stored, float), good_of(others))
         show("confidence of the prompt, test rows", np.array([row["prompt"] for row in others]), good_of(others))
-
-
-def fitted(features: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Returns bias and weights of a logistic regression with a penalty of |weights|² / 6, as in `bench/confidence.py`.
-
-    Args:
-        features: `[row, n]`.
-        good: the outcome, bool `[row]`.
-    """
-    signs = np.where(good, 1.0, -1.0)
-
-    def loss(values: np.ndarray) -> float:
-        margins = signs * (values[0] + features @ values[1:])
-        return float(np.logaddexp(0, -margins).sum() + values[1:] @ values[1:] / 6)
-
-    found: np.ndarray = minimize(loss, np.zeros(features.shape[1] + 1), method="BFGS").x
-    return found
-
-
-def predicted(values: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Returns the probabilities, `[row]`, of bias and weights `values` for features `[row, n]`."""
-    found: np.ndarray = 1 / (1 + np.exp(-(values[0] + features @ values[1:])))
-    return found
 
 
 def read(files: list[Path]) -> list[dict[str, Any]]:

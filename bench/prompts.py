@@ -1,7 +1,8 @@
 """Measures prompt accuracy by registration method, leave-one-out over sets of annotated CTs (`make prompts`).
 
-For each target, an atlas is built from the other subjects. Each method registers the target to the atlas' common space; the
-score maps, thresholds and boxes are computed in the same way for all. Prints for each organ and method: Dice of the score map,
+For each target, an atlas is built from the other subjects. Each method registers the target to the atlas' common space; methods
+with the same registration share it, and its seconds count for each. Score maps, thresholds and boxes are made in the same way
+for all; `--rules` compares other boxes (prompt_rules.py). Prints for each organ and method: Dice of the score map,
 errors of the prompting region's centre and ends in mm, IoU of the boxes with the organ's ground-truth box on the same slices,
 and organs without a usable prompt. Prints for each method: processor and wall time in seconds for a target, and peak memory of
 the process. `--copies 8` adds seven copies of each target with a little noise, and prints the resulting deviation of the mean.
@@ -23,18 +24,20 @@ from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
+from kept_registrations import registered
 from leave_one_out import atlas_of, atlases
+from prompt_rows import Row, rows_of
+from prompt_rules import PUBLISHED, Found, prompts_by
 from prompt_sets import MAKERS, NEED_REAL, REAL, Task, chosen, tasks_of
-from registrations import METHODS
+from registrations import DEFAULT_METHODS, METHODS, same_registration
 from rich.table import Table
 
 from medsam2_atlas.atlas import Atlas
 from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, ThresholdRule
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.files import replacing, write_json
-from medsam2_atlas.evaluation import dice_per_organ, evaluation_config, prompt_errors
+from medsam2_atlas.evaluation import dice_per_organ
 from medsam2_atlas.imaging.labels import organ_table
-from medsam2_atlas.imaging.masks import at_ends, without_specks
 from medsam2_atlas.imaging.volume import Volume, read_labels, read_volume
 from medsam2_atlas.prompting import prompting_config, prompts_from_scores
 from medsam2_atlas.registration import WorkImage, registration_config
@@ -46,42 +49,16 @@ _NOISE_HU = 4.0
 
 
 @dataclass(frozen=True)
-class Row:
-    """The results of a method for an organ of a target.
+class Rules:
+    """The rules of a run.
 
     Attributes:
-        set: name of the set of CTs.
-        target: name of the target.
-        copy: 0 for the target itself, or the number of a noisy copy.
-        method: name of the method.
-        organ: name of the organ.
-        dice: Dice of the score map.
-        centre: error of the prompting region's centre, mm; None without a prompt.
-        z_min: error of its lower end, mm; None without a prompt.
-        z_max: error of its upper end, mm; None without a prompt.
-        iou: IoU of each box with the ground-truth box on its slice.
-        usable: whether the organ has a usable prompt.
-        cut: whether the scan's ends cut the organ.
-        folding: share of the deformation's cells that fold.
-        confidence: confidence of the prompt, 0..1; None without a prompt.
-        evidence: evidence of the score map, by kind.
+        thresholds: the rule for the thresholds of score maps.
+        prompts: the rules of prompts to compare; other methods than `ours` have the published one only.
     """
 
-    set: str
-    target: str
-    copy: int
-    method: str
-    organ: str
-    dice: float
-    centre: float | None
-    z_min: float | None
-    z_max: float | None
-    iou: tuple[float, ...]
-    usable: bool
-    cut: bool
-    folding: float
-    confidence: float | None
-    evidence: dict[str, float]
+    thresholds: ThresholdRule
+    prompts: tuple[str, ...]
 
 
 def noisy(image: Volume, copy: int) -> Volume:
@@ -93,65 +70,72 @@ def noisy(image: Volume, copy: int) -> Volume:
 
 
 def evaluate(
-    kind: str, method: str, targets: list[tuple[Task, Path]], rule: str, copies: int
-) -> tuple[list[Row], dict[str, float]]:
-    """Evaluates a method on all targets of a set; called in a separate process.
+    kind: str,
+    methods: list[str],
+    targets: list[tuple[Task, Path]],
+    rules: Rules,
+    copies: int,
+    kept: Path | None,
+) -> tuple[list[Row], dict[str, dict[str, float]]]:
+    """Evaluates methods with the same registration on all targets of a set; called in a separate process.
 
     Args:
         kind: name of the set.
-        method: name of the method.
+        methods: names of the methods.
         targets: each task, and the folder of its atlas.
-        rule: rule for the thresholds of score maps.
+        rules: the rules of prompts and thresholds.
         copies: number of copies of each target, including the target itself.
+        kept: folder that keeps the registrations; None for none.
 
     Returns:
-        The rows, and the median processor and wall seconds of a target and the peak memory of the process in MiB.
+        The rows, and for each method the median processor and wall seconds of a target, registration included, and the peak
+        memory of the process in MiB.
     """
-    config, table = registration_config(), organ_table()
+    config = registration_config()
     rows: list[Row] = []
-    cpu, wall = [], []
+    cpu: dict[str, list[float]] = {method: [] for method in methods}
+    wall: dict[str, list[float]] = {method: [] for method in methods}
     for (task, folder), copy in itertools.product(targets, range(copies)):
         atlas = Atlas.load(folder)
         image, truth = noisy(read_volume(task.target.image), copy), read_labels(task.target.label)
         began, used = time.perf_counter(), time.process_time()
         work = WorkImage.of(image, config.spacing, config.image)
-        registration, fusion = METHODS[method]
-        transform = registration(work, atlas.template, config)
-        scores = fused_scores(Alignment(image, work, atlas, transform, transform.inverse()), fusion)
-        prompts = prompts_from_scores(scores, table, table.indices, prompting_config().three_boxes, rule)
-        sure = {prompt.label: prompt.confidence for prompt in prompts.prompts}
-        wall.append(time.perf_counter() - began)
-        cpu.append(time.process_time() - used)
-        folding = max((step.folding() for step in transform.maps if hasattr(step, "folding")), default=0.0)
-        dice = dice_per_organ(fuse_scores(scores), truth.array, table.indices)
-        cut = at_ends(without_specks(truth.array, evaluation_config().min_piece_share))
-        for k, error in prompt_errors(prompts, truth, [k for k in table.indices if k in atlas.maps]).items():
-            values: dict[str, Any] = {"centre": None, "z_min": None, "z_max": None, "iou": (), "usable": False, "cut": k in cut}
-            if error is not None:
-                values = {**asdict(error), "usable": error.usable}
-            evidence = dict(scores.maps[k].evidence) if k in scores.maps else {}
-            rows.append(
-                Row(
-                    kind, task.name, copy, method, table[k].name, dice[k],
-                    folding=folding, confidence=sure.get(k), evidence=evidence, **values,
-                )
-            )  # fmt: skip
+        reduced_s, reduced_cpu_s = time.perf_counter() - began, time.process_time() - used
+        registration = METHODS[methods[0]][0]
+        place = None if kept is None else kept / f"{task.name}-{copy}".replace(" ", "_")
+        found = registered(lambda: registration(work, atlas.template, config), place)  # noqa: B023 (called at once)
+        for method in methods:
+            began, used = time.perf_counter(), time.process_time()
+            scores = fused_scores(Alignment(image, work, atlas, found.transform, found.inverse), METHODS[method][1])
+            prompts = prompts_from_scores(
+                scores, organ_table(), organ_table().indices, prompting_config().three_boxes, rules.thresholds
+            )
+            wall[method].append(reduced_s + found.wall_s + time.perf_counter() - began)
+            cpu[method].append(reduced_cpu_s + found.cpu_s + time.process_time() - used)
+            dice = dice_per_organ(fuse_scores(scores), truth.array, organ_table().indices)
+            folding = max((step.folding() for step in found.transform.maps if hasattr(step, "folding")), default=0.0)
+            for rule in rules.prompts if method == "ours" else (PUBLISHED,):
+                about = Row(kind, task.name, copy, method, rule, folding=folding)
+                rows += rows_of(about, dice, scores, prompts_by(rule, Found(scores, rules.thresholds, prompts)), truth)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return rows, {"cpu_s": float(np.median(cpu)), "wall_s": float(np.median(wall)), "peak_mib": peak}
+    return rows, {
+        method: {"cpu_s": float(np.median(cpu[method])), "wall_s": float(np.median(wall[method])), "peak_mib": peak}
+        for method in methods
+    }
 
 
 def summary(rows: list[Row], costs: dict[tuple[str, str], dict[str, float]]) -> list[dict[str, Any]]:
     """Returns the mean results of each set and method."""
     entries = []
-    for kind, method in dict.fromkeys((row.set, row.method) for row in rows):
-        mine = [row for row in rows if (row.set, row.method) == (kind, method)]
+    for kind, method, rule in dict.fromkeys((row.set, row.method, row.rule) for row in rows):
+        mine = [row for row in rows if (row.set, row.method, row.rule) == (kind, method, rule)]
         found = [row for row in mine if row.centre is not None]
         whole = [row for row in found if not row.cut]
         means = [np.mean([row.centre for row in found if row.copy == copy]) for copy in {row.copy for row in found}]
         entries.append(
             {
                 "set": kind,
-                "method": method,
+                "method": mine[0].label,
                 "dice": np.mean([row.dice for row in mine]),
                 "centre": np.mean([row.centre for row in found]),
                 "centre_spread": np.std(means),
@@ -199,13 +183,13 @@ def show(entries: list[dict[str, Any]], rows: list[Row]) -> None:
             f"{e['peak_mib']:.0f}",
         )
     console.print(table)
-    methods = list(dict.fromkeys(row.method for row in rows))
+    methods = list(dict.fromkeys(row.label for row in rows))
     for kind in dict.fromkeys(row.set for row in rows):
         by_organ = Table("organ", *methods, title=f"{kind}: mean centre error in mm / box IoU")
         for organ in organ_table().organs:
             cells = []
             for method in methods:
-                mine = [r for r in rows if (r.set, r.method, r.organ) == (kind, method, organ.name)]
+                mine = [r for r in rows if (r.set, r.label, r.organ) == (kind, method, organ.name)]
                 centres = [r.centre for r in mine if r.centre is not None]
                 iou = [np.mean(r.iou) if r.iou else 0.0 for r in mine]
                 cells.append(f"{np.mean(centres):.1f} / {np.mean(iou):.2f}" if centres else "-")
@@ -217,10 +201,10 @@ def plot(rows: list[Row], file: Path) -> None:
     """Draws box plots of the centre errors, by set and method."""
     import matplotlib.pyplot as plt
 
-    kinds, methods = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("set", "method"))
+    kinds, methods = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("set", "label"))
     figure, axes = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 3.2), squeeze=False, sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
-        values = [[r.centre for r in rows if (r.set, r.method) == (kind, m) and r.centre is not None] for m in methods]
+        values = [[r.centre for r in rows if (r.set, r.label) == (kind, m) and r.centre is not None] for m in methods]
         axis.boxplot(values, tick_labels=methods, showfliers=False)
         axis.set_title(kind)
         axis.tick_params(axis="x", rotation=30)
@@ -233,18 +217,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default=",".join(MAKERS), help=f"{', '.join(MAKERS)}, or folders with images/ and labels/")
     parser.add_argument("--targets", default="", help="comma-separated parts of the names of the targets to measure")
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated names of the methods")
+    parser.add_argument("--methods", default=",".join(DEFAULT_METHODS), help=f"comma-separated methods: {', '.join(METHODS)}")
     parser.add_argument("--phantoms", type=int, default=8, help="number of generated patients")
     parser.add_argument("--variants", type=int, default=2, help="number of deformed variants of each real label map")
+    parser.add_argument(
+        "--shared-space", action="store_true", help="one common space for all CTs of a set; see leave_one_out.py"
+    )
     parser.add_argument("--copies", type=int, default=1, help="copies of each target; all but the first have a little noise")
     parser.add_argument(
         "--thresholds", default=DEFAULT_THRESHOLDS, choices=get_args(ThresholdRule), help="thresholds of the score maps"
     )
-    parser.add_argument("--work", type=Path, help="folder that keeps sets and atlases for the next run")
+    parser.add_argument("--rules", default=PUBLISHED, help="rules of the prompts of `ours`; see prompt_rules.py")
+    parser.add_argument("--work", type=Path, help="folder that keeps sets, atlases and registrations for the next run")
     parser.add_argument("--out", type=Path, help="JSON file to write all figures to")
     parser.add_argument("--plot", type=Path, help="PNG file to write a plot of the centre errors to")
     given = parser.parse_args()
     methods = [m for m in given.methods.split(",") if m]
+    rules = Rules(given.thresholds, tuple(given.rules.split(",")))
     rows: list[Row] = []
     costs: dict[tuple[str, str], dict[str, float]] = {}
     arguments = {"phantoms": (given.phantoms,), "anatomy": (given.variants,)}
@@ -259,19 +248,21 @@ def main() -> None:
             if kind in MAKERS and not folder.exists():
                 with replacing(folder) as part:  # so that an interrupted run leaves no incomplete set
                     MAKERS[kind](part, *arguments.get(kind, ()))
-            tasks = chosen(tasks_of(kind, folder), given.targets)
-            targets = {way: atlases(tasks, way, work / "atlases" / Path(kind).name) for way in map(atlas_of, methods)}
-            for method in methods:
+            every = tasks_of(kind, folder)
+            tasks, label = chosen(every, given.targets), Path(kind).name + ("-shared" if given.shared_space else "")
+            everyone = [task.target for task in every] if given.shared_space else []
+            targets = {way: atlases(tasks, way, work / "atlases" / label, everyone) for way in map(atlas_of, methods)}
+            for group in same_registration(methods):
+                way = atlas_of(group[0])
+                kept = given.work and work / "registrations" / label / f"{way}-{METHODS[group[0]][0].__name__}"
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     try:
-                        mine, cost = pool.submit(
-                            evaluate, Path(kind).name, method, targets[atlas_of(method)], given.thresholds, given.copies
-                        ).result()
+                        mine, cost = pool.submit(evaluate, label, group, targets[way], rules, given.copies, kept).result()
                     except ImportError as error:
-                        console.print(f"{method}: left out ({error})")
+                        console.print(f"{', '.join(group)}: left out ({error})")
                         continue
                 rows += mine
-                costs[Path(kind).name, method] = cost
+                costs |= {(label, method): cost[method] for method in group}
     entries = summary(rows, costs)
     show(entries, rows)
     if given.out:

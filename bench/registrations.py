@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -73,29 +75,45 @@ def convexadam_package(fixed: WorkImage, moving: WorkImage, config: Registration
     return Transform((Displacement(voxels.flip(0) * fine.spacing, fine.origin, fine.spacing), start))
 
 
+@cache
 def by(method: RegistrationMethod) -> Method:
     """Returns one of the app's registrations."""
 
     def registered(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Transform:
         return register(fixed, moving, config.model_copy(update={"method": method}))
 
+    registered.__name__ = method
     return registered
 
 
-def _unadapted(config: FusionConfig) -> FusionConfig:
-    """Returns settings without limits of the HU, without the step `restore` and without votes by sex."""
-    off = {"enabled": False}
-    tissues = config.histograms.tissues.model_copy(update=off)
-    sex = config.vote.sex.model_copy(update=off)
-    return config.model_copy(
-        update={
-            "restore": config.restore.model_copy(update=off),
-            "histograms": config.histograms.model_copy(update={"tissues": tissues}),
-            "vote": config.vote.model_copy(update={"sex": sex}),
-        }
-    )
+def _with(changes: Mapping[str, Any]) -> FusionConfig:
+    """Returns the settings of the app with some changes, by dotted name."""
+    settings = fusion_config().model_dump()
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        section = settings
+        for each in sections:
+            section = section[each]
+        section[last] = value
+    return FusionConfig.model_validate(settings)
 
 
+OFF: dict[str, dict[str, Any]] = {
+    "voting": {"vote.method": "mean"},
+    "sex": {"vote.sex.enabled": False},
+    "sex-doubt": {"vote.sex.min_certainty": 0.5},
+    "restore": {"restore.enabled": False},
+    "bend": {"bend.enabled": False},
+    "correct": {"correct.enabled": False},
+    "tissues": {"histograms.tissues.enabled": False},
+    "pixel-blur": {"histograms.pixel_blur": 0.0},
+    "bin-blur": {"histograms.bin_blur": 0.0},
+    "rounding": {"correct.rounding": 0.0},
+    "thinning": {"correct.max_thinning": 1.0},
+    "extrapolation": {"correct.cut_score": 0.999},
+    "minor-pieces": {"correct.pieces.min_minor": 0.25},
+}
+"""What switches off one part of the score maps; the method `without-NAME` measures it."""
 _REGISTERED = fusion_config().as_registered()
 
 METHODS: dict[str, tuple[Method, FusionConfig]] = {
@@ -109,11 +127,15 @@ METHODS: dict[str, tuple[Method, FusionConfig]] = {
     "ours-mean": (by("dense"), _REGISTERED.with_method("mean")),
     "ours-joint": (by("dense"), _REGISTERED.with_method("joint")),
     "ours-local": (by("dense"), _REGISTERED.with_method("local")),
-    "ours-unadapted": (by("dense"), _unadapted(fusion_config())),
+    "ours-unadapted": (by("dense"), _with(OFF["sex"] | OFF["restore"] | OFF["tissues"])),
     "ours": (by("dense"), fusion_config()),
+    **{f"without-{name}": (by("dense"), _with(changes)) for name, changes in OFF.items()},
 }
 """Registration and label fusion by name; `ours` is the app's method. `ours-unadapted` lacks what adapts it to the target's
-contrast phase and sex."""
+contrast phase and sex, and `without-NAME` lacks one part."""
+
+DEFAULT_METHODS = tuple(name for name in METHODS if not name.startswith("without-"))
+"""The methods that are measured if none is named."""
 
 ATLASES: dict[str, RegistrationMethod] = {
     "frog-mean": "keypoints",
@@ -122,6 +144,14 @@ ATLASES: dict[str, RegistrationMethod] = {
     "both": "both",
 }
 """The method that registers the references to each other, by name in `METHODS`; `dense` for all others."""
+
+
+def same_registration(methods: Sequence[str]) -> list[list[str]]:
+    """Groups methods by registration and atlas, so that each target is registered once for a group."""
+    groups: dict[tuple[Method, RegistrationMethod], list[str]] = {}
+    for name in methods:
+        groups.setdefault((METHODS[name][0], ATLASES.get(name, "dense")), []).append(name)
+    return list(groups.values())
 
 
 def _start(fixed: WorkImage, moving: WorkImage, config: RegistrationConfig) -> Affine:

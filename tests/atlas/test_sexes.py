@@ -8,12 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from blocks import PATIENT, QUICK, labelled
 from medsam2_atlas.atlas import Atlas, BuildOptions, build_atlas, find_references, guessed_sex, read_sexes
+from medsam2_atlas.atlas.reading import AnnotatedCT, PackedLabels
+from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.demo.phantoms import draw_case
 from medsam2_atlas.imaging.cropped_map import CroppedMap
+from medsam2_atlas.imaging.volume import read_volume
+from medsam2_atlas.registration import Affine, Transform, WorkImage
 
 BLADDER = (slice(5, 10), slice(8, 14), slice(17, 24))
 PROSTATE, UTERUS = (slice(2, 5), slice(9, 13), slice(18, 23)), (slice(9, 13), slice(15, 19), slice(17, 24))
@@ -44,7 +49,7 @@ def test_an_ambiguous_position_and_a_missing_organ_give_no_sex() -> None:
     labels = np.zeros((40, 30, 30), np.uint8)
     labels[ball(20)] = 14
     assert guessed_sex(shares_of(labels)) is None  # no prostate or uterus
-    beside = {14: shares_of(labels)[14], 15: CroppedMap((ball(17) * 255).astype(np.uint8), (0, 0, 0))}
+    beside = {14: shares_of(labels)[14], 15: CroppedMap((ball(19) * 255).astype(np.uint8), (0, 0, 0))}
     assert guessed_sex(beside) is None  # centred at the bladder's lower end
     assert guessed_sex({15: beside[15]}) is None  # no bladder
 
@@ -81,3 +86,26 @@ def test_given_and_guessed_sexes_survive_saving_and_old_atlases_are_guessed(tmp_
     assert [reference.sex for reference in old.references] == ["male", "female"]
     guessed = replace(atlas, references=tuple(replace(r, given_sex=None) for r in atlas.references))
     assert old.version == guessed.version != atlas.version
+
+
+def test_the_sex_is_guessed_on_the_own_grid_of_a_label_map(tmp_path: Path) -> None:
+    """In the common space, a distorted registration may put a prostate above the bladder."""
+    labelled(tmp_path, "man", MAN)
+    image, label = (read_volume(tmp_path / kind / "man.nii.gz") for kind in ("images", "labels"))
+    work = WorkImage.of(image, QUICK.spacing, QUICK.image)
+    labels = PackedLabels.of(label.with_array(label.array.astype(np.uint8)))
+    case = AnnotatedCT("man", work, labels, "0", "")
+    middle = float(image.geometry.to_world((np.array(image.geometry.size) - 1) / 2)[2])
+    upside_down = Affine(torch.diag(torch.tensor([1.0, 1.0, -1.0])), torch.tensor([0.0, 0.0, 2 * middle]))
+    reference = warp_reference(case, Transform((upside_down,)), work)
+    assert guessed_sex(reference.shares) == "female"
+    assert reference.sex == "male"
+    assert warp_reference(replace(case, sex="female"), Transform((upside_down,)), work).sex == "female"
+
+
+def test_a_full_bladder_around_the_top_of_a_prostate_is_a_mans() -> None:
+    """Half of this prostate lies above the bladder's lowest slices, as in a deformed real label map."""
+    labels = np.zeros((40, 30, 30), np.uint8)
+    labels[ball(20)] = 14
+    beside = {14: shares_of(labels)[14], 15: CroppedMap((ball(14) * 255).astype(np.uint8), (0, 0, 0))}
+    assert guessed_sex(beside) == "male"

@@ -68,22 +68,22 @@ class SexConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bladder_end: float = Field(
-        0.05,
+        0.25,
         ge=0,
         lt=1,
-        description="share of the bladder that may lie below its lower end, so that stray voxels do not move it",
+        description="share of the bladder that may lie below its lower end: a full bladder surrounds the top of a prostate",
     )
     min_uterus: float = Field(
         0.7,
         gt=0,
         le=1,
-        description="min share of organ 15 above the bladder's lower end for a uterus; 1.0 in both real label maps of women",
+        description="min share of organ 15 above the bladder's lower end for a uterus; 1.0 in two label maps of women",
     )
     max_prostate: float = Field(
         0.5,
         ge=0,
         lt=1,
-        description="max share of organ 15 above the bladder's lower end for a prostate; at most 0.33 in 5 label maps of men",
+        description="max share of organ 15 above the bladder's lower end for a prostate; at most 0.18 in 5 label maps of men",
     )
 
 

@@ -76,7 +76,8 @@ class Reference:
         stored: the file that the reference was loaded from; None if it is new.
         image_sha256: the checksum of the image file; empty if unknown, or if the image is a folder.
         keypoints: the keypoints in the common space; None if an earlier version made the reference.
-        given_sex: the sex of the patient; None if it was not given.
+        given_sex: the sex of the patient, given or guessed on the label map's own grid; None if neither was possible, or if an
+            earlier version made the reference and the sex was not given.
     """
 
     name: str
@@ -96,7 +97,7 @@ class Reference:
 
     @cached_property
     def sex(self) -> Sex | None:
-        """The sex that was given, or else the one that the label map suggests; None if unknown."""
+        """The given sex, or else the one that the organs in the common space suggest; None if unknown."""
         return self.given_sex or guessed_sex(self.shares)
 
     @property

@@ -20,7 +20,8 @@ def guessed_sex(shares: Mapping[int, CroppedMap], config: SexConfig | None = Non
     """Guesses the sex from the position of organ 15: a prostate lies below the bladder, a uterus behind and above it.
 
     Args:
-        shares: the organs of a label map by number, in the common space, whose z axis points upwards.
+        shares: the organs of a label map by number, on a grid whose z axis points upwards: the label map's own, or the common
+            space's for atlases of earlier versions.
         config: the limits; those of `configs/atlas.yaml` by default.
 
     Returns:

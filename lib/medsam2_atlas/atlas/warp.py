@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from medsam2_atlas.atlas.reading import AnnotatedCT, PackedLabels
 from medsam2_atlas.atlas.reference import MAP_SPACING, OrganShare, Origin, Reference, map_shape, picture_of, thumbnail_of
-from medsam2_atlas.imaging.cropped_map import Box, lower_corner, shape_of
+from medsam2_atlas.atlas.sex import guessed_sex
+from medsam2_atlas.base.choices import Sex
+from medsam2_atlas.imaging.cropped_map import Box, CroppedMap, lower_corner, shape_of
 from medsam2_atlas.imaging.masks import occupied
 from medsam2_atlas.imaging.volume import Geometry
 from medsam2_atlas.registration import Transform, WorkImage, grid_points
@@ -38,8 +40,17 @@ def warp_reference(case: AnnotatedCT, transform: Transform, template: WorkImage,
         thumbnail_of(case.work, transform, template),
         origin,
         image_sha256=case.image_sha256,
-        given_sex=case.sex,
+        given_sex=case.sex or _own_sex(case.labels),
     )
+
+
+def _own_sex(labels: PackedLabels) -> Sex | None:
+    """Guesses the sex on the label map's own grid; in the common space, an organ at the scan's end may be misplaced."""
+    voxels = labels.voxels()
+    own = {
+        k: CroppedMap(((voxels[labels.within(box)] == k) * np.uint8(255)), lower_corner(box)) for k, box in labels.boxes.items()
+    }
+    return guessed_sex(own)
 
 
 def _shares(labels: PackedLabels, transform: Transform, template: WorkImage) -> tuple[dict[int, OrganShare], np.ndarray]:
