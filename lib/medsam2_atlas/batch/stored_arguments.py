@@ -95,8 +95,7 @@ class ArgumentStore:
         file = folder / digest
         try:
             if self._folder is None:
-                self._work.mkdir(parents=True, exist_ok=True)
-                folder.mkdir(mode=0o700)
+                folder.mkdir(mode=0o700, parents=True)
                 self._folder = folder
             file.write_bytes(content)
         except OSError as error:
