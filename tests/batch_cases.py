@@ -117,7 +117,7 @@ class Process:
 
     @property
     def runs(self) -> bool:
-        """Whether it runs. Its parent lets it vanish when it has ended."""
+        """Whether it runs. Its parent reaps it when it has ended."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import pytest
 import torch
 
 from medsam2_atlas.atlas import ReferenceFiles
+from medsam2_atlas.base import mapping
 from medsam2_atlas.base.mapping import in_turn, side_by_side
 from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.registration import WorkImage, build_common_space, registration_config
@@ -19,6 +21,17 @@ _NAME = ContextVar("name", default="nobody")
 def test_results_are_those_of_the_calls_in_turn() -> None:
     numbers = [(number, 5) for number in range(20)]
     assert dict(side_by_side(3)(max, numbers)) == dict(in_turn(max, numbers))
+
+
+def test_as_many_calls_as_cpus_run_at_the_same_time_but_few_on_a_large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, expected in ((1, 1), (3, 3), (64, 4)):
+        counts: list[int] = []
+        monkeypatch.setattr(mapping, "processors", lambda cpus=cpus: cpus)
+        monkeypatch.setattr(
+            mapping, "ThreadPoolExecutor", lambda count, counts=counts: counts.append(count) or ThreadPoolExecutor(count)
+        )
+        assert dict(side_by_side()(max, [(1, 2)])) == {0: 2}
+        assert counts == [expected]
 
 
 def test_calls_run_at_the_same_time_in_the_context_of_the_caller() -> None:

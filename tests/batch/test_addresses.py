@@ -6,9 +6,12 @@ import stat
 import time
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from medsam2_atlas import segment_many
 from medsam2_atlas.base.errors import ConflictError, InputError
@@ -62,6 +65,17 @@ def test_an_address_with_an_impossible_port_is_refused(port: str) -> None:
         check_cluster(f"tcp://127.0.0.1:{port}", None)
 
 
+def later(days: int) -> type[datetime]:
+    """Returns a clock that is some days ahead."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Later:
+            return cls.fromtimestamp(time.time(), tz) + timedelta(days=days)
+
+    return Later
+
+
 def refused(folder: Path) -> InputError:
     """Returns the error of a command that uses a folder of certificates."""
     with pytest.raises(InputError) as error:
@@ -96,17 +110,38 @@ def test_certificates_that_cannot_be_used_are_named_before_a_connection_is_tried
         error = mixed(name, other[name][:60])
         assert "damaged" in error.problem and "cluster certificates" in error.remedy
 
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> Later:
-            return cls.fromtimestamp(time.time(), tz) + timedelta(days=days)
-
-    monkeypatch.setattr(tls, "datetime", Later)
-    days = 6
+    monkeypatch.setattr(tls, "datetime", later(days=6))
     error = refused(tmp_path / "tls")
     assert "expired on" in error.problem and "cluster certificates" in error.remedy
-    days = -1
+    monkeypatch.setattr(tls, "datetime", later(days=-1))
     assert "not valid before" in refused(tmp_path / "tls").problem
+
+
+def test_a_chain_of_certificates_is_followed_to_the_authority_and_each_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = serialization.Encoding.PEM
+
+    def signed(name: str, issuer: str, signer: Any, days: int = 30, authority: bool = True) -> tuple[Any, bytes]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = (tls._name(name), tls._name(issuer))
+        return key, tls._certificate(*names, key.public_key(), signer or key, days, authority=authority).public_bytes(pem)
+
+    root_key, root = signed("root", "root", None)
+    _, other = signed("other", "other", None)
+    between_key, between = signed("between", "root", root_key, days=5)
+    key, member = signed("member", "between", between_key, authority=False)
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    folder = tmp_path / "tls"
+    make_certificates(folder)
+    for name, content in (("ca.pem", root), ("cert.pem", member + between), ("key.pem", private)):
+        (folder / name).write_bytes(content)
+    check_cluster("tls://head:8786", folder)
+    monkeypatch.setattr(tls, "datetime", later(days=6))
+    error = refused(folder)
+    assert "expired on" in error.problem and error.subject.endswith("cert.pem")
+    (folder / "ca.pem").write_bytes(other)  # `between` signed the member, but `other` did not sign `between`
+    assert "not signed by the authority" in refused(folder).problem
 
 
 @pytest.mark.parametrize(("name", "missing"), [("local", "_PACKAGE"), ("c.yaml", "_PACKAGE"), ("c.yaml", "_QUEUE_PACKAGE")])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
 from batch_cases import entries, outputs, run_stand_in, stand_in_job, write_cts
-from medsam2_atlas.base.errors import ConflictError, InputError
+from medsam2_atlas.base.errors import AtlasError, ConflictError, InputError, ResultsError, WeightsError
 from medsam2_atlas.batch import work
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.place import Place
@@ -69,6 +70,18 @@ def test_inputs_that_cannot_be_used_are_in_the_manifest(tmp_path: Path) -> None:
     assert run_stand_in(table, out).tally.done == 1
 
 
+def test_a_result_stays_in_the_manifest_when_its_ct_cannot_be_found_once(tmp_path: Path) -> None:
+    cts, table, out = write_cts(tmp_path / "cts", 2), tmp_path / "t.csv", tmp_path / "out"
+    table.write_text("image\ncts/case-00000.nii.gz\ncts/case-00001.nii.gz\n")
+    run_stand_in(table, out)
+    before = entries(out)
+    cts.rename(tmp_path / "not-mounted")
+    assert len(run_stand_in(table, out).tally.failed) == 2
+    assert entries(out) == before
+    (tmp_path / "not-mounted").rename(cts)
+    assert run_stand_in(table, out).tally.kept == 2
+
+
 def test_a_report_that_was_removed_is_made_again(tmp_path: Path) -> None:
     cts, out = write_cts(tmp_path / "cts", 1), tmp_path / "out"
     run_stand_in(cts, out)
@@ -109,6 +122,48 @@ def test_models_that_change_while_a_batch_runs_stop_it_before_a_result_is_record
         run_stand_in(cts, out, **options)
     assert entries(out) == []
     assert run_stand_in(cts, out).tally.done == 3
+
+
+@pytest.mark.parametrize("options", [{"serial": True}, {}])
+@pytest.mark.parametrize("error", [AtlasError("atlas", "is missing."), WeightsError("x.pt", "is not a file.")])
+def test_models_that_are_lost_while_a_batch_runs_stop_it_and_earlier_results_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, options: dict[str, bool]
+) -> None:
+    cts, out = write_cts(tmp_path / "cts", 3), tmp_path / "out"
+    run_stand_in(cts, out)
+    before = entries(out)
+
+    def lost(self: StandIn, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
+        raise error
+
+    monkeypatch.setattr(StandIn, "segment", lost)
+    with pytest.raises(InputError, match=str(error)[:10]):
+        run_stand_in(cts, out, job=stand_in_job(options=Options(organs=(6,))), **options)
+    assert entries(out) == before and len(outputs(out)) == 3
+
+
+def test_a_network_that_fails_on_one_ct_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cts, out = write_cts(tmp_path / "cts", 3), tmp_path / "out"
+    segment, calls = StandIn.segment, itertools.count()
+
+    def once(self: StandIn, volume: Volume, options: Options = DEFAULTS) -> Segmentation:
+        if next(calls) == 0:
+            raise ResultsError("network", "gives results that are not finite.")
+        return segment(self, volume, options)
+
+    monkeypatch.setattr(StandIn, "segment", once)
+    tally = run_stand_in(cts, out).tally
+    assert (tally.done, [*tally.failed]) == (2, ["case-00000"])
+
+
+def test_unfinished_files_of_other_programs_in_the_folder_stay(tmp_path: Path) -> None:
+    cts, out = write_cts(tmp_path / "cts", 1), tmp_path / "out"
+    left = (out / ".part-0123abcd.nii.gz", out / ".old-0123abcd" / "x", out / ".part-0123abcd" / "y")
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("half")
+    assert run_stand_in(cts, out).tally.done == 1
+    assert all(file.exists() for file in left)
 
 
 def test_unfinished_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,12 +13,14 @@ import torch
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.mapping import KilledError, in_turn
+from medsam2_atlas.base.processes import ProcessMark
 from medsam2_atlas.base.progress import showing
 from medsam2_atlas.imaging.volume import read_volume
 from medsam2_atlas.registration import UnregisteredError, WorkImage, build_common_space, registration_config
 
 pytest.importorskip("distributed")
 
+from medsam2_atlas.batch import stored_arguments
 from medsam2_atlas.batch.cluster_map import ClusterMap
 from medsam2_atlas.batch.dask_calls import Call, EndedCall
 from medsam2_atlas.batch.stored_arguments import ArgumentStore, unpacked
@@ -64,6 +66,14 @@ class OpenTasks:
 
     def misses(self, resource: str) -> bool:
         return False
+
+
+class UnpackedTasks(OpenTasks):
+    """Runs each task as a worker does."""
+
+    def ended(self, seconds: float) -> list[EndedCall]:
+        call = self.open.pop(0)
+        return [EndedCall(call, unpacked(call.arguments[1]))]
 
 
 def mapping(tasks: Any) -> ClusterMap:
@@ -143,6 +153,30 @@ def test_a_common_space_does_not_depend_on_the_order_in_which_registrations_end(
     points = one.template.points()[::4, ::4, ::4]
     for first, second in zip(one.transforms, other.transforms, strict=True):
         assert torch.equal(first(points), second(points))
+
+
+def test_stored_arguments_are_removed_when_a_call_ends_and_are_stored_again_for_the_next_one(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    mapped = ClusterMap(cast("Any", UnpackedTasks()), 1, False, ArgumentStore(work))
+    for _ in range(2):
+        (first, *rest) = mapped(torch.add, [(torch.arange(100_000), number) for number in range(3)])
+        assert int(first[1][-1]) == 99_999 and len(rest) == 2
+        assert not [*work.iterdir()]
+
+
+def test_the_arguments_of_other_machines_and_of_living_processes_are_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, boot = tmp_path / "work", tmp_path / "boot"
+    monkeypatch.setattr(stored_arguments, "_BOOT", boot)  # all machines have the same inode of the process namespace
+    for machine in ("first", "second"):
+        boot.write_text(f"{machine}-1\n")
+        ArgumentStore(work).packed(torch.neg, (torch.arange(100_000),))
+    ArgumentStore(work).close()
+    assert len([*work.iterdir()]) == 2  # their process lives
+    monkeypatch.setattr(ProcessMark, "alive", False)
+    ArgumentStore(work).close()
+    assert [folder.name.split("-")[1] for folder in work.iterdir()] == ["first1"]
 
 
 def test_a_large_argument_is_stored_once_and_read_only_if_nobody_has_changed_it(tmp_path: Path) -> None:

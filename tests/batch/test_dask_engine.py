@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from batch_cases import stand_in_job
 from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.overlay import begin_settings, choose_settings, overlaid_settings
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.job import ModelFile
@@ -193,6 +196,31 @@ def test_a_worker_tells_that_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch, 
     assert outcome.unusable and "other results" in outcome.reason
 
 
+def test_a_batch_has_its_own_settings_and_threads_again_after_others_used_its_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[tuple[str, int]] = []
+
+    def noted(item: Item, session: Any, prepared: str) -> Outcome:
+        found.append((overlaid_settings("registration.yaml").get("method", ""), torch.get_num_threads()))
+        return Outcome(item, reason="x")
+
+    monkeypatch.setattr("medsam2_atlas.batch.work.work_on", noted)
+    monkeypatch.setattr(dask_worker, "get_worker", lambda: SimpleNamespace(address="tls://w:1", name="w"))
+    before = torch.get_num_threads()
+    try:
+        dask_worker.receive_job("own", stand_in_job(parts=tmp_path, registration="dense", threads=1))
+        work("own", ITEM)
+        begin_settings("an evaluation")
+        choose_settings("registration.yaml", {"method": "keypoints"})
+        work("own", ITEM)
+        torch.set_num_threads(2)  # as `atlas build` does
+        work("own", ITEM)
+    finally:
+        torch.set_num_threads(before)
+    assert found == [("dense", 1)] * 3
+
+
 def test_a_job_is_sent_once_to_each_process_and_not_with_each_case(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tasks = FakeTasks(gpus=0, cpus=0)
     found = engine(monkeypatch, tasks)
@@ -221,14 +249,21 @@ def test_without_workers_that_register_those_with_a_gpu_do_whole_cases(monkeypat
     assert [(call.function, call.resources) for call in tasks.calls] == [(work, {"GPU": 1})]
 
 
-def test_a_prepared_ct_is_removed_when_its_workers_are_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [True, False])
+def test_prepared_cts_are_removed_when_their_case_ends_also_those_of_lost_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, killed: bool
+) -> None:
     tasks = FakeTasks(gpus=1, cpus=1)
     found = engine(monkeypatch, tasks, parts=tmp_path)
-    (tmp_path / "prepared-abc").mkdir()
+    digest = hashlib.sha256(ITEM.id.encode()).hexdigest()[:16]
+    first, second = (f"{digest}-{number:032x}" for number in range(2))
+    for name in (first, second):  # the worker that made the first one was lost before its answer came
+        (tmp_path / f"prepared-{name}").mkdir()
     found.submit(ITEM)
-    tasks.ends = [EndedCall(tasks.calls[0], Outcome(ITEM, prepared="abc"))]
-    found.completed(0)
-    tasks.ends = [EndedCall(tasks.calls[1], error=RuntimeError("x"), killed=True)]
+    tasks.ends = [EndedCall(tasks.calls[0], Outcome(ITEM, prepared=second))]
+    assert found.completed(0) == [] and len([*tmp_path.iterdir()]) == 2
+    error = RuntimeError("x") if killed else None
+    tasks.ends = [EndedCall(tasks.calls[1], Outcome(ITEM, reason="y", passing=True), error=error, killed=killed)]
     assert [outcome.passing for outcome in found.completed(0)] == [True]
     assert not [*tmp_path.iterdir()]
 

@@ -139,6 +139,36 @@ def test_networks_wait_for_a_lost_gpu_and_registrations_only_for_a_while(
             tasks.misses("GPU")
 
 
+def test_tasks_wait_for_workers_that_are_still_to_come_but_not_forever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running({"resources": {"GPU": 1}}) as (cluster, _):
+        tasks = DaskTasks(Named(cluster.scheduler_address, expected={"GPU": 1, "CPU": 2}), BatchConfig())
+        tasks.submit(Call("0", operator.mul, (1, 2), {"CPU": 1}))
+        assert not tasks.misses("CPU") and "resource CPU" not in caplog.text
+        monkeypatch.setattr(dask_members, "_MISSED_SECONDS", 0.0)
+        tasks._look()
+        assert not tasks.misses("CPU")  # no worker with a GPU does whole cases instead
+        assert "no worker with the resource CPU yet" in caplog.text
+        monkeypatch.setattr(tasks._members, "_config", BatchConfig(stalled_after=0))
+        with pytest.raises(UnavailableError, match="resource CPU"):
+            tasks.misses("CPU")
+        tasks.close()
+
+
+def test_the_time_without_a_scheduler_does_not_count_as_time_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running({"resources": {"CPU": 1}}) as (cluster, tasks):
+        members = tasks._members
+        members._seen["CPU"] -= 1000
+        members._seen_workers -= 1e9
+        cluster.worker_spec.clear()
+        cluster.sync(cluster._correct_state)
+        tasks.submit(Call("0", operator.mul, (1, 2), {"CPU": 1}))
+        tasks._reconnect()
+        tasks._look()
+        assert tasks.cpus == 1 and not tasks.misses("CPU")
+
+
 def only_elsewhere(name: str, dask_worker: Any = None) -> str:
     return name
 

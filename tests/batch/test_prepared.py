@@ -14,6 +14,7 @@ from batch_cases import stand_in_job, write_cts
 from medsam2_atlas.batch import work
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.outcomes import Outcome
+from medsam2_atlas.batch.prepared import drop_all
 from medsam2_atlas.batch.session import Session
 from series_files import upright, write_series
 
@@ -56,9 +57,18 @@ def test_a_ct_that_is_not_there_any_more_or_damaged_is_prepared_again(session: S
     first = work.work_on(item, session, name)
     again = work.work_on(item, session, name)  # as after the loss of the scheduler
     assert label_map(again) == label_map(first)
-    name = work.hand_over(item, session, "cpu-0").prepared
-    (session.job.parts / f"prepared-{name}" / "voxels.npy").write_bytes(b"torn")
-    assert label_map(work.work_on(item, session, name)) == label_map(first)
+    for content in (b"torn", b""):
+        name = work.hand_over(item, session, "cpu-0").prepared
+        (session.job.parts / f"prepared-{name}" / "voxels.npy").write_bytes(content)
+        assert label_map(work.work_on(item, session, name)) == label_map(first)
+
+
+def test_all_stored_cts_of_an_item_are_removed_and_those_of_others_stay(session: Session, item: Item) -> None:
+    other = replace(item, id="other.nii.gz")
+    for one in (item, item, other):
+        name = work.hand_over(one, session, "cpu-0").prepared
+    drop_all(item, session.job.parts)
+    assert [path.name for path in session.job.parts.glob("prepared-*")] == [f"prepared-{name}"]
 
 
 def test_a_ct_that_cannot_be_read_is_not_handed_over(session: Session, item: Item) -> None:

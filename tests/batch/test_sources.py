@@ -9,6 +9,7 @@ import pytest
 from app.fake_pacs import fake_pacs, listed
 from batch_cases import write_cts
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.batch.sources import find_items, split_url
 from series_files import upright, write_series
 
@@ -176,6 +177,20 @@ def test_a_pacs_that_sends_few_series_at_a_time_is_asked_until_it_has_no_more(tm
         found = find_items(pacs.url, tmp_path)
     assert [item.series for item in found.items] == [f"1.2.{number}" for number in range(5)]
     assert len(found.left_out) == 2
+
+
+def test_a_page_with_only_series_of_other_kinds_does_not_hide_the_cts_of_later_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_pacs() as pacs:
+        pacs.page = 1
+        pacs.series = [listed(f"1.2.{number}") for number in range(4)]
+        for number in (1, 2):
+            pacs.series[number]["00080060"]["Value"] = ["SEG"]
+        assert [item.series for item in find_items(pacs.url, tmp_path).items] == ["1.2.0", "1.2.3"]
+        monkeypatch.setattr("medsam2_atlas.batch.sources.batch_config", lambda: BatchConfig(max_items=3))
+        with pytest.raises(InputError, match="lists more than 3 series"):  # some of them might not be found
+            find_items(pacs.url, tmp_path)
 
 
 @pytest.mark.parametrize("url", ["http://user:secret@pacs/x", "https://", "http://[::1/x"])

@@ -19,6 +19,7 @@ from fake_session import FakeSession
 from medsam2_atlas.base.choices import ThresholdRule
 from medsam2_atlas.base.errors import InputError, StorageError
 from medsam2_atlas.base.mapping import KilledError
+from medsam2_atlas.base.overlay import begin_settings, overlaid_settings
 from medsam2_atlas.experiment import Record, Variant, workers
 from medsam2_atlas.experiment import run as run_module
 from medsam2_atlas.experiment.cases import EvaluationCase, find_cases
@@ -236,3 +237,16 @@ def test_tasks_on_a_worker_use_the_settings_of_their_own_experiment(
     for one in (setting, other, setting):
         run_module.run_on_worker(one, Task(cases[0], (UNET,)), True)
         assert run_module._session is not None and run_module._session.setting == one
+
+
+def test_an_experiment_has_its_own_settings_again_after_a_batch_used_its_worker(
+    cases: list[EvaluationCase], setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "Session", FakeSession)
+    monkeypatch.setattr(run_module, "_session", None)
+    one = replace(setting, registration="dense")
+    for _ in range(2):
+        run_module.run_on_worker(one, Task(cases[0], (UNET,)), True)
+        assert overlaid_settings("registration.yaml") == {"method": "dense"}
+        begin_settings("a batch")
+        assert not overlaid_settings("registration.yaml")

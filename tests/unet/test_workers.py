@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from medsam2_atlas.unet import unet_config, with_training, workers
-from medsam2_atlas.unet.workers import PatchLoader, batch_bytes, processors, worker_count
+from medsam2_atlas.unet.workers import PatchLoader, batch_bytes, worker_count
 
 CONFIG = unet_config("unet_3d")
 
@@ -95,15 +95,3 @@ def test_a_batch_is_not_larger_than_its_estimate() -> None:
     doubled = with_training(CONFIG, {"cases_per_step": 2})
     arrays = 2 * 2 * 64**3 * 2 * 4  # cases, patches, voxels, image and label map, float32
     assert arrays < batch_bytes(doubled) < 1.02 * arrays
-
-
-@pytest.mark.parametrize(("quota", "expected"), [("150000 100000", 1), ("400000 100000", 4), ("max 100000", 6), ("", 6)])
-def test_a_containers_cpu_quota_is_not_exceeded(
-    quota: str, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    file = tmp_path / "cpu.max"
-    if quota:
-        file.write_text(quota + "\n")
-    monkeypatch.setattr(workers, "_QUOTA", file)
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: set(range(6)))
-    assert processors() == expected

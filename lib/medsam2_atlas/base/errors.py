@@ -52,6 +52,10 @@ class WeightsError(MedSAM2AtlasError):
     """A checkpoint that is missing, cannot be used, or does not match the network."""
 
 
+class ResultsError(WeightsError):
+    """A network whose results on one image cannot be used. It may work on others."""
+
+
 class StorageError(MedSAM2AtlasError):
     """A result that cannot be stored."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
 from typing import Any, Protocol
 
 from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.processors import processors
+
+_MAX_CALLS = 4
+"""Each registration has features of two CTs in memory, so a machine with many CPUs runs few, unless a user asks for more."""
 
 
 class KilledError(MedSAM2AtlasError):
@@ -48,7 +51,7 @@ def side_by_side(count: int = 0) -> Map:
     process that begin meanwhile get one thread of PyTorch, too.
 
     Args:
-        count: max number of calls at the same time; 0: one for each CPU of this process.
+        count: max number of calls at the same time; 0: one for each CPU that this process may use, at most 4.
     """
 
     def mapped(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
@@ -59,7 +62,7 @@ def side_by_side(count: int = 0) -> Map:
             return function(*one)
 
         before = torch.get_num_threads()
-        pool = ThreadPoolExecutor(count or len(os.sched_getaffinity(0)))
+        pool = ThreadPoolExecutor(count or min(processors(), _MAX_CALLS))
         try:
             futures = {pool.submit(copy_context().run, called, one): number for number, one in enumerate(arguments)}
             for future in as_completed(futures):

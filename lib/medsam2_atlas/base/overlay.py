@@ -27,6 +27,8 @@ _used: list[Path] = []
 """The folder of the overlay; empty without one."""
 _chosen: dict[str, dict[str, Any]] = {}
 """The settings that are chosen for the process, by the name of their file in `configs/`."""
+_owner: list[object] = []
+"""For what overlay and choices were begun; empty if that was not said."""
 
 
 def read_once(read: Callable[..., T]) -> functools._lru_cache_wrapper[T]:
@@ -79,6 +81,24 @@ def choose_settings(name: str, settings: dict[str, Any]) -> None:
     _chosen[name] = settings
     for forget in _readers:
         forget()
+
+
+def begin_settings(owner: object) -> None:
+    """Ends overlay and choices of a process that works for several owners in turn, so that its next ones are those of an owner.
+
+    Args:
+        owner: for what the process works from now on, such as an experiment.
+    """
+    _owner.clear()
+    use_overlay(None)
+    for name in [*_chosen]:
+        choose_settings(name, {})
+    _owner.append(owner)
+
+
+def settings_are_of(owner: object) -> bool:
+    """Returns whether overlay and choices are those of an owner, so that nobody else has begun other ones since."""
+    return _owner == [owner]
 
 
 def chosen_settings(file: Path) -> dict[str, Any]:

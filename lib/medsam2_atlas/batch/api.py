@@ -102,7 +102,7 @@ def segment_many(
         device: device of the networks.
         models: further paths by key; see `segment`.
         options: further fields of `segmenters.base.Options`.
-        watch: is called with the state (`conduct.Tally`) whenever it has changed; may raise an exception to stop.
+        watch: is called with the state (`tally.Tally`) whenever it has changed; may raise an exception to stop.
 
     Raises:
         MedSAM2AtlasError: the source, an option or the cluster cannot be used, or another batch writes to the folder.

@@ -47,12 +47,16 @@ class ClusterMap:
         """
         self._calls += 1
         own = self._calls
-        self._tasks.forget()
+        self._end()
         try:
             yield from self._results(function, arguments, own)
         finally:  # the caller may give up early, and keep this generator alive until after its next call
             if own == self._calls:
-                self._tasks.forget()
+                self._end()
+
+    def _end(self) -> None:
+        self._tasks.forget()
+        self._store.clear()
 
     def _results(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], own: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import dask
 from distributed import Nanny, Scheduler, Security, SpecCluster
 
 from medsam2_atlas.base.console import console
+from medsam2_atlas.base.processors import processors
 from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.batch.addresses import CERTIFICATES
 from medsam2_atlas.batch.cluster_config import cluster_config
@@ -142,7 +142,7 @@ def local_cluster(wanted: Wanted) -> Iterator[Named]:
     both.
     """
     gpus = wanted.gpus
-    count = wanted.workers or gpus or max(1, len(os.sched_getaffinity(0)) // max(1, wanted.threads))
+    count = wanted.workers or gpus or max(1, processors() // max(1, wanted.threads))
     with scratch_folder() as folder:
         make_certificates(folder, _DAYS)
         security = security_of(folder)

@@ -15,7 +15,7 @@ from medsam2_atlas.batch.dask_tasks import DaskTasks
 from medsam2_atlas.batch.dask_worker import prepare_only, receive_job, work
 from medsam2_atlas.batch.items import Item
 from medsam2_atlas.batch.outcomes import Outcome
-from medsam2_atlas.batch.prepared import drop
+from medsam2_atlas.batch.prepared import drop_all
 from medsam2_atlas.batch.problems import is_disk_full, reason_of
 from medsam2_atlas.batch.session import Session
 from medsam2_atlas.batch.shipping import pieces, receive, with_files
@@ -46,6 +46,7 @@ class DaskEngine:
         self._order = itertools.count()
         self._sent: dict[str, int] = {}
         self._shipped: dict[tuple[str, str], int] = {}
+        self._split: set[str] = set()
 
     @property
     def dashboard(self) -> str:
@@ -91,16 +92,23 @@ class DaskEngine:
         split = first and networks and self._session.registers and self._tasks.cpus > 0
         self._sent[item.id] = next(self._order)
         if split:
+            self._split.add(item.id)
             self._tasks.submit(Call(item.id, prepare_only, (self._name, item), {CPU: 1}))
         else:
             self._tasks.submit(Call(item.id, work, (self._name, item, prepared), {GPU: 1} if networks else {}))
 
     def _take(self, ended: EndedCall) -> list[Outcome]:
         """Returns the outcome of a task; none if its case goes on."""
+        found = self._outcome(ended)
+        for item in (outcome.item for outcome in found if outcome.item.id in self._split):
+            self._split.discard(item.id)
+            drop_all(item, self._job.parts)
+        return found
+
+    def _outcome(self, ended: EndedCall) -> list[Outcome]:
         _, item, *rest = ended.call.arguments
         first, prepared = ended.call.function is prepare_only, "".join(rest)
         if ended.killed or ended.error is not None:
-            drop(prepared, self._job.parts)
             reason = "the workers that ran it were killed; they may have too little memory."
             if not ended.killed:
                 reason = f"{type(ended.error).__name__}: {ended.error}"[:1000]

@@ -45,7 +45,7 @@ class Members:
         self._checked: set[str] = set()
         self._seen: dict[str, float] = {}
         self._reported: set[str] = set()
-        self._looked = self._seen_workers = time.monotonic()
+        self._looked = self._seen_workers = self._began = time.monotonic()
 
     @property
     def age(self) -> float:
@@ -85,6 +85,11 @@ class Members:
         elif self._looked - self._seen_workers > self._config.stalled_after:
             raise self._stalled("worker")
 
+    def returned(self) -> None:
+        """Notes that the scheduler or its successor answers again: while it was away, no worker could be seen."""
+        self._began = self._seen_workers = now = time.monotonic()
+        self._seen = dict.fromkeys(self._seen, now)
+
     def check_again(self) -> None:
         """Makes the next look check all workers again."""
         self._checked.clear()
@@ -93,17 +98,15 @@ class Members:
         """Returns whether no worker has had a resource for a while, and none is still to come.
 
         Raises:
-            UnavailableError: there has been none for too long.
+            UnavailableError: there has been none for too long, although one may be still to come.
         """
-        if self._cluster.expected.get(resource, 0):
-            return False
-        absent = self._absent(resource)
+        absent, known = self._absent(resource), resource in self._seen
         if absent > self._config.stalled_after:
             raise self._stalled(f"worker with the resource {resource}")
         if absent > _MISSED_SECONDS and resource not in self._reported:
             self._reported.add(resource)
-            log.warning("the cluster has no worker with the resource %s any more", resource)
-        return absent > _MISSED_SECONDS
+            log.warning("the cluster has no worker with the resource %s %s", resource, "any more" if known else "yet")
+        return absent > _MISSED_SECONDS and not self._cluster.expected.get(resource, 0)
 
     def refuse(self, client: Client, worker: str, reason: str) -> None:
         """Closes a worker that cannot run tasks; Dask gives its other tasks to the others.
@@ -130,12 +133,12 @@ class Members:
         raise InputError(
             "cluster",
             f"has no worker that can be used. {worker}: {reason}",
-            "Mend its workers, and run the same command again.",
+            "Repair the workers, and run the same command again.",
         )
 
     def _absent(self, resource: str) -> float:
-        """Returns the time between the last look and the last look at a worker with a resource, in s."""
-        return self._looked - self._seen.get(resource, self._looked)
+        """Returns the time between the last look and the last look at a worker with a resource, or the start, in s."""
+        return self._looked - self._seen.get(resource, self._began)
 
     def _check(self, client: Client, workers: Sequence[str]) -> None:
         """Refuses workers that have joined since the last look and cannot be used."""

@@ -236,6 +236,7 @@ class DaskTasks:
             self._client.close(timeout=1)
             self._client = None
         self._connect(time.monotonic() + self._config.lost_after)
+        self._members.returned()
         lost, self._tasks = [sent.call for sent in self._tasks.values()], {}
         for call in lost:
             self.submit(call)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import get_worker
 
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.base.overlay import choose_settings, use_overlay
+from medsam2_atlas.base.overlay import begin_settings, settings_are_of
 from medsam2_atlas.base.version import package_version
 from medsam2_atlas.batch.addresses import is_local
 from medsam2_atlas.batch.items import Item
@@ -114,10 +114,19 @@ def _run(job: str, item: Item, steps: Callable[[Session, str], Outcome]) -> Outc
             return Outcome(item, worker=worker.address, missing=missing)
         name = f"{worker.address} (process {os.getpid()})"
         name = name if worker.name in (None, worker.address) else f"{worker.name}, {name}"
+        _set_threads(session.job.threads)
         outcome = steps(session, name)
         if outcome.unusable:
             _forget()
         return replace(outcome, worker=worker.address if outcome.unusable else name)
+
+
+def _set_threads(threads: int) -> None:
+    """Sets the threads of a batch again, as an evaluation or an atlas may have set others on this worker."""
+    from medsam2_atlas.batch.session import limit_threads
+
+    if threads:
+        limit_threads(threads)
 
 
 def _forget() -> None:
@@ -129,7 +138,7 @@ def _forget() -> None:
 def _loaded(name: str) -> tuple[Session | None, tuple[str, ...]]:
     """Returns the models of a job, loaded once in this process; None and what is missing if it has to be sent first."""
     global _session, _loaded_job
-    if _session is not None and _loaded_job == name:
+    if _session is not None and _loaded_job == name and settings_are_of(name):  # an evaluation may have used the worker, too
         return _session, ()
     job = _jobs.get(name)
     if job is None:
@@ -143,8 +152,7 @@ def _loaded(name: str) -> tuple[Session | None, tuple[str, ...]]:
     if missing:
         return None, missing
     _forget()
-    use_overlay(None)  # an earlier batch may have used the published method
-    choose_settings("registration.yaml", {})
+    begin_settings(name)  # an earlier batch may have used the published method
     session = Session(here)
     session.check()
     _session, _loaded_job = session, name

@@ -41,11 +41,11 @@ class Outcome:
         reason: why it failed.
         passing: whether a later attempt may succeed.
         away: whether a PACS or a network drive does not answer, so that new cases should wait.
-        fatal: whether all other items would fail, too, as on a full disk or if the models were replaced.
+        fatal: whether all other items would fail, too, as on a full disk or if the models were replaced or removed.
         unusable: whether all items would fail with the models of this process; if not `fatal`, perhaps not on other workers.
         worker: who made the attempt; empty for this process.
         missing: checksums of what a worker lacks: model files, or the job; see `shipping`.
-        prepared: name of the prepared CT in the folder for parts, if another worker shall go on; see `handover`.
+        prepared: name of the prepared CT in the folder for parts, if another worker continues; see `prepared`.
         prepared_by: who prepared it, if that was another worker.
     """
 

@@ -115,5 +115,7 @@ class Place:
                 raise StorageError(path, "is a link, through which outputs would leave the folder.", "Remove the link.")
         remove_folder(self.parts, self.work)
         self.parts.mkdir(mode=0o700)
-        for place in (self.folder, self.folder / "reports"):  # a report or the manifest that was just being replaced
-            sweep_leftovers(place, age_seconds=0)
+        for file in self.folder.glob(".part-????????.jsonl"):  # a manifest that was just being replaced
+            if file.is_file() or file.is_symlink():
+                file.unlink(missing_ok=True)
+        sweep_leftovers(self.folder / "reports", age_seconds=0)  # a report; no other program writes to this folder

@@ -24,7 +24,7 @@ class Plan:
         items: the items without a valid result, with names and stamps.
         kept: number of valid results.
         left_out: why other inputs cannot be used, by name.
-        unusable: the entries of those that the manifest does not have yet.
+        unusable: the entries of those that the manifest does not have yet, and that have no result of an earlier run.
         changed: ids of items whose CTs have changed since the manifest's entry.
     """
 
@@ -58,6 +58,8 @@ class Plan:
             name = names.of(item.id, wished_name(item))
             left_out[name] = reason
             known = manifest.entry(item.id)
+            if known is not None and known["status"] != "failed":  # its result is still there, as when a drive is not mounted
+                return
             if known is None or known.get("reason") != reason or known["made_by"] != job.key:
                 unusable.append(failure_entry(replace(item, name=name), job.key, reason, passing=True, attempts=0))
 

@@ -6,8 +6,10 @@ are stored as they are, which a shared disk reads faster than a compressed file 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import re
 import shutil
 import time
 import uuid
@@ -25,6 +27,9 @@ from medsam2_atlas.imaging.volume import Geometry, Volume
 log = logging.getLogger(__name__)
 
 _VOXELS, _ABOUT, _SERIES = "voxels.npy", "about.json", "series"
+_PREFIX = "prepared-"
+_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}")
+"""Digest of the item's id, and a unique number, as a case may be prepared twice."""
 
 
 @dataclass
@@ -66,7 +71,7 @@ def keep(prepared: Prepared, job: Job) -> str:
     Raises:
         OSError: the disk cannot be written.
     """
-    began, name, volume = time.perf_counter(), uuid.uuid4().hex, prepared.volume
+    began, name, volume = time.perf_counter(), f"{_digest(prepared.item)}-{uuid.uuid4().hex}", prepared.volume
     folder = _folder(name, job.parts)
     folder.mkdir(mode=0o700)
     try:
@@ -117,7 +122,7 @@ def take(name: str, item: Item, parts: Path) -> Prepared | None:
         series = folder / _SERIES
         path = series if series.is_dir() else Path(item.path)
         found = Prepared(item, path, volume, about["sha256"], registered, dict(about["seconds"]), about["by"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         log.info("%s is prepared again: %s", item.id, error)
         return None
     found.seconds["segment"] = time.perf_counter() - began
@@ -138,7 +143,22 @@ def drop(name: str, parts: Path) -> None:
         remove_folder(_folder(name, parts), parts)
 
 
+def drop_all(item: Item, parts: Path) -> None:
+    """Removes all stored CTs of an item whose case has ended, also those whose names were lost with a worker or a scheduler.
+
+    Args:
+        item: the item.
+        parts: the folder for parts.
+    """
+    for folder in parts.glob(f"{_PREFIX}{_digest(item)}-*"):
+        drop(folder.name.removeprefix(_PREFIX), parts)
+
+
+def _digest(item: Item) -> str:
+    return hashlib.sha256(item.id.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
 def _folder(name: str, parts: Path) -> Path:
-    if not name.isalnum():
+    if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a prepared CT")
-    return parts / f"prepared-{name}"
+    return parts / f"{_PREFIX}{name}"

@@ -28,7 +28,7 @@ from medsam2_atlas.storage import WORK_FOLDER
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_DEPTH = 16
-_TOO_DEEP = f"is a folder more than {_MAX_DEPTH} levels below INPUT, and is not searched. Name a folder nearer to it."
+_TOO_DEEP = f"is a folder more than {_MAX_DEPTH} levels below INPUT, and is not searched. Give a folder closer to it as INPUT."
 _PROBED = 3
 """Number of files without a suffix that are examined in a folder, to find DICOM files."""
 _LINK_REMEDY = "Allow such links by --follow-links, or copy the CT."
@@ -190,7 +190,11 @@ def split_url(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _of_pacs(source: str) -> Found:
-    """Asks a PACS for series, page by page. A Modality other than CT must be asked for explicitly."""
+    """Asks a PACS for series, page by page. A Modality other than CT must be asked for explicitly.
+
+    Raises:
+        InputError: the PACS lists more series than a batch may have.
+    """
     url, filters = split_url(source)
     found, seen = Found(), set[str]()
     client = pacs_of(url)
@@ -202,12 +206,12 @@ def _of_pacs(source: str) -> Found:
         for number, entry in enumerate(page, listed + 1):
             study, series = _value(entry, "0020000D"), _value(entry, "0020000E")
             valid = valid_uid(study) and valid_uid(series)
-            if valid and _is_another_kind(entry, asked):
-                continue
             key = series if valid else json.dumps(entry, sort_keys=True)
             if key in seen:
                 continue
-            seen.add(key)
+            seen.add(key)  # also series of other kinds: a page may contain nothing else, and the next one CTs
+            if valid and _is_another_kind(entry, asked):
+                continue
             if valid:
                 stamp = _value(entry, "00201209")
                 found.items.append(Item(series, "dicomweb", url, stamp=stamp, study=study, series=series, wished=series))
@@ -215,8 +219,10 @@ def _of_pacs(source: str) -> Found:
                 found.left_out[f"entry {number} of the PACS"] = "has no valid UIDs. Correct it in the PACS."
         listed += len(page)
         # A PACS may send fewer series than requested although it has more. One that ignores `offset` repeats itself.
-        if not paged or len(seen) == known or len(seen) > batch_config().max_items:
+        if not paged or len(seen) == known:
             break
+        if len(seen) > (most := batch_config().max_items):
+            raise InputError(url, f"lists more than {most} series.", "Add filters, such as StudyDate, or raise max_items.")
     found.items.sort(key=lambda item: item.id)
     return found
 

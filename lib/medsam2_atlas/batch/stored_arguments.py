@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from medsam2_atlas.base.processes import ProcessMark
 MIN_BYTES = 500_000
 """Smaller arguments are sent with the task."""
 _PREFIX = "arguments-"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Differs between machines, and changes when one starts again. All machines have the same inode of the process namespace."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class ArgumentStore:
         Args:
             work: folder on the disk that all machines of the cluster share.
         """
-        self._work, self._folder = work, work / f"{_PREFIX}{ProcessMark.own()}"
+        self._work = work
+        self._folder: Path | None = None
         self._known: dict[int, tuple[Any, Any]] = {}
 
     def packed(self, function: Callable[..., Any], arguments: Sequence[Any]) -> bytes:
@@ -57,13 +61,22 @@ class ArgumentStore:
         """
         return pickle.dumps((function, tuple(self._stored(one) for one in arguments)))
 
-    def close(self) -> None:
-        """Removes all files, also those of processes that were killed."""
+    def clear(self) -> None:
+        """Removes all files of this store, and forgets its arguments."""
         self._known.clear()
+        folder, self._folder = self._folder, None
         with suppress(OSError):
-            for folder in self._work.glob(f"{_PREFIX}*"):
-                mark = ProcessMark.parse(folder.name.removeprefix(_PREFIX))
-                if folder == self._folder or (mark is not None and mark.here and not mark.alive):
+            if folder is not None:
+                remove_folder(folder, self._work)
+
+    def close(self) -> None:
+        """Removes all files, also those of killed processes of this machine."""
+        self.clear()
+        own = f"{_PREFIX}{_boot()}-"
+        with suppress(OSError):
+            for folder in self._work.glob(f"{own}*"):
+                mark = ProcessMark.parse(folder.name.removeprefix(own).partition("-")[0])
+                if mark is not None and mark.here and not mark.alive:
                     remove_folder(folder, self._work)
             self._work.rmdir()  # fails if a queue's logs or another command's files are in it
 
@@ -78,13 +91,24 @@ class ArgumentStore:
 
     def _written(self, content: bytes) -> Stored:
         digest = hashlib.sha256(content).hexdigest()
-        file = self._folder / digest
+        folder = self._folder or self._work / f"{_PREFIX}{_boot()}-{ProcessMark.own()}-{uuid.uuid4().hex}"
+        file = folder / digest
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._folder is None:
+                folder.mkdir(mode=0o700, parents=True)
+                self._folder = folder
             file.write_bytes(content)
         except OSError as error:
             raise StorageError(file, f"cannot be written ({error.strerror}).", "Free some space on the shared disk.") from error
         return Stored(file, digest)
+
+
+def _boot() -> str:
+    """Returns the number of this machine's start as hexadecimal digits; without one, a new number, so that nothing is swept."""
+    try:
+        return _BOOT.read_text(encoding="utf-8").strip().replace("-", "")
+    except OSError:
+        return uuid.uuid4().hex
 
 
 def unpacked(content: bytes) -> Any:

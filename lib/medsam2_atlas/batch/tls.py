@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TypeVar
@@ -64,7 +64,7 @@ def make_certificates(folder: Path, days: int = 365) -> None:
 def check_valid(folder: Path) -> None:
     """Checks that certificates are valid now and belong together, before a connection fails without naming the reason.
 
-    Both files of certificates may contain chains; the first certificate of `cert.pem` is that of the members.
+    The first certificate of `cert.pem` is that of the members. Those after it may lead to one that `ca.pem` has signed.
 
     Args:
         folder: the folder with all files.
@@ -75,16 +75,16 @@ def check_valid(folder: Path) -> None:
     authority, certificate, private = (folder / name for name in CERTIFICATES)
     found = {file: _read(file, x509.load_pem_x509_certificates) for file in (authority, certificate)}
     key = _read(private, lambda content: serialization.load_pem_private_key(content, None))
-    member, *chain = found[certificate]
-    issuer = next((one for one in (*chain, *found[authority]) if _issued(member, one)), None)
+    member = found[certificate][0]
     if key.public_key() != member.public_key():
         raise InputError(private, "is not the key of cert.pem.", f"Use the files of one folder together, or {_RENEW}")
-    if issuer is None:
+    path = _path(found[certificate], found[authority])
+    if not path:
         raise InputError(
             certificate, "was not signed by the authority in ca.pem.", f"Use the files of one folder together, or {_RENEW}"
         )
     now = datetime.now(timezone.utc)
-    for file, one in ((certificate, member), (authority, issuer)):
+    for file, one in zip([*[certificate] * (len(path) - 1), authority], path, strict=True):
         if one.not_valid_after_utc < now:
             raise InputError(file, f"expired on {one.not_valid_after_utc:%Y-%m-%d}.", f"Renew it: {_RENEW}")
         if one.not_valid_before_utc > now:
@@ -102,6 +102,20 @@ def _read(file: Path, load: Callable[[bytes], T]) -> T:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         problem = "is damaged, is not in PEM format, or needs a password."
         raise InputError(file, problem, f"Use a key without a password, or {_RENEW}") from error
+
+
+def _path(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """Returns a chain's certificates from the first one to an authority, each signed by the next; empty if none leads there."""
+    path, left = [chain[0]], [*chain[1:]]
+    while True:
+        for one in authorities:
+            if _issued(path[-1], one):
+                return [*path, one]
+        issuer = next((one for one in left if _issued(path[-1], one)), None)
+        if issuer is None:
+            return []
+        left.remove(issuer)
+        path.append(issuer)
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
+from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, ResultsError, WeightsError
 from medsam2_atlas.base.files import sha256
 from medsam2_atlas.base.memory import free_gpu_memory
 from medsam2_atlas.base.progress import current
@@ -150,19 +150,26 @@ def guarded(item: Item, steps: Callable[[], Outcome]) -> Outcome:
     try:
         return steps()
     except Exception as error:
-        expected, changed = isinstance(error, (MedSAM2AtlasError, OSError)), isinstance(error, ChangedModelsError)
+        expected, models = isinstance(error, (MedSAM2AtlasError, OSError)), _concerns_models(error)
         log.log(logging.INFO if expected else logging.ERROR, "%s cannot be segmented", item.id, exc_info=True)
         outcome = Outcome(
             item,
             reason=reason_of(error),
             passing=is_passing(error),
             away=is_away(error),
-            fatal=changed or is_disk_full(error),
-            unusable=changed,
+            fatal=models or is_disk_full(error),
+            unusable=models,
         )
     if outcome.passing:
         free_gpu_memory()
     return outcome
+
+
+def _concerns_models(error: Exception) -> bool:
+    """Returns whether atlas or weights were replaced, removed or damaged, so that all other items would fail, too."""
+    if isinstance(error, (AtlasError, WeightsError)):
+        return not isinstance(error, ResultsError) and not is_passing(error)
+    return isinstance(error, ChangedModelsError)
 
 
 def _write_seg(prepared: Prepared, ran: Run, session: Session, part: Path) -> None:

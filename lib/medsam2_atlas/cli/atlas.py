@@ -51,8 +51,8 @@ def build_command(
         int,
         typer.Option(
             min=0,
-            help="Number of references that are registered at the same time. Default: one for each CPU. On a cluster: threads "
-            "of PyTorch in each worker; default: 1.",
+            help="Number of references that are registered at the same time; each needs memory. Default: one for each CPU, at "
+            "most 4. On a cluster: threads of PyTorch in each worker; default: 1.",
         ),
     ] = 0,
     strict: StrictOption = False,

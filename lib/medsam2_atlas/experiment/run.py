@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
 from medsam2_atlas.base.mapping import KilledError, Map
-from medsam2_atlas.base.overlay import choose_settings, use_overlay
+from medsam2_atlas.base.overlay import begin_settings, choose_settings, settings_are_of
 from medsam2_atlas.base.progress import Progress, doing, noting, reporting, silent
 from medsam2_atlas.experiment.cases import EvaluationCase
 from medsam2_atlas.experiment.record import Record
@@ -326,10 +326,12 @@ def _start_worker(setting: Setting) -> None:
 
 
 def run_on_worker(setting: Setting, task: Task, strict: bool) -> Outcome:
-    """Runs a task on a worker of a cluster, which may have run other experiments before. Its records are on the shared disk."""
-    if _session is None or _session.setting != setting:
-        use_overlay(None)
-        choose_settings("registration.yaml", {})
+    """Runs a task on a worker of a cluster, which may have run other experiments or batches before.
+
+    Its records are on the shared disk.
+    """
+    if _session is None or _session.setting != setting or not settings_are_of(setting):
+        begin_settings(setting)
         _start_worker(setting)
     return _run_in_worker(task, strict)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from medsam2_atlas.base.choices import Loop, Memory, Mode
-from medsam2_atlas.base.errors import WeightsError
+from medsam2_atlas.base.errors import ResultsError
 from medsam2_atlas.base.progress import Progress, part, silent
 from medsam2_atlas.medsam2.batched_propagation import BatchedPropagator
 from medsam2_atlas.medsam2.checkpoint import Weights
@@ -204,11 +204,11 @@ class MedSAM2Volume:
         """Returns the logits of successive slices, `[n, h, w]`, on the CPU.
 
         Raises:
-            WeightsError: the network's numbers have exceeded the range of float16.
+            ResultsError: the network's numbers have exceeded the range of float16.
         """
         logits = torch.cat(list(slices)).cpu()
         if self._prepared.arithmetic.half == torch.float16 and not bool(torch.isfinite(logits).all()):
-            raise WeightsError(
+            raise ResultsError(
                 self._file, "exceed the range of float16, in which this GPU computes in fast mode.", "Use the exact mode."
             )
         return logits

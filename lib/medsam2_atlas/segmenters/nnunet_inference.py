@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, WeightsError
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, ResultsError, WeightsError
 from medsam2_atlas.base.progress import Progress, part
 from medsam2_atlas.base.stages import stage
 from medsam2_atlas.imaging.orientation import turn_to
@@ -165,7 +165,7 @@ def predict(
 
     Raises:
         InputError: if the CT is 0 HU everywhere.
-        WeightsError: if the network's results are not finite.
+        ResultsError: if the network's results are not finite.
     """
     if not volume.array.any():
         raise InputError(volume.source, "is 0 HU everywhere.", "Check how it was exported.")
@@ -225,7 +225,7 @@ def _windows(model: NNUNetModel, data: torch.Tensor, augment: bool, save_memory:
         weights[window[1:]] += gaussian
     logits.div_(weights)
     if not logits.isfinite().all():
-        raise WeightsError(_STAGE, "gives results that are not finite.", "Check its training, or the CT's values.")
+        raise ResultsError(_STAGE, "gives results that are not finite.", "Check its training, or the CT's values.")
     return logits[(slice(None), *inside[1:])]
 
 

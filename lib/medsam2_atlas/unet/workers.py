@@ -17,6 +17,7 @@ from typing import Any
 
 from monai.data import DataLoader
 
+from medsam2_atlas.base.processors import processors
 from medsam2_atlas.unet.config import UNetConfig
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 REMEDY = "Give the container more shared memory (docker run --shm-size 1g, or shm_size in compose.yaml)."
 
 _SHARED = Path("/dev/shm")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MAX_PROCESSES = 8
 """Each process needs memory for its own copy of the training's libraries, so a machine with many CPUs still starts few."""
 _PREFETCHED = 2
@@ -128,16 +128,6 @@ def batch_bytes(config: UNetConfig) -> int:
     for side in config.patch:
         voxels *= side
     return voxels * _BYTES_PER_VOXEL + _SMALL_ARRAYS
-
-
-def processors() -> int:
-    """Returns the number of CPUs that this process may use: its affinity, limited by the container's quota."""
-    count = len(os.sched_getaffinity(0))
-    try:
-        quota, period = _QUOTA.read_text(encoding="utf-8").split()
-        return max(1, min(count, int(quota) // int(period)))
-    except (OSError, ValueError):  # no container, or `max`: no quota
-        return count
 
 
 def _free_bytes() -> int:
