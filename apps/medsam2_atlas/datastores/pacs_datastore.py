@@ -299,9 +299,11 @@ class PacsDatastore(StudyDatastore):
         about = self._list.find(series) if valid_uid(series) else None
         if about is None and self._list.get() is None:
             reason = self.list_failure().rstrip(".")
-            why = f" ({reason})" if reason and reason != NEVER_LISTED.rstrip(".") else ""  # the problem says that itself
+            says_more = reason and reason != NEVER_LISTED.rstrip(".")
             raise UnavailableError(
-                "PACS", f"has not listed its series{why}.", "Check that it is running; try again in a minute."
+                "PACS",
+                f"has not listed its series ({reason})." if says_more else "has not listed its series.",
+                "Check that it is running; try again in a minute.",
             )
         if about is None:
             raise unknown_study(series, "CT series")
