@@ -7,21 +7,34 @@ registration of the others, so figures may be slightly too good.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from prompt_sets import Task
 from registrations import ATLASES
 
-from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, build_atlas, subset
+from medsam2_atlas.atlas import Atlas, BuildOptions, ReferenceFiles, atlas_config, build_atlas, subset
 from medsam2_atlas.base.choices import RegistrationMethod
 from medsam2_atlas.base.console import bars
 from medsam2_atlas.registration import registration_config
+from medsam2_atlas.studies import file_stamp
 
 
 def atlas_of(method: str) -> RegistrationMethod:
     """Returns the registration of the atlas that a method uses."""
     return ATLASES.get(method, "dense")
+
+
+def made_from(tasks: Sequence[Task]) -> str:
+    """Returns eight hexadecimal digits that change with a set's files, and with settings of atlas and registration.
+
+    Kept atlases and registrations of others must not be used. The digits do not change with the version of the program.
+    """
+    files = {file for task in tasks for files in (task.target, *task.references) for file in (files.image, files.label)}
+    parts = [f"{file.name} {file_stamp(file)}" for file in sorted(files)]
+    parts += [config.model_dump_json() for config in (registration_config(), atlas_config())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def atlases(

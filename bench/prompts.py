@@ -25,7 +25,7 @@ from typing import Any, get_args
 import matplotlib as mpl
 import numpy as np
 from kept_registrations import registered
-from leave_one_out import atlas_of, atlases
+from leave_one_out import atlas_of, atlases, made_from
 from prompt_rows import Row, rows_of
 from prompt_rules import PUBLISHED, Found, prompts_by
 from prompt_sets import MAKERS, NEED_REAL, REAL, Task, chosen, tasks_of
@@ -244,17 +244,19 @@ def main() -> None:
             if kind in NEED_REAL and not REAL.is_dir():
                 console.print(f"{kind}: left out, because there are no real CTs in {REAL}")
                 continue
-            folder = work / kind if kind in MAKERS else Path(kind)
+            given_for = arguments.get(kind, ())
+            folder = work / "-".join(map(str, (kind, *given_for))) if kind in MAKERS else Path(kind)
             if kind in MAKERS and not folder.exists():
                 with replacing(folder) as part:  # so that an interrupted run leaves no incomplete set
-                    MAKERS[kind](part, *arguments.get(kind, ()))
+                    MAKERS[kind](part, *given_for)
             every = tasks_of(kind, folder)
             tasks, label = chosen(every, given.targets), Path(kind).name + ("-shared" if given.shared_space else "")
             everyone = [task.target for task in every] if given.shared_space else []
-            targets = {way: atlases(tasks, way, work / "atlases" / label, everyone) for way in map(atlas_of, methods)}
+            place = f"{label}-{made_from(every)}"
+            targets = {way: atlases(tasks, way, work / "atlases" / place, everyone) for way in map(atlas_of, methods)}
             for group in same_registration(methods):
                 way = atlas_of(group[0])
-                kept = given.work and work / "registrations" / label / f"{way}-{METHODS[group[0]][0].__name__}"
+                kept = given.work and work / "registrations" / place / f"{way}-{METHODS[group[0]][0].__name__}"
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     try:
                         mine, cost = pool.submit(evaluate, label, group, targets[way], rules, given.copies, kept).result()

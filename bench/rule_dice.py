@@ -1,7 +1,8 @@
 """Measures what rules of prompts (prompt_rules.py) do to MedSAM2's masks, on cases that `bench/fusion.py --prepare` stored.
 
 `python bench/rule_dice.py FOLDER --set anat4 --rules certain:0.25` prints the Dice of one pass with three boxes per organ, for
-the published boxes and for each rule. Confidence and evidence are not stored, so rules that need them cannot be measured here.
+the published boxes and for each rule. The transform to the common space is not stored, so `vessels` cannot be measured here.
+Cases that were stored without evidence have no confidence; prepare them again for `slack`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.base.database import writing
-from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, UnavailableError, WeightsError
+from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, UnavailableError, WeightsError
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.storage import WorkFolder
@@ -88,6 +88,23 @@ def test_a_study_that_cannot_be_measured_does_not_stop_the_others(tmp_path: Path
         pass
     assert shelf.measured == ["broken", "c"]
     assert "cannot be read" in shelf.table.rows()["broken"].problem
+    assert shelf.table.rows()["broken"].unusable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory"),
+        AtlasError("atlas", "has no organ."),
+        InputError("bundle.json", "has no network."),
+    ],
+)
+def test_an_error_of_a_model_does_not_make_the_image_unusable(tmp_path: Path, error: Exception) -> None:
+    shelf = Shelf(tmp_path, ["a"])
+    shelf.errors = {"a": error}
+    assert shelf.learner.measure_next()
+    row = shelf.table.rows()["a"]
+    assert (bool(row.problem), row.unusable) == (True, False)
 
 
 def test_an_unexpected_error_of_a_study_does_not_stop_active_learning(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from medsam2_atlas.base.errors import InputError, NotFoundError
 from medsam2_atlas.imaging.hounsfield import CHECK
 from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.segmenters.base import Report, Segmentation
-from medsam2_atlas.studies import PredictionStore
+from medsam2_atlas.studies import PredictionStore, file_stamp
 from tasks.case_pictures import CasePictures, Wanted
 from tasks.finals import training_finals
 from tasks.next_case import NextCase
@@ -111,7 +111,7 @@ def test_cases_are_listed_with_state_and_measures(datastore: StudyDatastore, tmp
     table = ScoreTable(tmp_path / "t.sqlite")
     table.put("a", "s", {}, Assessment({"disagreement": 0.2, "uncertainty": 0.4}, {"disagreement": "little"}))
     table.put("c", "s", {}, Assessment({"disagreement": 0.7}, {"disagreement": "liver and spleen differ"}))
-    table.put("d", "s", {}, None, "cannot be read")
+    table.put("d", file_stamp(Path(datastore.get_image_uri("d"))), {}, None, "cannot be read")
     cases = {case["study"]: case for case in case_states(datastore, table, MODELS)}
     assert (cases["b"]["state"], cases["b"]["by"], cases["b"]["version"]) == ("signed off", "kim", 1)
     assert (cases["a"]["state"], cases["a"]["models"], cases["a"]["uncertainty"]) == ("predicted", ("unet_3d",), 0.4)

@@ -16,12 +16,13 @@ from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.imaging.volume import read_labels
 from medsam2_atlas.segmenters.base import Report, Segmentation
 from medsam2_atlas.storage import Assignment, Drafts, Person
-from medsam2_atlas.studies import PredictionStore
+from medsam2_atlas.studies import PredictionStore, file_stamp
 from server import worklist as routes
 from server.assignments import may_accept
 from server.people import LOCAL, User
 from tasks import case_states
 from tasks.case_states import CaseTable
+from tasks.next_case import NextCase
 from tasks.worklist import STATES, Query, Worklist
 
 
@@ -262,7 +263,8 @@ def test_a_ct_that_only_measuring_finds_unusable_has_to_be_fixed(
     datastore: StudyDatastore, worklist: Worklist, table: ScoreTable, label: Path
 ) -> None:
     for study in "abc":
-        table.put(study, "s", {}, None, f"{study}.nii.gz: contains no CT.")
+        stamp = file_stamp(Path(datastore.get_image_uri(study)))
+        table.put(study, stamp, {}, None, f"{study}.nii.gz: contains no CT.", unusable=True)
     datastore.store.save_prediction("b", "unet_3d", label)
     sign_off(datastore, "c", label)
     found = rows(worklist)
@@ -274,6 +276,31 @@ def test_a_ct_that_only_measuring_finds_unusable_has_to_be_fixed(
     }
     assert [found[study]["problem"] for study in "ac"] == ["a.nii.gz: contains no CT.", ""]
     assert next(iter(found)) == "a", "problems come before free cases"
+
+
+def test_a_ct_that_was_replaced_after_its_measuring_failed_is_new_again(
+    datastore: StudyDatastore, worklist: Worklist, table: ScoreTable
+) -> None:
+    image = Path(datastore.get_image_uri("a"))
+    for study in "abcdef":  # none is measured, so that the first usable case is the next one
+        stamp = file_stamp(Path(datastore.get_image_uri(study)))
+        table.put(study, stamp, {}, None, f"{study}.nii.gz: contains no CT.", unusable=study < "c")
+    strategy = NextCase("disagreement", table, dict)
+    assert rows(worklist)["a"]["state"] == rows(worklist)["b"]["state"] == "problem"
+    image.write_bytes(Path(datastore.get_image_uri("f")).read_bytes() + b" ")
+    datastore.store.refresh()
+    found = rows(worklist)["a"]
+    assert (found["state"], found["action"], found["problem"]) == ("new", "segment", "")
+    assert rows(worklist)["b"]["state"] == "problem"
+    assert (strategy({}, datastore) or {})["id"] == "a"
+
+
+def test_a_case_on_which_only_a_model_fails_stays_new_and_says_why(
+    datastore: StudyDatastore, worklist: Worklist, table: ScoreTable
+) -> None:
+    table.put("a", file_stamp(Path(datastore.get_image_uri("a"))), {}, None, "a: CUDA is out of memory.")
+    found = rows(worklist)["a"]
+    assert (found["state"], found["action"], found["problem"]) == ("new", "segment", "a: CUDA is out of memory.")
 
 
 @pytest.mark.parametrize(

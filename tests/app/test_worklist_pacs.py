@@ -19,7 +19,7 @@ from app.fake_pacs import listed as listed_series
 from app.listed_studies import Team
 from app.test_pacs_datastore import ARRAY, QUICK, datastore_of
 from datastores.pacs_datastore import PacsDatastore
-from datastores.series_list import SeriesList
+from datastores.series_list import NEVER_LISTED, SeriesList
 from medsam2_atlas.active_learning import ScoreTable
 from medsam2_atlas.base.errors import UnavailableError
 from medsam2_atlas.dicom.web import DicomWeb, DicomWebLimits
@@ -95,7 +95,7 @@ def test_a_job_is_named_by_its_patient(pacs: FakePacs, tmp_path: Path) -> None:
     learner: Any = SimpleNamespace(problems=dict, progress=lambda: (0, 0))
     table = ScoreTable(tmp_path / "t.sqlite")
     parts = WorklistParts(datastore, {}, table, learner, Drafts(datastore.store, 10**6), CHECK, False, 10**6)
-    assert [parts.title(name) for name in (series, "1.2.99")] == ["P 7", "1.2.99"]
+    assert parts.titles() == {series: "P 7"}
 
 
 def test_the_list_is_not_requested_for_each_page_and_a_slow_pacs_delays_no_page(pacs: FakePacs, tmp_path: Path) -> None:
@@ -193,6 +193,34 @@ def test_a_list_that_cannot_be_stored_is_no_problem_of_the_pacs(tmp_path: Path) 
     found = SeriesList(lambda: [listed_series("1.2")], tmp_path)  # a folder, not a file
     assert found.find("1.2") is not None
     assert found.failure(silent=False) == ""
+
+
+def test_others_are_told_of_a_list_that_cannot_be_stored_and_their_errors_do_not_count(tmp_path: Path) -> None:
+    told = list[bool]()
+
+    def changed() -> None:
+        told.append((tmp_path / "list.json").is_file())
+        raise RuntimeError("not ready")
+
+    for file, stored in ((tmp_path, False), (tmp_path / "list.json", True)):
+        found = SeriesList(lambda: [listed_series("1.2")], file)
+        found.changed = changed
+        assert found.find("1.2") is not None
+        assert told.pop() == stored, "the list is stored first"
+        assert found.failure(silent=False) == ""
+
+
+def test_the_reason_why_there_is_no_list_is_not_said_twice(
+    pacs: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datastore = datastore_of(pacs, tmp_path)
+    monkeypatch.setattr(SeriesList, "get", lambda _: None)
+    monkeypatch.setattr(SeriesList, "find", lambda *_: None)
+    for reason, shown in ((NEVER_LISTED, ""), ("", ""), (SILENT, f" ({SILENT.rstrip('.')})")):
+        monkeypatch.setattr(datastore, "list_failure", lambda reason=reason: reason)
+        with pytest.raises(UnavailableError) as caught:
+            datastore._about_series("1.2")
+        assert caught.value.problem == f"has not listed its series{shown}."
 
 
 def test_a_picture_of_a_series_that_is_not_fetched_needs_one_object(pacs: FakePacs, tmp_path: Path) -> None:

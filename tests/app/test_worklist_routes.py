@@ -126,6 +126,20 @@ def test_people_see_counts_of_the_queue_but_only_their_own_jobs(team: Team) -> N
             assert [job["owner"] for job in found["yours"]] == ([who] if who != "lee" else [])
             assert f"case of {others}" not in shown[who].text
             assert [job["title"] for job in found["yours"]] == [job["subject"] for job in found["yours"]], "it is not listed"
+            assert not any(job["listed"] for job in found["yours"])
+    finally:
+        end.set()
+
+
+def test_the_states_of_cases_are_read_once_for_all_jobs(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, end, calls = team.app.state.queue, threading.Event(), list[int]()
+    for study in "abc":
+        queue.submit("unet_3d", study, end.wait, owner="token:kim", person="kim")
+    real = type(team.parts).titles
+    monkeypatch.setattr(type(team.parts), "titles", lambda parts: calls.append(1) or real(parts))
+    try:
+        assert [job["listed"] for job in team.ask("kim", "summary").json()["queue"]["yours"]] == [True] * 3
+        assert len(calls) == 1
     finally:
         end.set()
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
+from leave_one_out import made_from
 from prompt_sets import chosen, subject_of, tasks_of
 
 from medsam2_atlas.imaging.volume import Geometry, Volume
+from medsam2_atlas.registration import registration_config
 
 PHASES = ("native", "late_arterial", "portal_venous")
 
@@ -60,3 +62,14 @@ def test_contrast_is_painted_into_the_labelled_organs_of_a_ct_without_it(phase: 
     found = _enhanced(image, Volume(labels, grid, grid), phase).array  # type: ignore[arg-type]
     assert found[6, 6, 6] == pytest.approx(blood, abs=1)
     assert found[0, 0, 0] == pytest.approx(40, abs=1)
+
+
+def test_atlases_of_other_cts_or_settings_are_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made(tmp_path / "set", "a", "b", "c")
+    first = made_from(tasks_of("set", folder))
+    assert made_from(tasks_of("set", folder)) == first
+    (folder / "labels" / "b.nii.gz").write_bytes(b"another")
+    second = made_from(tasks_of("set", folder))
+    config = registration_config().model_copy(update={"spacing": 7.0})
+    monkeypatch.setattr("leave_one_out.registration_config", lambda: config)
+    assert len({first, second, made_from(tasks_of("set", folder))}) == 3

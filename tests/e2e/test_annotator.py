@@ -89,16 +89,22 @@ def test_a_case_opens_connected_with_its_title_and_an_empty_label_map(viewer: An
     viewer.shot("1-open")
 
 
-def test_a_run_shows_its_progress_and_can_be_cancelled(viewer: Annotator) -> None:
+def cancel_a_run(viewer: Annotator, shot: str = "") -> str:
+    """Starts a run, cancels it after it has shown progress, and returns the message."""
     viewer.part("model").select_option("medsam2_atlas")
     viewer.press("segment-all")
     viewer.part("stage").filter(has_text="medsam2_atlas:").wait_for()
     viewer.page.wait_for_function(
         "() => document.querySelector('.annotation-panel [data-cy=progress]').value > 0", timeout=60_000
     )
-    viewer.shot("2-progress")
+    if shot:
+        viewer.shot(shot)
     viewer.press("cancel")
-    assert "Nothing has changed" in viewer.message("Cancelled")
+    return viewer.message("Cancelled")
+
+
+def test_a_run_shows_its_progress_and_can_be_cancelled(viewer: Annotator) -> None:
+    assert "Nothing has changed" in cancel_a_run(viewer, "2-progress")
     assert not viewer.voxels().any()
 
 
@@ -106,6 +112,8 @@ def test_a_cancelled_or_failed_run_can_be_run_again(viewer: Annotator) -> None:
     again = viewer.page.locator(".annotation-panel").get_by_role("button", name="Run it again")
     error = {"error": {"message": "The queue is full.", "remedy": "Try again in a minute."}}
     viewer.page.route("**/infer/**", lambda route: route.fulfill(status=429, json=error), times=1)
+    viewer.open()
+    cancel_a_run(viewer)
     again.click()
     assert "The queue is full." in viewer.message("Not done")
     again.click()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -292,11 +293,13 @@ def test_own_jobs_that_ended_early_are_shown_with_the_reason_until_they_are_repe
 
 
 def test_an_own_job_that_failed_or_was_cancelled_can_be_run_again(page: Any, url: str) -> None:
-    job = {"kind": "medsam2_atlas", "ended": 1.0}
+    job = {"kind": "medsam2_atlas", "ended": 1.0, "listed": True}
     gone = {**job, "id": "a1", "subject": "1.2.3", "title": "Doe Jane", "state": "cancelled", "reason": "nobody follows it"}
     failed = {**job, "id": "a2", "subject": "P-0004", "state": "failed", "error": "The memory is full."}
-    TEAM.summary = {"queue": {"running": 0, "waiting": 0, "yours": [gone, failed]}}
+    sent_file = {**failed, "id": "a9", "subject": "upload.nii.gz", "listed": False}
+    TEAM.summary = {"queue": {"running": 0, "waiting": 0, "yours": [gone, failed, sent_file]}}
     go(page, url)
+    assert page.get_by_label("again on").count() == 2, "an uploaded file is not on the server"
     assert "1.2.3" not in page.locator("#jobs").inner_text(), "a UID is for programs"
     TEAM.answers["/infer/medsam2_atlas"] = (202, {"id": "a3"})
     page.get_by_label("Run medsam2_atlas again on Doe Jane").click()
@@ -307,6 +310,23 @@ def test_an_own_job_that_failed_or_was_cancelled_can_be_run_again(page: Any, url
     TEAM.answers["/infer/medsam2_atlas"] = (429, {"error": error})
     page.get_by_label("Run medsam2_atlas again on P-0004").click()
     page.get_by_text("The queue is full. Try again in a minute.").wait_for()
+
+
+def test_running_a_job_again_queues_one_run_and_keeps_the_keyboard_focus(page: Any, url: str) -> None:
+    job = {"kind": "medsam2_atlas", "subject": "P-0004", "listed": True}
+    failed = {**job, "id": "b1", "ended": 1.0, "state": "failed", "error": "The memory is full."}
+    TEAM.summary = {"queue": {"running": 0, "waiting": 0, "yours": [failed]}}
+    TEAM.answers["/infer/medsam2_atlas"] = (202, {"id": "b2"})
+    go(page, url)
+    page.get_by_label("Run medsam2_atlas again on P-0004").focus()
+    queued = {**job, "id": "b2", "state": "queued", "position": 0}
+    TEAM.summary = {"queue": {"running": 0, "waiting": 1, "yours": [failed, queued]}}
+    page.evaluate("() => { const again = document.activeElement; again.click(); again.click(); }")
+    page.locator("[data-cy=cancel-b2]:focus").wait_for()
+    assert [method for method, *_ in TEAM.asked] == ["POST"]
+    TEAM.summary = {"queue": {"running": 0, "waiting": 0, "yours": []}}
+    page.keyboard.press("Enter")
+    page.locator("#queue-text:focus").wait_for()
 
 
 def test_a_hidden_page_asks_for_nothing_until_it_is_shown_unless_a_job_runs(page: Any, url: str) -> None:
@@ -432,6 +452,19 @@ def test_a_comparison_shows_the_lowest_dice_first_and_leads_to_the_slice(page: A
     page.wait_for_url(re.compile(r"/ohif/annotate\?slice=12$"))
     page.goto(f"{url}/compare")
     page.get_by_text("Choose a case on the").wait_for()
+
+
+def _fulfill(answer: Any, route: Any) -> None:
+    route.fulfill(json=answer)
+
+
+def test_label_maps_that_differ_in_a_few_voxels_are_not_called_equal(page: Any, url: str) -> None:
+    figures = {"dice": 1.0, "first_ml": 1500.0, "second_ml": 1500.0}
+    for worst, text in (([12], "Mean Dice 1.000 over 1 organs."), ([], "The two label maps are equal.")):
+        send = functools.partial(_fulfill, {"organs": {"1": {**figures, "worst": worst}}})
+        page.route("**/annotation/compare?*", send, times=1)
+        page.goto(f"{url}/compare?study=a")
+        page.locator("#mean").filter(has_text=text).wait_for()
 
 
 @pytest.mark.skipif(not axe.SCRIPT.is_file(), reason="axe-core is not installed: make e2e-tools")

@@ -156,7 +156,8 @@ def test_the_network_keeps_its_weight_where_both_sources_agree_more_than_in_the_
 
 def test_the_network_keeps_its_weight_for_an_organ_that_the_atlas_lacks() -> None:
     logits = {7: logits_of(7, block(slice(18, 28)) > 0)}
-    found = fuse_jointly(logits, scores_of((6, block(slice(4, 12)))), JointWeights(agreement={7: 0.9}), PLAIN)
+    config = PLAIN.model_copy(update={"agreement_power": 1.0})
+    found = fuse_jointly(logits, scores_of((6, block(slice(4, 12)))), JointWeights(agreement={7: 0.9}), config)
     assert found.disagreement == {7: 1.0}
     assert (found.labels == 7).sum() == 8 * 16 * 10
 

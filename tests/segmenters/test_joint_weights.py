@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from medsam2_atlas.registration import Transform
 from medsam2_atlas.scoremaps import ScoreMap, ScoreMaps
 from medsam2_atlas.segmenters import joint_leave_one_out as leave_one_out
 from medsam2_atlas.segmenters import joint_weights as module
+from medsam2_atlas.segmenters import strategy_report
 from medsam2_atlas.segmenters.base import Options
 from medsam2_atlas.segmenters.case import Case, Clock, FirstPass
 from medsam2_atlas.segmenters.joint_config import JointFusionConfig
@@ -103,6 +105,22 @@ def test_weights_change_the_provenance_of_f_only(blocks_atlas: Atlas) -> None:
     plain, learnt, other = made["F"]
     assert plain == other, "weights of another checkpoint have no effect"
     assert learnt == plain | {"joint_weights": LEARNT.weights.as_json()}
+
+
+def test_the_report_of_f_states_that_the_agreement_is_unknown_if_it_is_asked_for(
+    blocks_atlas: Atlas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = strategy_report.Outcome(np.zeros((2, 2, 2), np.uint8))
+    earlier = replace(LEARNT, weights=replace(LEARNT.weights, agreement={}))
+    told = {}
+    for power in (0.0, 1.0):
+        config = JointFusionConfig(agreement_power=power)
+        monkeypatch.setattr(strategy_report, "joint_fusion_config", lambda config=config: config)
+        for name, learnt in (("none", None), ("earlier", earlier), ("now", LEARNT)):
+            atlas = with_joint_weights(blocks_atlas, "w", learnt) if learnt else blocks_atlas
+            case: Any = SimpleNamespace(atlas=atlas, weights=SimpleNamespace(sha256="w"))
+            told[name, power] = "agreement_unknown" in strategy_report._joint_fields(case, empty)
+    assert [key for key, value in told.items() if value] == [("none", 1.0), ("earlier", 1.0)]
 
 
 def test_settings_of_the_joint_fusion_change_the_provenance_of_f_only(

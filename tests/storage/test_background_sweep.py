@@ -67,3 +67,22 @@ def test_callers_get_the_error_of_a_failed_comparison_until_one_succeeds(
         broken.setattr(reconcile.Reconciler, "_look", refuse)
         until(fails, 10, "nobody was told")
     until(lambda: not fails(), 10, "the error stays")
+
+
+def test_an_old_error_is_not_shown_to_the_first_caller_after_a_quiet_night(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    def failed() -> bool:
+        try:
+            store.images()
+        except StorageError:
+            return True
+        return False
+
+    with monkeypatch.context() as broken:
+        broken.setattr(reconcile.Reconciler, "_look", refuse)
+        until(failed, 10, "nobody was told")
+    assert set(store.images()) == {"a", "b"}

@@ -162,10 +162,14 @@ class FolderDatastore(StudyDatastore):
         return StoredSeg(study, label, about["sop_class"], about["sop_instance"])
 
     def problems(self) -> dict[str, dict[str, str]]:
-        """Returns the problems by study, including images that a viewer or a picture could not read."""
+        """Returns the problems by study, including images that a viewer or a picture could not read.
+
+        Of a study with a usable `final` label map, this is a `note`: the image was usable, and the case stays done.
+        """
         found = super().problems()
         for study, problem in self.instances.problems().items():
-            found.setdefault(study, {}).setdefault("image", problem)
+            problems = found.setdefault(study, {})
+            problems.setdefault("note" if self._final(study) is not None and "image" not in problems else "image", problem)
         return found
 
     def forget(self) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from datastores.byte_cache import ByteCache
+from medsam2_atlas.base.background import Background
 from medsam2_atlas.base.errors import InputError, NotFoundError, StorageError, UnavailableError
 from medsam2_atlas.base.study_hash import study_key
 from medsam2_atlas.dicom.instances import FolderUids, InstanceSeries, OpenSeries, StudyAbout, decode_ct
@@ -28,25 +31,44 @@ log = logging.getLogger(__name__)
 _TRIES = 3
 _OPENING = 2
 """Max number of CTs that are decoded at once, as many as there are reader processes by default."""
-_Stamp = tuple[int, int, int]
+_AGAIN_SECONDS, _MAX_AGAIN_SECONDS = 60.0, 3600.0
+"""Pause before a file that could not be read is tried again, doubled after each try. A network drive may be back by then."""
+Stamp = tuple[int, int, int]
+_Tried = Literal["header", "voxels", "picture"]
 
 
 @dataclass(frozen=True)
 class _Open:
     """A decoded CT, and the state of its file."""
 
-    stamp: _Stamp
+    stamp: Stamp
     series: OpenSeries
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What is known of a file without its voxels: its grid in LPS orientation, or why it cannot be used."""
+    """What is known of a file without its voxels: its grid in LPS orientation, or why it cannot be used.
 
-    stamp: _Stamp
+    Attributes:
+        stamp: the state of the file.
+        grid: the grid; None if the file cannot be used.
+        problem, remedy: why it cannot be used.
+        tried: what could not be read.
+        pause, due: the pause before the next try, in s, and its time.
+    """
+
+    stamp: Stamp
     grid: Geometry | None
     problem: str = ""
     remedy: str = ""
+    tried: _Tried = "header"
+    pause: float = 0.0
+    due: float = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a file that could not be read shall be tried again."""
+        return self.grid is None and time.monotonic() >= self.due
 
 
 class FolderInstances:
@@ -66,6 +88,7 @@ class FolderInstances:
         self._headers: dict[str, _Header] = {}
         self._opening: dict[str, threading.Lock] = {}
         self._forgotten = 0
+        self._retries = Background("unreadable CTs", self._try_again)
         self._slots = threading.BoundedSemaphore(_OPENING)
         self._open: ByteCache[_Open] = ByteCache(max_bytes, lambda entry: entry.series.bytes_in_memory)
 
@@ -160,21 +183,33 @@ class FolderInstances:
             self._open.put(study, found, cleared)  # not if it was erased while it was decoded
             return found.series
 
-    def note_unusable(self, study: str, error: InputError) -> None:
-        """Records that the image of a study cannot be read, until its file changes."""
+    def stamp(self, study: str) -> Stamp | None:
+        """Returns numbers that change with the file of a study's image; None if there is none."""
         try:
-            stamp = _stamp(self._store.image(study).file)
+            return _stamp(self._store.image(study).file)
         except NotFoundError:  # it was just removed
-            return
+            return None
+
+    def note_picture(self, study: str, stamp: Stamp, error: InputError | None) -> None:
+        """Records whether a picture of a study's image could be drawn. If not, the image counts as unusable.
+
+        Args:
+            study: name of the study.
+            stamp: state of the file before it was drawn, see `stamp`; the error says nothing about a later state.
+            error: why it could not be drawn; None if it was.
+        """
         with self._lock:
-            forgotten = self._forgotten
-        header = self._unusable(study, stamp, error)
-        with self._lock:
-            if forgotten == self._forgotten:
-                self._headers[study] = header
+            known, forgotten = self._headers.get(study), self._forgotten
+        if error is not None:
+            self._keep(study, self._unusable(study, stamp, error, "picture"), forgotten)
+        elif known is not None and known.grid is None and known.tried == "picture":
+            self._keep(study, None, forgotten)
 
     def problems(self) -> dict[str, str]:
-        """Returns why images cannot be read, by study, as far as somebody has tried and their files have not changed since."""
+        """Returns why images cannot be read, by study, as far as somebody has tried and their files have not changed since.
+
+        It starts another try of those whose pause is over, and does not wait for it.
+        """
         with self._lock:
             broken = {study: known for study, known in self._headers.items() if known.grid is None}
         images, found = self._store.images() if broken else {}, {}
@@ -182,6 +217,8 @@ class FolderInstances:
             with suppress(NotFoundError):
                 if study in images and _stamp(images[study].file) == known.stamp:
                     found[study] = f"{known.problem} {known.remedy}".strip()
+        if any(study in found and broken[study].is_due and broken[study].tried != "picture" for study in broken):
+            self._retries.start()
         return found
 
     def forget(self) -> None:
@@ -203,50 +240,76 @@ class FolderInstances:
         stamp = _stamp(file)
         with self._lock:
             known, forgotten = self._headers.get(study), self._forgotten
-        if known is None or known.stamp != stamp:
+        if known is None or known.stamp != stamp or (known.is_due and known.tried != "voxels"):
             try:
                 known = _Header(stamp, read_grid(file))
             except UnavailableError:
                 raise
             except (InputError, OSError) as error:
                 known = self._unusable(study, stamp, error)
-            with self._lock:
-                if forgotten == self._forgotten:
-                    self._headers[study] = known
+            self._keep(study, known, forgotten)
         if known.grid is None:
             raise InputError(study, known.problem, "See /datastore and `medsam2-atlas check`; then replace the file.")
         return known.grid
 
-    def _unusable(self, study: str, stamp: _Stamp, error: Exception) -> _Header:
+    def _keep(self, study: str, header: _Header | None, forgotten: int) -> None:
+        """Keeps what is known of a study, or drops it (None), unless it was erased (`forget`) meanwhile."""
+        with self._lock:
+            if forgotten != self._forgotten:
+                return
+            if header is None:
+                self._headers.pop(study, None)
+            else:
+                self._headers[study] = header
+
+    def _try_again(self) -> None:
+        """Reads the files again that could not be read, and whose pause is over."""
+        with self._lock:
+            due = {study: known.tried for study, known in self._headers.items() if known.is_due}
+        for study, tried in due.items():
+            with suppress(InputError, NotFoundError, StorageError):  # they are recorded or temporary
+                if tried == "voxels":
+                    self.open(study)
+                elif tried == "header":
+                    self._grid(study)
+
+    def _unusable(self, study: str, stamp: Stamp, error: Exception, tried: _Tried = "header") -> _Header:
         problem = error.problem if isinstance(error, InputError) else f"cannot be read ({error})."
         log.warning("%s is not offered to viewers: it %s", study, problem)
         # Reader processes remember such files themselves, and decide when to try them again.
         lasting = not isinstance(error, (UnreadableFileError, OSError))
         remedy = error.remedy if isinstance(error, InputError) else ""
-        return _Header(stamp if lasting else (0, 0, 0), None, problem, remedy)
+        with self._lock:
+            known = self._headers.get(study)
+        same = known is not None and known.grid is None and known.stamp == stamp
+        pause = min(2 * known.pause, _MAX_AGAIN_SECONDS) if known is not None and same else _AGAIN_SECONDS
+        due = time.monotonic() + pause
+        return _Header(stamp if lasting else (0, 0, 0), None, problem, remedy, tried, pause, due)
 
     def _decoded(self, study: str) -> _Open:
         for _ in range(_TRIES):
             file = self._store.image(study).file
             stamp = _stamp(file)
+            with self._lock:
+                known, forgotten = self._headers.get(study), self._forgotten
             with ThreadPoolExecutor(1) as beside:  # the checksum of a new file is computed while the file is decoded
                 checksum = beside.submit(self._store.checksum, study)
                 try:
                     ct = decode_ct(file)
                 except InputError as error:
-                    header = self._unusable(study, stamp, error)
-                    with self._lock:
-                        self._headers[study] = header
+                    self._keep(study, self._unusable(study, stamp, error, "voxels"), forgotten)
                     raise InputError(study, error.problem, error.remedy) from error
                 except OSError as error:
                     raise StorageError(study, f"cannot be read ({error}).", "Check the file and its disk.") from error
                 digest = checksum.result()
             if _stamp(file) == stamp:
+                if known is not None and known.grid is None:
+                    self._keep(study, None, forgotten)
                 return _Open(stamp, OpenSeries.of(study, self._uids, digest, ct))
         raise StorageError(study, "has an image that keeps changing.", "Wait until it is copied, then open it again.")
 
 
-def _stamp(file: Path) -> _Stamp:
+def _stamp(file: Path) -> Stamp:
     """Returns numbers that change with a file."""
     try:
         state = file.stat()

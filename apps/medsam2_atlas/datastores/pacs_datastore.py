@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from datastores.fetched_series import FetchedSeries
 from datastores.label_sender import LabelSender
 from datastores.segmentations import StoredSeg, label_origin
-from datastores.series_list import SeriesList
+from datastores.series_list import NEVER_LISTED, SeriesList
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.errors import InputError, NotFoundError, StorageError, UnavailableError
 from medsam2_atlas.base.scratch import scratch_file
@@ -299,8 +299,11 @@ class PacsDatastore(StudyDatastore):
         about = self._list.find(series) if valid_uid(series) else None
         if about is None and self._list.get() is None:
             reason = self.list_failure().rstrip(".")
+            says_more = reason and reason != NEVER_LISTED.rstrip(".")
             raise UnavailableError(
-                "PACS", f"has not listed its series ({reason}).", "Check that it is running; try again in a minute."
+                "PACS",
+                f"has not listed its series ({reason})." if says_more else "has not listed its series.",
+                "Check that it is running; try again in a minute.",
             )
         if about is None:
             raise unknown_study(series, "CT series")

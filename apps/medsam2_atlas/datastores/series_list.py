@@ -34,7 +34,7 @@ _FIRST_SECONDS = 3.0
 """Max waiting time in seconds if there is no list, or if the old list lacks the requested series."""
 _SILENT = "The PACS does not answer."
 _UNUSABLE = "The PACS answers with an error, or with something other than a list of its CTs."
-_NEVER_LISTED = "The PACS has not listed its CTs yet."
+NEVER_LISTED = "The PACS has not listed its CTs yet."
 _UIDS = _STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
 _TAGS = {
     _STUDY: "0020000D",
@@ -107,7 +107,7 @@ class SeriesList:
         with self._lock:
             if self._failure:
                 return self._failure
-            return _SILENT if silent else _NEVER_LISTED if self._found is None else ""
+            return _SILENT if silent else NEVER_LISTED if self._found is None else ""
 
     def _at_most(self, age: float, patience: float, first: float = _FIRST_SECONDS) -> SeriesByUid | None:
         """Returns the list; refreshes one that is older than `age` seconds and waits up to `patience` seconds for that.
@@ -152,11 +152,14 @@ class SeriesList:
                 if name in known:
                     continue
                 log.warning("series %s of the PACS is left out: it %s", name, problem)
-            if changed:
-                self.changed()
-                write_json(list(found.values()), self._file)
-            if len(self._visible(found)) < len(found):  # a series was erased during the refresh
-                write_json(list(self._visible(found).values()), self._file)
+            try:
+                if changed:
+                    write_json(list(found.values()), self._file)
+                if len(self._visible(found)) < len(found):  # a series was erased during the refresh
+                    write_json(list(self._visible(found).values()), self._file)
+            finally:  # others need the list also if it cannot be stored
+                if changed:
+                    self._tell()
         except (MedSAM2AtlasError, OSError) as error:
             failure = _SILENT if isinstance(error, UnavailableError) else failure
             log.warning("the series of the PACS cannot be listed, or the list cannot be stored: %s", error)
@@ -166,6 +169,13 @@ class SeriesList:
             with self._lock:
                 self._running, self._tried, self._failure = None, time.monotonic(), failure
             done.set()
+
+    def _tell(self) -> None:
+        """Calls `changed`. Its error is none of the PACS."""
+        try:
+            self.changed()
+        except Exception:
+            log.exception("the new list of the PACS' series was not used")
 
     def _stored(self) -> SeriesByUid | None:
         """Returns the list stored on disk; None if it cannot be read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -81,7 +81,7 @@ def summary(request: Request) -> Response:
         "demo_weights": any(model["mark"] for model in models if model["name"] == "medsam2"),
         "review": instance.datastore().store.review.on,
         "models": models,
-        "queue": _queue(request.app.state.queue, user, parts.title),
+        "queue": _queue(request.app.state.queue, user, parts.titles),
         "you": {"name": user.name, "role": user.role},
         "users": request.app.state.access.names() if user.may("reviewer") else [],
         "may": {
@@ -119,11 +119,22 @@ async def picture(request: Request, study: str) -> Response:
     return FileResponse(file, media_type="image/png", headers=kept)
 
 
-def _queue(queue: JobQueue, user: User, title: Callable[[str], str]) -> dict[str, object]:
-    """Returns the counts of the queue, and the person's own jobs. Other people's jobs stay hidden, even from reviewers."""
+def _queue(queue: JobQueue, user: User, titles: Callable[[], Mapping[str, str]]) -> dict[str, object]:
+    """Returns the counts of the queue, and the person's own jobs. Other people's jobs stay hidden, even from reviewers.
+
+    Args:
+        queue: the jobs of all people.
+        user: the person who asks.
+        titles: returns the titles of all listed cases; called only if the person has jobs.
+    """
     own = [job for job in queue.jobs() if job.owner == owner_id(user)]
     since = time.time() - _ENDED_SECONDS
     ended = [job for job in own if job.state in ENDED and (job.ended or 0) > since][-_ENDED_JOBS:]
     shown = {job.id for job in ended} | {job.id for job in own if job.state not in ENDED}
-    yours = [queue.describe(job) | {"title": title(job.subject)} for job in own if job.id in shown]
+    known = titles() if shown else {}
+    yours = [
+        queue.describe(job) | {"title": known.get(job.subject, job.subject), "listed": job.subject in known}
+        for job in own
+        if job.id in shown
+    ]
     return {**queue.counts(), "yours": yours}

@@ -89,7 +89,8 @@ class Queue(BaseModel):
     running: int
     waiting: int
     yours: list[dict[str, Any]] = Field(
-        description="the person's own jobs, as `GET /jobs` describes them, with the `title` of the case"
+        description="the person's own jobs, as `GET /jobs` describes them, with the `title` of the case, and whether it is a "
+        "study of the worklist (`listed`) and not, for example, an uploaded file"
     )
 
 

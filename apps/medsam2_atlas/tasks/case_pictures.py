@@ -113,16 +113,20 @@ class CasePictures:
         file = self.kept.find(wanted.key)  # another request may have drawn it meanwhile
         if file is not None or not self._due(wanted.key):
             return file
+        instances = self._datastore.instances if isinstance(self._datastore, FolderDatastore) else None
+        seen = instances.stamp(wanted.study) if instances is not None and wanted.label is None else None
         try:
             file = self._drawn(wanted)
             self._check_not_erased(wanted.study)
         except MedSAM2AtlasError as error:
             log.info("%s has no picture: %s", wanted.study, error)
-            if isinstance(error, InputError) and wanted.label is None and isinstance(self._datastore, FolderDatastore):
-                self._datastore.instances.note_unusable(wanted.study, error)  # so that the list says so
+            if isinstance(error, InputError) and instances is not None and seen is not None:
+                instances.note_picture(wanted.study, seen, error)  # so that the list says so
         except Exception:  # a picture must not make a list fail
             log.exception("%s has no picture", wanted.study)
         else:
+            if instances is not None and seen is not None:
+                instances.note_picture(wanted.study, seen, None)
             return file
         self.kept.remove(wanted.key)
         with self._lock:

@@ -20,6 +20,7 @@ from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.dicom.texts import date, line
 from medsam2_atlas.storage import FINAL, Image, Label, Person, Version, drawer_of
 from medsam2_atlas.studies import PredictionStore
+from tasks.present_images import is_of_present
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,7 @@ class CaseState:
     Attributes:
         study: name of the study.
         state: `signed off`; before that, with the review stage on, `waits for review` or `returned` (by a reviewer). `problem`
-            (the image or the signed-off label map cannot be used, or measuring has failed before any prediction), `predicted`
-            or `new`.
+            (the signed-off label map cannot be used, or the image, as far as somebody has tried), `predicted` or `new`.
         patient: name and id of the patient; the name of the study if they are unknown.
         date: date of the study, YYYY-MM-DD; empty if it is unknown.
         description: description of the series and the study; the name of the file if there is none.
@@ -119,6 +119,7 @@ class CaseTable:
         self._reports = PredictionStore(datastore.store.work, datastore.store)
         self._lock = threading.Lock()
         self._known: dict[str, tuple[_Facts, CaseState]] = {}
+        self._compared: dict[str, tuple[Row, Image | None, bool]] = {}
         self._states: Mapping[str, CaseState] = {}
         self._sources: tuple[Any, ...] = ()
 
@@ -152,12 +153,23 @@ class CaseTable:
                     tuple(reports[model].get(study) for model in self._models),
                     reviewed,
                     study in images if series is None else study in series,
+                    self._is_present(scores.get(study), images.get(study)),
                 )
                 old = self._known.get(study)
                 known[study] = old if old is not None and old[0] == facts else (facts, self._state(facts))
             self._known, self._sources = known, (*sources, wrong)
+            self._compared = {study: found for study, found in self._compared.items() if study in known}
             self._states = {study: state for study, (_, state) in known.items()}
             return self._states
+
+    def _is_present(self, row: Row | None, image: Image | None) -> bool:
+        """Returns whether a problem of the measuring is about the present image; reads the file's state once for both."""
+        if row is None or not row.problem:
+            return True
+        known = self._compared.get(row.study)
+        if known is None or known[0] is not row or known[1] is not image:
+            known = self._compared[row.study] = (row, image, is_of_present(row, image))
+        return known[2]
 
     def _state(self, facts: _Facts) -> CaseState:
         """Returns the state of a case. An error of one case must not hide the others."""
@@ -195,6 +207,7 @@ class _Facts:
         reports: stamps of its predictions' reports.
         reviewed: whether the review stage is on.
         listed: whether it is a study, and not only a file with a problem.
+        present: whether the problem of `row` is about the present image.
     """
 
     study: str
@@ -206,6 +219,7 @@ class _Facts:
     reports: tuple[Any, ...]
     reviewed: bool
     listed: bool
+    present: bool = True
 
 
 def _state(facts: _Facts, models: tuple[str, ...], reports: PredictionStore) -> CaseState:
@@ -216,11 +230,12 @@ def _state(facts: _Facts, models: tuple[str, ...], reports: PredictionStore) -> 
     predicted = tuple(tag for tag in models if tag in tags and not tags[tag].problem)
     # A usable label map may still have a minor problem, such as a second file of the same tag.
     signed = final is not None and not final.problem and "image" not in wrong
-    # Only a measurement opens a CT that nobody has opened yet. With a prediction, the reason is not the CT.
-    unreadable = row is not None and bool(row.problem) and not signed and not predicted
+    unmeasured = row.problem if row is not None and facts.present else ""
+    # Only a measurement opens a CT that nobody has opened yet. If there is a prediction, the CT could be read.
+    unreadable = row is not None and bool(unmeasured) and row.unusable and not signed and not predicted
     broken = "image" in wrong or (FINAL in wrong and not signed) or not facts.listed or unreadable
-    if row is not None and row.problem and not wrong.keys() & {"measuring", "image"} and not signed:
-        wrong["measuring"] = row.problem
+    if unmeasured and not wrong.keys() & {"measuring", "image"} and not signed:
+        wrong["measuring"] = unmeasured
     values = row.values if row else {}
     waits = final is not None and signed and not final.version.accepted and facts.reviewed
     returned: Mapping[str, str] = final.version.returned if final is not None and signed else {}

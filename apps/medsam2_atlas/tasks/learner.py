@@ -173,7 +173,7 @@ class Learner:
                 stamp = _stamp(image)
             except Exception as error:  # noqa: BLE001 - an unavailable image must not stop the others
                 if self._ahead is not None and isinstance(error, InputError):  # not fetched again before the models change
-                    self._table.put(study, "", versions, None, str(error))
+                    self._table.put(study, "", versions, None, str(error), unusable=True)
                 else:
                     self._put_off(study, error)
                 failures += 1
@@ -199,7 +199,7 @@ class Learner:
 
     def _measure(self, study: str, stamp: str, versions: dict[str, str]) -> None:
         """Measures a study and records its measures, or the reason why there are none."""
-        assessment, problem = None, ""
+        assessment, problem, unusable = None, "", False
         try:
             with reporting(self._check_requests):
                 assessment = self._assess(study)
@@ -213,15 +213,20 @@ class Learner:
                 self._put_off(study, error)
                 return
             if isinstance(error, MedSAM2AtlasError):
-                problem = str(error)
+                problem, unusable = str(error), self._is_of_image(study, error)
                 log.warning("%s cannot be measured until its image or the models change: %s", study, problem)
             else:
                 problem = f"{study}: cannot be measured ({type(error).__name__}: {error}). See the server's log."
                 log.exception("%s cannot be measured until its image or the models change", study)
-        self._table.put(study, stamp, versions, assessment, problem)
+        self._table.put(study, stamp, versions, assessment, problem, unusable=unusable)
         if self._changed(study, stamp):  # the study may have been erased while it was measured
             self._table.drop(study)
         self._later.succeeded(study)
+
+    def _is_of_image(self, study: str, error: MedSAM2AtlasError) -> bool:
+        """Returns whether an error says that the image cannot be used; people can still work on it if only a model fails."""
+        image = self._predictions.image(study)
+        return isinstance(error, InputError) and error.subject in (study, image.name, str(image))
 
     def _changed(self, study: str, stamp: str) -> bool:
         """Returns whether the image was removed or has changed since its stamp was taken."""

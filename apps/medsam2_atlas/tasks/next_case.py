@@ -21,6 +21,7 @@ from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Choice, ScoreTable, choose
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.storage import FINAL, Assignment, Label, Person, Version, studies_with_drafts
+from tasks.present_images import is_of_present
 
 _DESCRIPTIONS = {
     "random": "Any case without a final label map",
@@ -59,6 +60,10 @@ class NextCase(Strategy):
         rows = dict(self._table.rows())
         for study in [study for study, labels in team.labels.items() if predictions_outdated(labels)]:
             rows.pop(study, None)
+        failed = [study for study in candidates if study in rows and rows[study].problem]
+        images = datastore.store.images() if failed else {}
+        for study in [study for study in failed if not is_of_present(rows[study], images.get(study))]:
+            del rows[study]  # its image was replaced, and may be usable now
 
         def ranked(studies: list[str]) -> Choice | None:
             return choose(self._name, studies, rows, versions=self._versions(), assigned=team.taken)

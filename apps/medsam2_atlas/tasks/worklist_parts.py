@@ -63,10 +63,9 @@ class WorklistParts:
     def _states(self) -> Mapping[str, CaseState]:
         return self._table.states(self._learner.problems())
 
-    def title(self, study: str) -> str:
-        """Returns the patient of a case as the worklist shows it; the name of the study if it is not listed."""
-        about = self._states().get(study)
-        return about.patient if about else study
+    def titles(self) -> Mapping[str, str]:
+        """Returns the patient of each case, by study, as the worklist shows it; only of cases that are listed."""
+        return {study: about.patient for study, about in self._states().items()}
 
     def warm(self) -> None:
         """Computes the states of all cases in the background, so that the first page need not wait for that."""

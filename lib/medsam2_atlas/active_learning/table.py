@@ -21,6 +21,8 @@ CREATE TABLE IF NOT EXISTS measures (
     scores TEXT NOT NULL, why TEXT NOT NULL, problem TEXT NOT NULL
 )
 """
+_IMAGE = "image"
+"""Key in `why` of a problem of the image. Earlier versions ignore it; their own rows do not say what a problem is about."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Row:
         versions: versions of atlas and models that were used.
         made: time of the measurement, ISO 8601.
         values: measures by strategy.
-        why: a sentence on each measure, by strategy.
+        why: a sentence on each measure, by strategy; `image` has the problem of an image that cannot be used.
         problem: why there are no measures; empty if there are.
     """
 
@@ -44,6 +46,11 @@ class Row:
     values: dict[str, float]
     why: dict[str, str]
     problem: str = ""
+
+    @property
+    def unusable(self) -> bool:
+        """Whether `problem` is one of the image, not of a model or the machine."""
+        return _IMAGE in self.why
 
     def current(self, versions: Mapping[str, str]) -> bool:
         """Returns whether the measures were made with these versions.
@@ -68,7 +75,16 @@ class ScoreTable:
         """The reason why measures are kept in memory; empty if they are in the file."""
         return self._database.fallback
 
-    def put(self, study: str, image: str, versions: dict[str, str], assessment: Assessment | None, problem: str = "") -> None:
+    def put(
+        self,
+        study: str,
+        image: str,
+        versions: dict[str, str],
+        assessment: Assessment | None,
+        problem: str = "",
+        *,
+        unusable: bool = False,
+    ) -> None:
         """Stores a study's measures.
 
         Args:
@@ -77,9 +93,10 @@ class ScoreTable:
             versions: versions of atlas and models that were used.
             assessment: the measures; None if they cannot be computed.
             problem: why they cannot be computed.
+            unusable: whether that is a problem of the image.
         """
         made = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        values, why = (assessment.values, assessment.why) if assessment else ({}, {})
+        values, why = (assessment.values, assessment.why) if assessment else ({}, {_IMAGE: problem} if unusable else {})
         row = (study, image, json.dumps(versions, sort_keys=True), made, json.dumps(values), json.dumps(why), problem)
         self._database.write(lambda base: base.execute("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?, ?, ?, ?)", row))
 

@@ -38,6 +38,14 @@ class Background:
             raise
         return True
 
+    def run(self) -> None:
+        """Runs the function in the caller's thread, or waits for its end if it is running; `failure` has its error."""
+        if self._running.acquire(blocking=False):
+            self._run()
+        else:
+            with self._running:
+                pass
+
     def wait(self, seconds: float) -> bool:
         """Waits until the function does not run, for some seconds at most; returns whether it does not run."""
         ended = self._running.acquire(timeout=seconds)

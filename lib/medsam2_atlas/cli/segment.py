@@ -139,6 +139,8 @@ def segment_command(
     content = result.report
     if content.memory:
         console.print(f"[yellow]memory:[/] {content.memory}", soft_wrap=True)
+    if content.agreement_unknown:
+        console.print(f"[yellow]agreement_power:[/] {content.agreement_unknown}", soft_wrap=True)
     write_volume(result.labels, out)
     if report is not None:
         write_json(content.to_json(), report)

@@ -63,6 +63,9 @@ class Report(BaseModel):
         description="strategy F: weights of `network` and `maps` per organ, as learnt for the checkpoint, and the mean "
         "`agreement` of both in the learning; missing if all weights are 1",
     )
+    agreement_unknown: str | None = Field(
+        None, description="strategy F: why `agreement_power` had no effect, although it is above 0"
+    )
     uses_truth: bool | None = Field(None, description="whether the ground truth was read, as reference strategies do")
     from_cache: bool | None = Field(None, description="true if a stored label map was returned")
 

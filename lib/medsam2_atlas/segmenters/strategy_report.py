@@ -25,6 +25,11 @@ REFERENCE_STRATEGIES = frozenset(name for model in models(roles=["reference"]) f
 """The strategies that read the ground truth."""
 _TURNED = "The patient's orientation contradicts the file: left and right may be confused."
 
+_NO_AGREEMENT = (
+    "For this atlas and checkpoint, the usual agreement of both sources was not learnt. Learn it: medsam2-atlas thresholds "
+    "ATLAS --references REFS --checkpoint FILE."
+)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -104,7 +109,12 @@ def _joint_fields(case: Case, outcome: Outcome) -> dict[str, Any]:
     """Returns the report's fields about the joint fusion."""
     names, weights = organ_table(), joint_weights(case.atlas, case.weights.sha256)
     differ = {names[k].name: round(share, 3) for k, share in sorted((outcome.disagreement or {}).items())}
-    return {"disagreement": differ} | ({"joint_weights": weights.as_json()} if weights else {})
+    fields: dict[str, Any] = {"disagreement": differ}
+    if weights is not None:
+        fields["joint_weights"] = weights.as_json()
+    if joint_fusion_config().agreement_power > 0 and not (weights and weights.agreement):
+        fields["agreement_unknown"] = _NO_AGREEMENT
+    return fields
 
 
 def _models_used(case: Case, strategy: str, passes: tuple[Prompts, ...]) -> dict[str, Any]:

@@ -235,8 +235,9 @@ class StudyContents:
     def sweep_in_background(self) -> None:
         """Compares the stamps of all files in a thread from now on, so that no caller waits for it.
 
-        Then answers may miss, for some seconds, that another program has overwritten a file in place. All other changes are
-        in the next answer, as before. If the comparison fails, callers get its error until it succeeds.
+        Then answers may miss that another program has overwritten a file in place: a call starts the comparison if the last one
+        is some seconds old, and only calls after its end have the change. All other changes are in the next answer, as before.
+        If the comparison fails, callers get its error until it succeeds; the next ones make it themselves.
         """
         self._sweeps = self._sweeps or Background("stamps of the studies", self._sweep)
 
@@ -271,9 +272,13 @@ class StudyContents:
                     self._sweep()
                 return
             if self._reconciler.sweep_is_due:
-                self._sweeps.start()
-            if self._sweeps.failure is not None:
-                raise self._sweeps.failure.with_traceback(None)  # it is raised again and again
+                if self._sweeps.failure is None:
+                    self._sweeps.start()
+                else:  # the error may be old, such as after a night without requests
+                    self._sweeps.run()
+            failure = self._sweeps.failure
+            if failure is not None:
+                raise failure.with_traceback(None)  # it is raised again and again
 
     def _sweep(self) -> None:
         if self._index.again(self._reconciler.sweep):

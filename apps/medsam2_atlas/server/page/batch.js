@@ -1,4 +1,4 @@
-/* The run of a model on all cases that are not signed off: a button for those who may start it, and its progress for everybody. */
+/* The run of a model on all cases without a signed-off label map: a button for those who may start it, and its progress for everybody. */
 
 import { button, byId, counted, duration, element, fill } from './dom.js';
 import { ask } from './server.js';

@@ -43,14 +43,19 @@ export function showProgress({ total, counts, today, week }, chosen, toggle) {
   keepFocus(byId('states'), buttons);
 }
 
-/** Replaces the children of an element; the focus stays on the part with the same name. */
-function keepFocus(node, children) {
-  const focused = node.contains(document.activeElement) ? document.activeElement.dataset.cy : null;
+/** Replaces the children of an element; the focus stays on the part with the same name, or else goes to the same job or a text. */
+function keepFocus(node, children, text) {
+  const focused = node.contains(document.activeElement) ? document.activeElement : null;
   fill(node, ...children);
   if (focused) {
-    node.querySelector('[data-cy="' + focused + '"]')?.focus();
+    const parts = [...node.querySelectorAll('[data-cy]')];
+    const same = parts.find(part => part.dataset.cy === focused.dataset.cy) || parts.find(part => part.dataset.job && part.dataset.job === focused.dataset.job);
+    (same && !same.disabled ? same : text)?.focus();
   }
 }
+
+/** Ids of ended jobs that are being run again. The page is drawn anew while a request goes on. */
+const repeated = new Set();
 
 /**
  * Shows the running and waiting jobs, the person's own ones with a button to cancel them, and why own ones have ended early, with a
@@ -80,18 +85,36 @@ export function showQueue({ queue: { running, waiting, yours }, models }, say, r
       nameOf(job),
       element('progress', { max: 1, value: job.share || 0, 'aria-label': 'Progress of ' + job.kind }),
       element('span', { class: 'small', textContent: [about, left].filter(Boolean).join(' · ') }),
-      button('cancel-' + job.id, 'Cancel', stop, { class: 'plain', disabled: job.state === 'cancelling', 'aria-label': 'Cancel ' + job.kind + ' on ' + titleOf(job) })
+      button('cancel-' + job.id, 'Cancel', stop, { class: 'plain', 'data-job': whatOf(job), disabled: job.state === 'cancelling', 'aria-label': 'Cancel ' + job.kind + ' on ' + titleOf(job) })
     );
   });
   const stored = new Set(models.filter(model => model.stored && !model.missing).map(({ name }) => name));
   const endings = ended.map(job => {
     const query = { image: job.subject, wait: false, attended: true, output: 'json' };
-    const start = () => doing(() => ask('infer/' + encodeURIComponent(job.kind), query, { method: 'POST' }), job.kind + ' runs again on ' + titleOf(job) + '.');
-    const again = button('again-' + job.id, 'Run it again', start, { class: 'plain', 'aria-label': 'Run ' + job.kind + ' again on ' + titleOf(job) });
-    return element('li', {}, nameOf(job), element('span', { class: 'small', textContent: whyEnded(job) }), stored.has(job.kind) ? again : null);
+    const post = () => ask('infer/' + encodeURIComponent(job.kind), query, { method: 'POST' });
+    const start = async () => {
+      if (repeated.has(job.id)) { // a second press must not queue a second run
+        return;
+      }
+      repeated.add(job.id);
+      again.setAttribute('aria-disabled', 'true'); // `disabled` would take the focus away
+      await doing(() => post().catch(error => { repeated.delete(job.id); throw error; }), job.kind + ' runs again on ' + titleOf(job) + '.');
+    };
+    const again = button('again-' + job.id, 'Run it again', start, {
+      class: 'plain',
+      'data-job': whatOf(job),
+      'aria-disabled': String(repeated.has(job.id)),
+      'aria-label': 'Run ' + job.kind + ' again on ' + titleOf(job),
+    });
+    // An uploaded file is no longer on the server.
+    return element('li', {}, nameOf(job), element('span', { class: 'small', textContent: whyEnded(job) }), stored.has(job.kind) && job.listed ? again : null);
   });
-  keepFocus(byId('jobs'), [...lines, ...endings]);
+  byId('queue-text').tabIndex = -1;
+  keepFocus(byId('jobs'), [...lines, ...endings], byId('queue-text'));
 }
+
+/** Returns what a job does: its model and its case. */
+const whatOf = ({ kind, subject }) => kind + ' ' + subject;
 
 /** Returns the title of a job's case, if the case is listed. Its name, which may be a UID, is a tooltip. */
 const titleOf = ({ title, subject }) => title || subject;
