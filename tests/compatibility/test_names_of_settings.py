@@ -11,7 +11,7 @@ import pytest
 from monailabel.config import Settings
 
 from compatibility.generations import generations
-from datastores import pacs_datastore
+from datastores import opening
 from main import MedSAM2AtlasApp
 from medsam2_atlas.base.errors import InputError, WeightsError
 from medsam2_atlas.base.resource import model_folder, resource
@@ -173,10 +173,10 @@ def test_monai_label_reads_its_variables(name: str, text: str, value: Any, monke
 def test_the_pacs_gets_the_name_and_password_of_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONAI_LABEL_DICOMWEB_USERNAME", "atlas")
     monkeypatch.setenv("MONAI_LABEL_DICOMWEB_PASSWORD", "secret")
-    monkeypatch.setattr(pacs_datastore, "settings", Settings())
+    monkeypatch.setattr(opening, "settings", Settings())
     calls: list[Any] = []
-    monkeypatch.setattr(pacs_datastore, "DicomWeb", lambda url, session, prefixes: calls.append((url, session.auth)))
-    pacs_datastore.dicom_web("http://pacs.example.org/dicom-web")
+    monkeypatch.setattr(opening, "DicomWeb", lambda url, session, prefixes: calls.append((url, session.auth)))
+    opening.dicom_web("http://pacs.example.org/dicom-web")
     assert calls == [("http://pacs.example.org/dicom-web", ("atlas", "secret"))]
 
 
