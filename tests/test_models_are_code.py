@@ -47,8 +47,9 @@ NAMES = {
     "ConfigParser",
     "unpack_archive",
 }
-OPERATORS_FOLDERS = {"bundle_config.py": ["monai.bundle.ConfigParser"]}
-"""Modules with calls that run code of folders, which only an operator can name; see docs/own-models.md."""
+TRUSTED = {"bundle_config.py": ["monai.bundle.ConfigParser"], "stored_arguments.py": ["pickle"]}
+"""Modules with calls that run code: of folders that only an operator can name (docs/own-models.md), and of a cluster's client,
+whose files are read only with the checksum that came over its connection (docs/cluster.md)."""
 
 
 class Evil:
@@ -141,7 +142,7 @@ def test_the_search_finds_each_way_to_run_a_files_code(source: str) -> None:
 
 def test_nothing_loads_a_file_in_a_way_that_runs_its_code() -> None:
     sources = {file: file.read_text(encoding="utf-8") for file in python_files()}
-    assert {file.name: found for file, source in sources.items() if (found := faults(source))} == OPERATORS_FOLDERS
+    assert {file.name: found for file, source in sources.items() if (found := faults(source))} == TRUSTED
     assert [file.name for file, source in sources.items() if "torch.load(" in source] == ["tensor_files.py"]
 
 
