@@ -111,9 +111,9 @@ def test_a_run_shows_its_progress_and_can_be_cancelled(viewer: Annotator) -> Non
 def test_a_cancelled_or_failed_run_can_be_run_again(viewer: Annotator) -> None:
     again = viewer.page.locator(".annotation-panel").get_by_role("button", name="Run it again")
     error = {"error": {"message": "The queue is full.", "remedy": "Try again in a minute."}}
-    viewer.page.route("**/infer/**", lambda route: route.fulfill(status=429, json=error), times=1)
     viewer.open()
     cancel_a_run(viewer)
+    viewer.page.route("**/infer/**", lambda route: route.fulfill(status=429, json=error), times=1)
     again.click()
     assert "The queue is full." in viewer.message("Not done")
     again.click()
