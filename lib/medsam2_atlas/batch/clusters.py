@@ -48,7 +48,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Named:
-    """A cluster that others run, or that runs on this machine; whoever started a worker replaces it if it is lost.
+    """A cluster that others run, or that runs on this machine. Its owner replaces lost workers.
 
     Attributes:
         address: address of the scheduler.
