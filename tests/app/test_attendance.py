@@ -70,14 +70,35 @@ def test_a_job_survives_a_reload_of_its_page(queue: JobQueue, job: Job) -> None:
     until(lambda: state(queue, job) == "cancelled", 5)
 
 
-def test_a_page_that_loads_from_a_slow_line_keeps_its_job(queue: JobQueue, job: Job) -> None:
+def test_a_viewer_that_loads_from_a_slow_line_keeps_its_job(queue: JobQueue, job: Job) -> None:
     attendance = Attendance(queue, 10)
     attendance.begin(job)
     with attendance.following(job):  # the old page ends after the new one has begun to load
-        attendance.asked(job, PAGE_SECONDS)
-    attendance.cancel_abandoned(PAGE_SECONDS)
+        attendance.loads(job)
+    attendance.cancel_abandoned(PAGE_SECONDS - 1)
     attendance.asked(job)  # a question does not shorten the time
+    assert attendance.cancel_abandoned(1 + 9.9) == []
+    assert attendance.cancel_abandoned(0.2) == [job]
+
+
+def test_a_viewer_that_is_closed_after_it_was_loaded_again_ends_its_job(queue: JobQueue, job: Job) -> None:
+    attendance = Attendance(queue, 10)
+    attendance.begin(job)
+    attendance.loads(job)
+    with attendance.following(job):
+        attendance.cancel_abandoned(1)
     assert attendance.cancel_abandoned(9.9) == []
+    assert attendance.cancel_abandoned(0.2) == [job]
+
+
+def test_a_worklist_keeps_a_job_after_its_viewer_has_been_closed(queue: JobQueue, job: Job) -> None:
+    attendance = Attendance(queue, 10)
+    attendance.begin(job)
+    attendance.asked(job, PAGE_SECONDS)
+    with attendance.following(job):
+        attendance.cancel_abandoned(1)
+    attendance.asked(job)  # a question does not shorten the time
+    assert attendance.cancel_abandoned(PAGE_SECONDS - 1 + 9.9) == []
     assert attendance.cancel_abandoned(0.2) == [job]
 
 

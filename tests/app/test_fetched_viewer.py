@@ -27,7 +27,7 @@ STYLE = b'@font-face{src:url(/a.woff2)} .b{background:url("/b.png")} .c{backgrou
 
 
 async def _no_jobs(_: Any) -> None:
-    """Stands for `page_open`: there are no people and no jobs here."""
+    """Stands for `viewer_loads`: there are no people and no jobs here."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (folder / "app.bundle.1.js").write_bytes(SCRIPT)
     (folder / "app.bundle.css").write_bytes(STYLE)
     (tmp_path / "secret.txt").write_text("secret")
-    monkeypatch.setattr(viewer, "page_open", _no_jobs)
+    monkeypatch.setattr(viewer, "viewer_loads", _no_jobs)
     app = FastAPI()
     app.include_router(viewer.router)
     app.add_middleware(RootPathMiddleware, root_path="/below")

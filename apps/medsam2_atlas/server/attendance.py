@@ -1,9 +1,9 @@
 """Cancels the jobs of viewers that have gone, for example because the browser's tab was closed.
 
 A viewer starts a run with `attended=true` and follows its job. The job is cancelled once nobody has followed it for
-`server_gone_seconds`. A page that is loaded again may need longer to find its job, and a hidden page asks the server only once
-a minute, so an open page counts as following for a while (`page_open`). Other jobs are never cancelled here: scripts may come
-back later for their results.
+`server_gone_seconds`. Two pages get more time. A viewer that is loaded again may need longer to find its job; until then, for a
+minute at most, it counts as following (`viewer_loads`). The worklist shows the jobs too, but asks the server only once a minute
+while it is hidden (`page_open`). Other jobs are never cancelled here: scripts may come back later for their results.
 
 Concurrency contract. Only the event loop uses an `Attendance`, so it needs no lock; the queue has its own.
 """
@@ -27,20 +27,33 @@ log = logging.getLogger(__name__)
 
 _MAX_TURN_SECONDS = 1.0
 PAGE_SECONDS = 60.0
-"""Time for which a page counts as open after it asks for something: until a viewer has loaded from a slow line (20 MB of
-scripts), or until a hidden page asks again, because browsers run the timers of such a page only once a minute."""
+"""Max time until a viewer has loaded from a slow line (20 MB of scripts) and follows its job; also the time until a hidden page
+asks the server again, because browsers run the timers of such a page only once a minute."""
 
 
 @dataclass
 class _Attended:
-    """A job of a viewer. followers: number of open event streams; alone: seconds since the last one, or the last question.
+    """A job of a viewer.
 
-    `alone` is negative while a page still counts as open.
+    Attributes:
+        job: the job.
+        followers: number of open event streams.
+        alone: seconds since the last event stream or the last question; negative while a page still counts as open.
+        loading: seconds that a viewer still has to find the job; 0 if none is loading.
     """
 
     job: Job
     followers: int = 0
     alone: float = 0.0
+    loading: float = 0.0
+
+    def spend(self, seconds: float) -> None:
+        """Notes that time has passed. While a viewer is loading, nobody misses the job."""
+        loading = min(seconds, self.loading)
+        if loading:
+            self.loading -= loading
+            self.alone = min(0.0, self.alone)
+        self.alone += seconds - loading
 
 
 class Attendance:
@@ -76,16 +89,22 @@ class Attendance:
         if job.id in self._jobs:
             self._jobs[job.id].alone = min(-seconds, self._jobs[job.id].alone)
 
+    def loads(self, job: Job) -> None:
+        """Notes that a viewer is loading which will follow the job, unless it is closed before."""
+        if job.id in self._jobs:
+            self._jobs[job.id].loading = PAGE_SECONDS
+
     @contextmanager
     def following(self, job: Job) -> Iterator[None]:
         """Notes that somebody follows a job for the duration of the block."""
         known = self._jobs.get(job.id, _Attended(job))
         known.followers += 1
+        known.loading = 0.0  # the viewer has found its job
         try:
             yield
         finally:
             known.followers -= 1
-            known.alone = min(0.0, known.alone)  # the page that replaces this one may be loading already
+            known.alone = min(0.0, known.alone)
 
     def cancel_abandoned(self, passed: float) -> list[Job]:
         """Cancels the jobs that nobody has followed for too long, and returns them.
@@ -96,7 +115,7 @@ class Attendance:
         """
         found = []
         for known in list(self._jobs.values()):
-            known.alone += passed
+            known.spend(passed)
             if known.job.state in ENDED:
                 del self._jobs[known.job.id]
             elif not known.followers and known.alone >= self._seconds:
@@ -126,10 +145,24 @@ class Attendance:
 
 
 async def page_open(request: Request) -> None:
-    """Notes that a person has a page open that shows their jobs, or will do so when it has loaded. A dependency of routes."""
-    user: User = request.scope["medsam2_atlas.user"]
+    """Notes that a person has a page open that shows their jobs. A dependency of routes."""
+    for job in _jobs_of(request):
+        _attendance(request).asked(job, PAGE_SECONDS)
+
+
+async def viewer_loads(request: Request) -> None:
+    """Notes that a viewer is loading for a person, before the first of its scripts has arrived."""
+    for job in _jobs_of(request):
+        _attendance(request).loads(job)
+
+
+def _attendance(request: Request) -> Attendance:
     attendance: Attendance = request.app.state.attendance
+    return attendance
+
+
+def _jobs_of(request: Request) -> list[Job]:
+    """Returns the jobs of the person who sends a request."""
+    user: User = request.scope["medsam2_atlas.user"]
     queue: JobQueue = request.app.state.queue
-    for job in queue.jobs():
-        if job.owner == owner_id(user):
-            attendance.asked(job, PAGE_SECONDS)
+    return [job for job in queue.jobs() if job.owner == owner_id(user)]

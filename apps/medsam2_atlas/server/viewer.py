@@ -18,7 +18,7 @@ from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 from monailabel.utils.others.generic import get_mime_type
 from starlette.responses import Response
 
-from server.attendance import page_open
+from server.attendance import viewer_loads
 from server.headers import CACHED, script_hashes
 from server.root_path import relative_root_of
 from server.viewer_files import MODES, MONAI_LABEL, ViewerFiles, served_viewer
@@ -45,9 +45,9 @@ _SCRIPTS_FOLDER = b'new URL(".", self.document ? document.currentScript.src : se
 
 
 async def _loading(request: Request, path: str) -> None:
-    """Notes that a viewer is loading, before the first of its scripts has arrived."""
+    """Notes that a viewer is loading, if the file is its page."""
     if path in MODES:
-        await page_open(request)
+        await viewer_loads(request)
 
 
 @router.get("/{path:path}", include_in_schema=False, dependencies=[Depends(_loading)])
