@@ -87,6 +87,7 @@ def test_a_full_queue_reports_when_to_try_again(url: str) -> None:
     jobs = [begin(url, strategy="D", organs=organ) for organ in ("liver", "spleen")]
     until(lambda: state(url, jobs[0])["state"] == "running", 60)
     jobs.append(begin(url, strategy="D", organs="aorta"))
+    assert [job["options"] for job in jobs] == [{"strategy": "D", "organs": organ} for organ in ("liver", "spleen", "aorta")]
     answer = requests.post(f"{url}/infer/medsam2_atlas", params={"image": "first", "wait": "false"})
     assert answer.status_code == 429
     assert int(answer.headers["Retry-After"]) >= 1

@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -293,7 +294,7 @@ def test_own_jobs_that_ended_early_are_shown_with_the_reason_until_they_are_repe
 
 
 def test_an_own_job_that_failed_or_was_cancelled_can_be_run_again(page: Any, url: str) -> None:
-    job = {"kind": "medsam2_atlas", "ended": 1.0, "listed": True}
+    job = {"kind": "medsam2_atlas", "ended": 1.0, "listed": True, "options": {"organs": "liver,spleen"}}
     gone = {**job, "id": "a1", "subject": "1.2.3", "title": "Doe Jane", "state": "cancelled", "reason": "nobody follows it"}
     failed = {**job, "id": "a2", "subject": "P-0004", "state": "failed", "error": "The memory is full."}
     sent_file = {**failed, "id": "a9", "subject": "upload.nii.gz", "listed": False}
@@ -305,7 +306,7 @@ def test_an_own_job_that_failed_or_was_cancelled_can_be_run_again(page: Any, url
     page.get_by_label("Run medsam2_atlas again on Doe Jane").click()
     page.get_by_text("medsam2_atlas runs again on Doe Jane.").wait_for()
     sent = "/infer/medsam2_atlas?image=1.2.3&wait=false&attended=true&output=json"
-    assert [one[:2] for one in TEAM.asked] == [("POST", sent)]
+    assert [(*one[:2], parse_qs(one[2])) for one in TEAM.asked] == [("POST", sent, {"params": ['{"organs":"liver,spleen"}']})]
     error = {"message": "The queue is full.", "remedy": "Try again in a minute."}
     TEAM.answers["/infer/medsam2_atlas"] = (429, {"error": error})
     page.get_by_label("Run medsam2_atlas again on P-0004").click()
@@ -313,7 +314,7 @@ def test_an_own_job_that_failed_or_was_cancelled_can_be_run_again(page: Any, url
 
 
 def test_running_a_job_again_queues_one_run_and_keeps_the_keyboard_focus(page: Any, url: str) -> None:
-    job = {"kind": "medsam2_atlas", "subject": "P-0004", "listed": True}
+    job = {"kind": "medsam2_atlas", "subject": "P-0004", "listed": True, "options": {}}
     failed = {**job, "id": "b1", "ended": 1.0, "state": "failed", "error": "The memory is full."}
     TEAM.summary = {"queue": {"running": 0, "waiting": 0, "yours": [failed]}}
     TEAM.answers["/infer/medsam2_atlas"] = (202, {"id": "b2"})

@@ -100,7 +100,8 @@ async def infer(
         known = await run_in_threadpool(instance.stored, requested)
         if known is not None:
             return await run_in_threadpool(answer, known, output, True)
-        job = submitted(request, task, subject, requested, upload, given, attended=attended)
+        again = {} if getattr(task, "inputs", ()) else options  # marks are many, and not for the list of jobs
+        job = submitted(request, task, subject, requested, upload, given, attended=attended, options=again)
     except BaseException:  # also if the request is cancelled
         _remove(upload, given)
         raise
@@ -124,6 +125,7 @@ def submitted(
     given: GivenMask | None,
     *,
     attended: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Job:
     """Submits a run to the queue and returns its job. The job removes the files that came with the request when it ends.
 
@@ -135,6 +137,7 @@ def submitted(
         upload: the file of an uploaded image; None for a study.
         given: the mask to refine; None if there is none.
         attended: whether a viewer has sent the request, so that the job is cancelled when the viewer has gone.
+        options: the options of the model, for the list of jobs.
 
     Raises:
         QueueFullError: too many jobs wait. The caller then removes the files.
@@ -149,6 +152,7 @@ def submitted(
         person=user.name,
         interactive=bool(getattr(task, "inputs", ())),  # an annotator has drawn marks and is waiting
         attended=attended,
+        options=options,
     )
     job.outcome.add_done_callback(lambda _: _ended(request.app.state.metrics, job, upload, given))
     return job

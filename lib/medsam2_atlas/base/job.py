@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,6 +44,7 @@ class Job:
         work: the function that does the work.
         interactive: whether a person waits for the result while editing; it then goes before other jobs.
         attended: whether it belongs to a viewer: it is cancelled when its viewer has gone.
+        options: what was asked for besides kind and subject, as JSON values, to submit the same job again.
         state: `queued`, `running`, or one of `ENDED`.
         stage: the current step of the work.
         share: the completed fraction of the stage, 0..1.
@@ -64,6 +65,7 @@ class Job:
     work: Callable[[], Any] = field(repr=False)
     interactive: bool = False
     attended: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
     state: State = "queued"
     stage: str = ""
     share: float = 0.0

@@ -17,7 +17,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
@@ -69,6 +69,7 @@ class JobQueue:
         person: str = "",
         interactive: bool = False,
         attended: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> Job:
         """Adds a job to the queue.
 
@@ -80,6 +81,7 @@ class JobQueue:
             person: the person's name.
             interactive: whether it goes before waiting jobs that are not interactive.
             attended: whether it belongs to a viewer, for the job's description; `abandon` cancels it.
+            options: what is asked for besides kind and subject, as JSON values, for the job's description.
 
         Raises:
             QueueFullError: too many jobs wait, or too many of this person's jobs.
@@ -90,7 +92,7 @@ class JobQueue:
                 raise StoppingError
             self._waiting.check(owner, self._wait_seconds())
             self._forget_old()
-            job = Job(secrets.token_urlsafe(16), kind, subject, owner, person, work, interactive, attended)
+            job = Job(secrets.token_urlsafe(16), kind, subject, owner, person, work, interactive, attended, options or {})
             job.outcome.set_running_or_notify_cancel()  # cancelling one waiter must not cancel the job for other waiters
             self._jobs[job.id] = job
             self._waiting.add(job)
@@ -130,6 +132,7 @@ class JobQueue:
                 "ended": job.ended,
                 "revision": job.revision,
                 "attended": job.attended,
+                "options": dict(job.options),
                 "seconds_left": self._seconds_left(job),
             }
             if job.state == "queued":

@@ -91,7 +91,8 @@ export function showQueue({ queue: { running, waiting, yours }, models }, say, r
   const stored = new Set(models.filter(model => model.stored && !model.missing).map(({ name }) => name));
   const endings = ended.map(job => {
     const query = { image: job.subject, wait: false, attended: true, output: 'json' };
-    const post = () => ask('infer/' + encodeURIComponent(job.kind), query, { method: 'POST' });
+    const body = new URLSearchParams({ params: JSON.stringify(job.options) });
+    const post = () => ask('infer/' + encodeURIComponent(job.kind), query, { method: 'POST', body });
     const start = async () => {
       if (repeated.has(job.id)) { // a second press must not queue a second run
         return;
