@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from medsam2_atlas.base import cards, memory
+from medsam2_atlas.base import memory
 from medsam2_atlas.base.card_problems import Trial
 from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.errors import InputError
-from medsam2_atlas.base.memory import Ladder, in_parts, is_gpu_failure, is_out_of_memory, ran_on
+from medsam2_atlas.base.gpu_errors import is_gpu_failure, is_out_of_memory
+from medsam2_atlas.base.memory import Ladder, in_parts, ran_on
 from pretended_gpu import pretended_gpu
 
 GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -152,7 +153,7 @@ def test_memory_of_a_failed_attempt_is_free_before_the_next() -> None:
 def test_a_gpu_that_no_longer_works_is_not_used_again(
     error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cards, "try_kernel", lambda _: Trial("the card is lost"))
+    monkeypatch.setattr(memory, "try_kernel", lambda _: Trial("the card is lost"))
     ladder, card = Ladder(GPU), Card(error=error)
     with caplog.at_level(logging.ERROR):
         result, step = ladder.run("model", card)
@@ -167,7 +168,7 @@ def test_a_gpu_that_no_longer_works_is_not_used_again(
 
 
 def test_a_gpu_that_still_runs_kernels_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cards, "try_kernel", lambda _: Trial())
+    monkeypatch.setattr(memory, "try_kernel", lambda _: Trial())
     ladder, card = Ladder(GPU), Card(("small",), RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"))
     result, step = ladder.run("model", card)
     assert result == "done small"

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from medsam2_atlas import segment_many
 from medsam2_atlas.base.errors import ConflictError, InputError
 from medsam2_atlas.batch import addresses, tls
-from medsam2_atlas.batch.addresses import CERTIFICATES, check_cluster, check_member
-from medsam2_atlas.batch.tls import last_long_enough, make_certificates
+from medsam2_atlas.batch.addresses import check_cluster, check_member
+from medsam2_atlas.batch.tls import CERTIFICATES, last_long_enough, make_certificates
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tcp://[::1]:8786", "tcp://localhost:1"])

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from medsam2_atlas.base.card_problems import Trial, cpu_build, explained
-from medsam2_atlas.base.memory import is_out_of_memory
+from medsam2_atlas.base.gpu_errors import is_out_of_memory
 
 _ENOUGH = 1 << 30
 """Free memory in bytes that certainly suffices to create a CUDA library's handle."""

@@ -12,9 +12,6 @@ from pathlib import Path
 
 from medsam2_atlas.base.errors import InputError
 
-CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
-"""The files of a folder of certificates: the cluster's authority, and one certificate with its key for all members."""
-
 _ADDRESS = re.compile(r"(?P<protocol>[a-z]+)://(?:\[(?P<six>[0-9A-Fa-f:]+)\]|(?P<host>[^:/\[\]]+)):(?P<port>\d{1,5})")
 _MAX_PORT = 65535
 _PACKAGE, _QUEUE_PACKAGE = "distributed", "dask_jobqueue"
@@ -44,6 +41,8 @@ def check_cluster(text: str, tls: Path | None) -> None:
         return
     check_address(text, encrypted=tls is not None)
     if tls is not None:
+        from medsam2_atlas.batch.tls import check_certificates
+
         check_certificates(tls)
 
 
@@ -111,24 +110,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def check_certificates(folder: Path) -> None:
-    """Checks that a folder has certificates that can be used now, and that only its owner can read the key.
-
-    Raises:
-        InputError: a file is missing or damaged, a certificate has expired, the files do not belong together, or others can
-            read the key.
-    """
-    if not folder.is_dir():
-        remedy = "Name the folder that `medsam2-atlas cluster certificates FOLDER` has made."
-        raise InputError(folder, "is not a folder of certificates.", remedy)
-    for name in CERTIFICATES:
-        if not (folder / name).is_file():
-            remedy = "Make certificates by `medsam2-atlas cluster certificates FOLDER`."
-            raise InputError(folder / name, "is missing.", remedy)
-    if (folder / "key.pem").stat().st_mode & 0o077:
-        raise InputError(folder / "key.pem", "can be read by other users.", "Restrict it: chmod 600 FILE.")
-    from medsam2_atlas.batch.tls import check_valid
-
-    check_valid(folder)

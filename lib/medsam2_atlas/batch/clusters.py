@@ -10,23 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Nanny, Scheduler, Security, SpecCluster
+from distributed import Nanny, Scheduler, Security
 
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.processors import processors
 from medsam2_atlas.base.scratch import scratch_folder
-from medsam2_atlas.batch.addresses import CERTIFICATES
 from medsam2_atlas.batch.cluster_config import cluster_config
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.batch.dask_calls import CPU, GPU, Cluster
 from medsam2_atlas.batch.dask_engine import DaskEngine
 from medsam2_atlas.batch.session import Session
+from medsam2_atlas.batch.spec_cluster import security_of, started
 from medsam2_atlas.batch.tls import make_certificates
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-_CLOSE_SECONDS = 20
 _DAYS = 60
 """How long the certificates of a local cluster are valid, in days."""
 
@@ -150,23 +149,6 @@ def local_cluster(wanted: Wanted) -> Iterator[Named]:
             yield Named(cluster.scheduler_address, security, wanted.threads or 1)
 
 
-@contextmanager
-def started(**arguments: Any) -> Iterator[SpecCluster]:
-    """Starts scheduler and workers, yields them, and closes them. Members that do not close in time end with this process.
-
-    Args:
-        arguments: the arguments of `SpecCluster`.
-    """
-    cluster = SpecCluster(**arguments, silence_logs=logging.ERROR)
-    try:
-        yield cluster
-    finally:
-        try:
-            cluster.close(timeout=_CLOSE_SECONDS)
-        except Exception:  # results are stored already, and a busy machine may miss any of Dask's time limits
-            log.info("the cluster did not close properly", exc_info=True)
-
-
 def _members(count: int, gpus: int, security: Security) -> dict[str, Any]:
     """Returns the arguments of a local cluster: its scheduler and its workers."""
     base = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.ERROR}
@@ -181,17 +163,6 @@ def _members(count: int, gpus: int, security: Security) -> dict[str, Any]:
         spec[f"worker-{number}"] = {"cls": Nanny, "options": options}
     place = {"host": LOOPBACK, "port": 0, "dashboard_address": f"{LOOPBACK}:0", "protocol": "tls://", "security": security}
     return {"workers": spec, "scheduler": {"cls": Scheduler, "options": place}}
-
-
-def security_of(folder: Path) -> Security:
-    """Returns mutual TLS with the certificates of a folder; traffic without TLS is refused."""
-    authority, certificate, key = (str((folder / name).resolve()) for name in CERTIFICATES)
-    pairs = {
-        f"tls_{role}_{part}": value
-        for role in ("client", "scheduler", "worker")
-        for part, value in (("cert", certificate), ("key", key))
-    }
-    return Security(tls_ca_file=authority, require_encryption=True, **pairs)
 
 
 def _gpus(session: Session) -> int:

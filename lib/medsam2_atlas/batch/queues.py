@@ -24,10 +24,10 @@ from distributed import Scheduler, Security, SpecCluster
 
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import remove_folder
-from medsam2_atlas.batch.addresses import CERTIFICATES, check_certificates
 from medsam2_atlas.batch.cluster_config import ClusterConfig, WorkerGroup
 from medsam2_atlas.batch.dask_calls import CPU, GPU
-from medsam2_atlas.batch.tls import last_long_enough, make_certificates
+from medsam2_atlas.batch.spec_cluster import security_of, started
+from medsam2_atlas.batch.tls import CERTIFICATES, check_certificates, last_long_enough, make_certificates
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +134,6 @@ def queue_cluster(config: ClusterConfig, folder: Path) -> Iterator[QueueCluster]
         remove_folder(tls, folder)
         make_certificates(tls)
     check_certificates(tls)
-    from medsam2_atlas.batch.clusters import security_of, started
-
     security = security_of(tls)
     interface = config.scheduler_interface or config.interface
     options: dict[str, Any] = {"protocol": "tls://", "security": security, "dashboard_address": "127.0.0.1:0"}

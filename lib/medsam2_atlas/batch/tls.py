@@ -20,12 +20,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from medsam2_atlas.base.errors import ConflictError, InputError, StorageError
-from medsam2_atlas.batch.addresses import CERTIFICATES
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
+"""The files of a folder of certificates: the cluster's authority, and one certificate with its key for all members."""
 _RENEW = "make new certificates by `medsam2-atlas cluster certificates FOLDER`, and restart scheduler and workers with them."
 _SOON_DAYS = 7
 
@@ -61,7 +62,26 @@ def make_certificates(folder: Path, days: int = 365) -> None:
         raise StorageError(folder, f"cannot be written ({error.strerror}).", "Name another folder.") from error
 
 
-def check_valid(folder: Path) -> None:
+def check_certificates(folder: Path) -> None:
+    """Checks that a folder has certificates that can be used now, and that only its owner can read the key.
+
+    Raises:
+        InputError: a file is missing or damaged, a certificate has expired, the files do not belong together, or others can
+            read the key.
+    """
+    if not folder.is_dir():
+        remedy = "Name the folder that `medsam2-atlas cluster certificates FOLDER` has made."
+        raise InputError(folder, "is not a folder of certificates.", remedy)
+    for name in CERTIFICATES:
+        if not (folder / name).is_file():
+            remedy = "Make certificates by `medsam2-atlas cluster certificates FOLDER`."
+            raise InputError(folder / name, "is missing.", remedy)
+    if (folder / "key.pem").stat().st_mode & 0o077:
+        raise InputError(folder / "key.pem", "can be read by other users.", "Restrict it: chmod 600 FILE.")
+    _check_valid(folder)
+
+
+def _check_valid(folder: Path) -> None:
     """Checks that certificates are valid now and belong together, before a connection fails without naming the reason.
 
     The first certificate of `cert.pem` is that of the members. Those after it may lead to one that `ca.pem` has signed.

@@ -98,7 +98,7 @@ def _gpu_explanation(error: BaseException) -> str:
     if "torch" not in sys.modules:  # no GPU was used
         return ""
     from medsam2_atlas.base.card_problems import explained
-    from medsam2_atlas.base.memory import is_gpu_failure, is_out_of_memory
+    from medsam2_atlas.base.gpu_errors import is_gpu_failure, is_out_of_memory
 
     if is_out_of_memory(error):
         return "the GPU has too little free memory. Free some, or use --device cpu."

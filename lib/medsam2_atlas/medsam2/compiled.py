@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medsam2_atlas.base.memory import is_gpu_failure, is_out_of_memory
+from medsam2_atlas.base.gpu_errors import is_gpu_failure, is_out_of_memory
 
 log = logging.getLogger(__name__)
 

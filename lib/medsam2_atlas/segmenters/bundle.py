@@ -23,7 +23,8 @@ from monai.transforms import EnsureChannelFirst, SpatialResample
 from medsam2_atlas.base import stages
 from medsam2_atlas.base.choices import Memory
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
-from medsam2_atlas.base.memory import is_gpu_failure, is_out_of_memory, ran_on
+from medsam2_atlas.base.gpu_errors import is_gpu_failure, is_out_of_memory
+from medsam2_atlas.base.memory import ran_on
 from medsam2_atlas.base.progress import current
 from medsam2_atlas.imaging.volume import Geometry, Volume
 from medsam2_atlas.segmenters.base import DEFAULTS, Options, Provenance, Segmentation, Segmenter, base_report, only

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError
-from medsam2_atlas.base.memory import first_line, is_gpu_failure, is_out_of_memory
+from medsam2_atlas.base.gpu_errors import first_line, is_gpu_failure, is_out_of_memory
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.workers import REMEDY, is_worker_failure, problem_in
 

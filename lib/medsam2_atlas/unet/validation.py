@@ -15,7 +15,8 @@ from monai.engines import SupervisedEvaluator
 from monai.metrics import DiceMetric
 
 from medsam2_atlas.base.choices import Memory
-from medsam2_atlas.base.memory import free_gpu_memory, is_out_of_memory
+from medsam2_atlas.base.gpu_errors import is_out_of_memory
+from medsam2_atlas.base.memory import free_gpu_memory
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.unet.config import UNetConfig
 from medsam2_atlas.unet.data import TrainingCase, validation_loader
