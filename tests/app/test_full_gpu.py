@@ -13,7 +13,7 @@ import torch
 
 from blocks import PATIENT, labelled
 from main import MedSAM2AtlasApp
-from medsam2_atlas.base import cards
+from medsam2_atlas.base import memory
 from medsam2_atlas.base.card_problems import Trial
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.resource import resource
@@ -110,7 +110,7 @@ def test_a_broken_gpu_is_not_used_again(app: MedSAM2AtlasApp, gpu: FullGPU, monk
         return network
 
     monkeypatch.setattr(UNet, "on", fail)
-    monkeypatch.setattr(cards, "try_kernel", lambda _: Trial("the card is lost"))
+    monkeypatch.setattr(memory, "try_kernel", lambda _: Trial("the card is lost"))
     result = app.infer({"model": "unet_3d", "image": "one", "organs": "liver"})
     assert "the GPU failed" in result["params"]["report"]["memory"]
     app.infer({"model": "unet_3d", "image": "one", "organs": "spleen"})
