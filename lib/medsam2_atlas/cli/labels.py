@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from medsam2_atlas.audit.log import record_command
 from medsam2_atlas.base.choices import FINAL
-from medsam2_atlas.base.console import console, echo
+from medsam2_atlas.base.console import Table, echo, show
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.base.file_modes import umask_of_user
 from medsam2_atlas.base.files import replacing
@@ -42,15 +42,15 @@ def list_command(
             try:
                 versions = store.versions(name, tag)
             except MedSAM2AtlasError as error:  # one unusable label map must not hide the others
-                table.add_row(name, tag, "", "", "", "", "", "", str(error))
+                table.add_row(escape(name), escape(tag), "", "", "", "", "", "", escape(str(error)))
                 continue
             for version in versions:
                 now = current.get(name, {}).get(tag)
                 marked = f"{version.number} *" if now and now.version.number == version.number else str(version.number)
                 reviewed = (version.accepted.get("by", ""), version.returned.get("by", ""))
                 made = (version.made, version.author, version.origin)
-                table.add_row(name, tag, marked, *made, *reviewed, _file(store, name, tag, version))
-    console.print(table)
+                table.add_row(*map(escape, (name, tag, marked, *made, *reviewed, _file(store, name, tag, version))))
+    show(table)
     _print_problems(store)
 
 

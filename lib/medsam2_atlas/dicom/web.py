@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +42,7 @@ _DUPLICATE = 0x0111
 _SERIES_LIMITS = MultipartLimits(parts=20_000, part_bytes=2_000_000_000, total_bytes=4_000_000_000)
 _SLICE_LIMITS = MultipartLimits(parts=2, part_bytes=40_000_000, total_bytes=40_000_000)
 _INSTANCE, _NUMBER = "00080018", "00200013"
+_CONNECTION = re.compile(r"HTTPS?Connection(?:Pool)?\(host='([^']*)', port=(\d+)\): ")
 _UNANSWERED = (requests.ConnectionError, requests.Timeout)
 
 
@@ -340,4 +342,11 @@ def _interrupt(answer: Response) -> None:
 
 
 def _short(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:300]
+    """Returns host, port and reason of an error; urllib3 also writes its classes and the whole query.
+
+    >>> _short(ValueError("HTTPConnectionPool(host='pacs', port=8042): Read timed out."))
+    'pacs:8042: Read timed out.'
+    """
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    text = str(reason or error) or type(error).__name__
+    return _CONNECTION.sub(r"\1:\2: ", text)[:300]
