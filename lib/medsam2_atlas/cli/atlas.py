@@ -134,7 +134,9 @@ def versions_command(
     if activate:
         store.activate(activate)
     if not store.versions:
-        console.print(f"{escape(str(studies))} has no atlas of its own yet; `medsam2-atlas atlas grow` makes one.", soft_wrap=True)
+        console.print(
+            f"{escape(str(studies))} has no atlas of its own yet; `medsam2-atlas atlas grow` makes one.", soft_wrap=True
+        )
     for version in store.versions:
         current = store.current is not None and store.current.name == version
         echo(f"{'*' if current else ' '} {version}")

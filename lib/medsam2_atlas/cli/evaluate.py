@@ -55,7 +55,7 @@ def evaluate_command(
         typer.Option(
             "--segmenters",
             show_default=False,
-            help=f"Comma-separated names of segmenters. Choices: {SEGMENTERS}. Default: all without NAME.",
+            help=f"Comma-separated names of segmenters. Choices: {SEGMENTERS}. Default: all but bundles and nnU-Nets.",
         ),
     ] = _DEFAULTS,
     atlas: AtlasOption = None,

@@ -58,7 +58,7 @@ def list_command(
 def check_command(studies: _Studies) -> None:
     """Check label maps that other programs have written into the folder, and the images that they were drawn on."""
     store = _open(studies)
-    echo(f"{store.audit()} label maps were checked")
+    echo(f"label maps that were new or changed, and were checked: {store.audit()}")
     _print_problems(store)
 
 

@@ -39,8 +39,6 @@ def check_files(
             another output, or is in a folder that does not exist or is not writable.
     """
     made, read, seen = [*made], [path for path in inputs if path is not None], set[str]()
-    for given in read:
-        check_exists(given)
     for folder in made:
         check_folder(folder)
     for path, suffixes in outputs:
@@ -57,6 +55,8 @@ def check_files(
         if resolved in seen:
             raise InputError(path, "is given for two outputs.", "Give each output its own file.")
         seen.add(resolved)
+    for given in read:
+        check_exists(given)
 
 
 def check_exists(path: Path) -> None:
