@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,22 @@ def test_label_maps_are_listed_on_standard_output_whatever_their_study_is_called
     done = CliRunner().invoke(app, ["labels", "list", str(tmp_path)])
     assert done.exit_code == 0, done.exception
     assert "ct [red] [*]" in done.stdout
+
+
+OLD_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+PROGRAM = """
+import sys
+from medsam2_atlas.base import version
+from medsam2_atlas.base.console import Table, show
+from medsam2_atlas.cli.main import main
+version.package_version = lambda: show(Table("size \\u2026 3")) or ""
+sys.argv = ["medsam2-atlas", "version"]
+main()
+"""
+
+
+def test_a_table_in_an_old_locale_has_escapes() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=os.environ | OLD_LOCALE, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"size \u2026 3" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -118,5 +119,7 @@ def main() -> None:
     # torch reads this when it is imported. By default, waiting OpenMP threads spin and take processor time from other threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ensure_name()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a name must not stop a command in an old locale
     with plain_endings():
         app()
