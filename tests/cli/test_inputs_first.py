@@ -104,6 +104,19 @@ def test_a_yaml_file_without_a_network_is_no_network_configuration() -> None:
         assert refused("weights", "shapes", "--config", "net.yaml").startswith("net.yaml: ")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"- a: [", "while parsing"), (b"\xff", "it is not UTF-8 text"), (None, "No such file")]
+)
+def test_a_configuration_that_cannot_be_read_is_explained_in_a_sentence(content: bytes | None, words: str) -> None:
+    if content is not None:
+        Path("unet.yaml").write_bytes(content)
+    message = refused("train", "unet", "folder", "run", "--config", "unet.yaml")
+    assert message.startswith("unet.yaml: is not a valid U-Net configuration: ")
+    assert words in message
+    assert "[Errno" not in message
+    assert ". Compare it with configs/unet/." in message
+
+
 @pytest.mark.parametrize("content", [b"a text", b"", b"PK\x03\x04 cut off", b"\x1f\x8b\x08 gzip"])
 def test_a_file_of_another_program_is_no_checkpoint_and_no_advice_of_pytorch_is_printed(content: bytes) -> None:
     Path("w.pt").write_bytes(content)

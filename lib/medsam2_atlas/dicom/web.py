@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from medsam2_atlas.base.upstream import CircuitBreaker
 from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
 from medsam2_atlas.dicom.one_part import KIND, OnePart
 from medsam2_atlas.dicom.uids import cleaned_uid, valid_uid
-from medsam2_atlas.dicom.web_answers import add_preamble, failures, first_value
+from medsam2_atlas.dicom.web_answers import add_preamble, failures, first_value, short
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,6 @@ _DUPLICATE = 0x0111
 _SERIES_LIMITS = MultipartLimits(parts=20_000, part_bytes=2_000_000_000, total_bytes=4_000_000_000)
 _SLICE_LIMITS = MultipartLimits(parts=2, part_bytes=40_000_000, total_bytes=40_000_000)
 _INSTANCE, _NUMBER = "00080018", "00200013"
-_CONNECTION = re.compile(r"HTTPS?Connection(?:Pool)?\(host='([^']*)', port=(\d+)\): ")
 _UNANSWERED = (requests.ConnectionError, requests.Timeout)
 
 
@@ -123,7 +121,7 @@ class DicomWeb:
             self._session.get(url, params=query, headers={"Accept": _JSON}, stream=True, timeout=timeout).close()
             self.breaker.answered()
         except _UNANSWERED as error:
-            self.breaker.failed(began, _short(error))
+            self.breaker.failed(began, short(error))
         except RequestException as error:
             log.warning("the PACS cannot be probed: %s", error)
         finally:
@@ -293,11 +291,11 @@ class DicomWeb:
         try:
             answer = self._session.request(method, url, stream=True, timeout=timeout, **options)
         except _UNANSWERED as error:
-            self.breaker.failed(began, _short(error))
-            raise UnavailableError("PACS", f"cannot be reached ({_short(error)}).", "Is it running?") from error
+            self.breaker.failed(began, short(error))
+            raise UnavailableError("PACS", f"cannot be reached ({short(error)}).", "Is it running?") from error
         except RequestException as error:
             self.breaker.given_up(began)
-            raise StorageError("PACS", f"cannot be reached ({_short(error)}).", _CHECK_URL) from error
+            raise StorageError("PACS", f"cannot be reached ({short(error)}).", _CHECK_URL) from error
         finally:
             silence.cancel()
         self.breaker.answered()
@@ -307,10 +305,10 @@ class DicomWeb:
                 raise StorageError("PACS", f"answers {answer.status_code} {answer.reason} to {method} {path}.", "See its log.")
             yield answer
         except _UNANSWERED as error:
-            self.breaker.failed(began, _short(error))
-            raise UnavailableError("PACS", f"stopped answering ({_short(error)}).", "Is it running?") from error
+            self.breaker.failed(began, short(error))
+            raise UnavailableError("PACS", f"stopped answering ({short(error)}).", "Is it running?") from error
         except RequestException as error:
-            raise UnavailableError("PACS", f"ended its answer too early ({_short(error)}).", "Try again.") from error
+            raise UnavailableError("PACS", f"ended its answer too early ({short(error)}).", "Try again.") from error
         finally:
             watch.cancel()
             answer.close()
@@ -339,14 +337,3 @@ def _interrupt(answer: Response) -> None:
     """Interrupts another thread that reads an answer. Closing the socket would not wake that thread."""
     with suppress(OSError, ValueError, RuntimeError):  # the thread may have finished in the meantime
         answer.raw.shutdown()
-
-
-def _short(error: Exception) -> str:
-    """Returns host, port and reason of an error; urllib3 also writes its classes and the whole query.
-
-    >>> _short(ValueError("HTTPConnectionPool(host='pacs', port=8042): Read timed out."))
-    'pacs:8042: Read timed out.'
-    """
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    text = str(reason or error) or type(error).__name__
-    return _CONNECTION.sub(r"\1:\2: ", text)[:300]
