@@ -61,7 +61,7 @@ def _row(param: Any) -> str:
         shown = "required"
     elif param.secondary_opts:
         shown = "on" if default else "off"
-    elif default is None or default is False or default == "" or callable(default) or default == () or default == []:
+    elif default is None or default is False or default in ("", (), []) or callable(default) or not param.show_default:
         shown = ""
     else:
         shown = f"`{default}`"

@@ -104,8 +104,9 @@ def test_a_new_file_is_for_its_owner_only(tmp_path: Path) -> None:
     [
         ("kim", "", "already contains kim"),
         ("a\nb", "", "invalid characters"),
-        ("", "", "no name"),
-        ("max", "soon", "not a date"),
+        ("", "", "is not a name"),
+        ("max", "soon", "'soon': is not a date"),
+        ("max", "2020-01-31", "2020-01-31: has passed"),
     ],
 )
 def test_a_person_who_cannot_be_added_changes_nothing(file: Path, name: str, expires: str, problem: str) -> None:
@@ -114,6 +115,12 @@ def test_a_person_who_cannot_be_added_changes_nothing(file: Path, name: str, exp
         add_person(file, name, "annotator", expires)
     assert file.read_bytes() == before
     assert [one.name for one in file.parent.iterdir()] == [file.name]
+
+
+def test_an_error_names_the_token_file_and_not_the_temporary_one(file: Path) -> None:
+    with pytest.raises(InputError) as refused:
+        add_person(file, "a\nb", "annotator")
+    assert refused.value.subject == str(file)
 
 
 def test_a_file_with_another_layout_is_not_damaged(tmp_path: Path) -> None:
@@ -126,10 +133,11 @@ def test_a_file_with_another_layout_is_not_damaged(tmp_path: Path) -> None:
 
 def test_the_command_prints_only_the_token_and_lists_people(tmp_path: Path) -> None:
     file = str(tmp_path / "tokens.yaml")
-    added = CliRunner().invoke(app, ["tokens", "add", file, "kim", "--role", "admin", "--expires", "2020-01-31"])
+    added = CliRunner().invoke(app, ["tokens", "add", file, "kim", "--role", "admin", "--expires", "2999-01-31"])
     assert added.exit_code == 0
     assert digest_of(added.stdout.strip()) in read_tokens(Path(file))
-    listed = CliRunner().invoke(app, ["tokens", "check", file]).output
+    Path(file).write_text(Path(file).read_text().replace("2999", "2020"))
+    listed = CliRunner().invoke(app, ["tokens", "check", file]).stdout
     assert "kim" in listed
     assert "(expired)" in listed
     assert CliRunner().invoke(app, ["tokens", "add", file, "lee", "--role", "king"]).exit_code != 0

@@ -163,12 +163,12 @@ def test_points_correct_an_uploaded_mask(
 @pytest.mark.parametrize(
     ("params", "status", "message"),
     [
-        ({"label": "liver", "mask": "nothing"}, 404, "has no label under"),
+        ({"label": "liver", "mask": "nothing"}, 404, "has no label map under"),
         ({"label": "liver", "mask": "final", "mask_version": 9}, 404, "has no"),
         ({"label": "liver", "mask": "final", "mask_version": 0}, 422, "invalid parameters"),
         ({"label": "liver", "mask": "final", "mask_version": "../1"}, 422, "invalid parameters"),
-        ({"label": "liver", "mask": "../../two"}, 404, "has no label under"),
-        ({"label": "liver", "mask": "/etc/passwd"}, 404, "has no label under"),
+        ({"label": "liver", "mask": "../../two"}, 404, "has no label map under"),
+        ({"label": "liver", "mask": "/etc/passwd"}, 404, "has no label map under"),
         ({"label": "liver", "mask": "x" * 500}, 422, "invalid parameters"),
         ({"label": "liver", "mask": "a\x00b"}, 422, "invalid parameters"),
         ({"label": "liver", "given_mask": {"file": "/etc/passwd"}}, 422, "do not show the organ"),

@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 
 from medsam2_atlas.base import console as console_module
-from medsam2_atlas.base.console import _ErrorConsole, bars
+from medsam2_atlas.base.console import _SafeConsole, bars
 from medsam2_atlas.base.progress import doing, noting, reporting, showing
 from waiting import until
 
@@ -15,7 +15,7 @@ from waiting import until
 @pytest.fixture
 def shown(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> StringIO:
     stream = StringIO()
-    console = _ErrorConsole(file=stream, width=80, force_terminal=request.param, color_system=None)
+    console = _SafeConsole(file=stream, width=80, force_terminal=request.param, color_system=None)
     monkeypatch.setattr(console_module, "console", console)
     return stream
 

@@ -103,7 +103,7 @@ def test_names_of_files_do_not_control_the_terminal_of_a_command(
     from medsam2_atlas.base import console
 
     stream = io.StringIO()
-    shown = console._ErrorConsole(file=stream, force_terminal=True, width=200)
+    shown = console._SafeConsole(file=stream, force_terminal=True, width=200)
     evil = "x\x1b]0;title\x07\x1b[2J\u202ey\x9b"
     table = Table("study", evil)
     table.add_row(evil, evil)
@@ -119,7 +119,7 @@ def test_log_lines_of_a_command_cannot_be_forged(monkeypatch: pytest.MonkeyPatch
     from medsam2_atlas.base import console
 
     stream = io.StringIO()
-    monkeypatch.setattr(console, "console", console._ErrorConsole(file=stream, width=300))
+    monkeypatch.setattr(console, "console", console._SafeConsole(file=stream, width=300))
     monkeypatch.setattr(logging, "basicConfig", lambda handlers, **options: given.extend(handlers))
     given: list[logging.Handler] = []
     console.set_up_logging(verbose=False)

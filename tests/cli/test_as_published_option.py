@@ -18,6 +18,7 @@ from medsam2_atlas.cli import configurations as listed
 from medsam2_atlas.prompting import PromptingConfig
 from medsam2_atlas.scoremaps import fusion_config
 from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.segmenters.strategies import Strategy
 from medsam2_atlas.studies import as_published, runner
 
 CLI = CliRunner()
@@ -70,6 +71,7 @@ def test_the_segmenter_runs_with_the_settings_and_options_of_the_method(
         raise InputError("run", "stops here.", "No remedy.")
 
     monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(Strategy, "check", lambda _: None)  # there is no atlas
     arguments = ["segment", str(short_files.image), "-o", str(tmp_path / "label.nii.gz"), "--segmenter", "A", "--organs", "6"]
     for option in ([], ["--as-published"]):
         assert "stops here" in str(CLI.invoke(app, [*arguments, *option]).exception)

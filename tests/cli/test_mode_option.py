@@ -21,6 +21,7 @@ from medsam2_atlas.experiment.measure import keys
 from medsam2_atlas.experiment.setting import Setting
 from medsam2_atlas.experiment.variant import Variant
 from medsam2_atlas.segmenters.base import Options
+from medsam2_atlas.segmenters.strategies import Strategy
 from medsam2_atlas.studies import runner
 from medsam2_atlas.studies.models import Models
 
@@ -71,6 +72,7 @@ def test_segment_gives_the_mode_to_the_segmenter(
         raise STOP
 
     monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(Strategy, "check", lambda _: None)  # there is no atlas
     message = output("segment", image, "-o", tmp_path / "l.nii.gz", "--segmenter", "B", "--mode", mode)
     assert [options.mode for options in seen] == [mode]
     assert ("mode: fast. The masks differ" in message) == (mode == "fast")

@@ -223,7 +223,7 @@ def test_outputs_that_can_be_written_are_accepted() -> None:
     for suffix in SUFFIXES:
         check_files((Path("folder") / f"l{suffix}", SUFFIXES), (Path("r.json"), JSON), (Path("p.png"), PNG), (None, PNG))
     Path("l.nii.gz").touch()
-    check_files((Path("l.nii.gz"), SUFFIXES), inputs=(Path("missing.nii.gz"), None))
+    check_files((Path("l.nii.gz"), SUFFIXES), inputs=(Path("file"), Path("folder"), None))
     check_files((Path("run/best/half.pt"), WEIGHTS), made=(Path("run/best"),))
     check_folder(Path("none/of/these"))
     check_folder(Path("atlas"), replaced=True)

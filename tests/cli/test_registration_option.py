@@ -19,6 +19,7 @@ from medsam2_atlas.cli.as_published import print_other_registration
 from medsam2_atlas.experiment.run import _start_worker
 from medsam2_atlas.experiment.setting import Setting
 from medsam2_atlas.registration import registration_config
+from medsam2_atlas.segmenters.strategies import Strategy
 from medsam2_atlas.studies import runner
 
 CLI = CliRunner()
@@ -33,6 +34,7 @@ def test_a_ct_is_segmented_by_the_chosen_registration(
     method: str, short_files: ReferenceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "run", stop)
+    monkeypatch.setattr(Strategy, "check", lambda _: None)  # there is no atlas
     arguments = ["segment", str(short_files.image), "-o", str(tmp_path / "label.nii.gz"), "--segmenter", "atlas"]
     assert f"uses {method}" in str(CLI.invoke(app, [*arguments, "--registration", method]).exception)
     choose_settings("registration.yaml", {})

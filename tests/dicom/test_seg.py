@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +121,16 @@ def test_objects_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "other", upright(ARRAY[:, :10]))
     with pytest.raises(InputError, match="rows or columns"):
         read_seg(seg, tmp_path / "other")
+
+
+def test_no_name_of_a_patient_is_printed(tmp_path: Path) -> None:
+    def rename(ds: pydicom.Dataset, _: int) -> None:
+        ds.PatientName = "SURNAME"  # highdicom warns of names with a single component
+
+    write_series(tmp_path / "series", upright(ARRAY), rename)
+    sitk.WriteImage(labels_like(tmp_path / "series", drawn(6)), str(tmp_path / "label.nii.gz"))
+    command = [sys.executable, "-m", "medsam2_atlas", "--verbose", "dicom", "seg"]
+    files = [str(tmp_path / name) for name in ("label.nii.gz", "series", "out.dcm")]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, (tmp_path / "out.dcm").is_file()) == (0, True), done.stderr
+    assert "SURNAME" not in done.stdout + done.stderr

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from datetime import date, datetime, timezone
 from pathlib import Path
 
-from medsam2_atlas.access.token_entries import digest_of, read_tokens
+from medsam2_atlas.access.token_entries import digest_of, read_tokens, shown_name
 from medsam2_atlas.base.errors import InputError, StorageError
 from medsam2_atlas.base.files import replacing
 
@@ -32,6 +33,9 @@ def add_person(file: Path, name: str, role: str, expires: str = "") -> str:
         InputError: the file cannot be used or already contains the name, or an argument is not valid.
         StorageError: the file cannot be written.
     """
+    if not shown_name(name):
+        raise InputError(repr(name), "is not a name.", "Give the name of the person.")
+    _check_end(expires)
     file = file.resolve()
     present = read_tokens(file) if file.exists() else {}
     if name in {person.name for person in present.values()}:
@@ -43,7 +47,10 @@ def add_person(file: Path, name: str, role: str, expires: str = "") -> str:
         text = file.read_text(encoding="utf-8") if present else ""
         with replacing(file) as part:
             _write(part, f"{text.rstrip()}\n{line}".lstrip(), file)
-            added = read_tokens(part)
+            try:
+                added = read_tokens(part)
+            except InputError as error:  # it names the temporary file
+                raise InputError(file, error.problem, error.remedy) from None
             if len(added) != len(present) + 1:
                 remedy = f"Add the line yourself: {line.strip()}"
                 raise InputError(file, "has a layout to which no line can be appended.", remedy)
@@ -52,6 +59,22 @@ def add_person(file: Path, name: str, role: str, expires: str = "") -> str:
             file, f"cannot be written ({error.strerror}).", "Run this as its owner, on a disk that can be written."
         ) from error
     return token
+
+
+def _check_end(expires: str) -> None:
+    """Checks the last day of a token, so that nobody gets a token that has already expired.
+
+    Raises:
+        InputError: the text is not a date, or the day has passed.
+    """
+    if not expires:
+        return
+    try:
+        end = date.fromisoformat(expires)
+    except ValueError as error:
+        raise InputError(repr(expires), "is not a date.", "Write the last day (UTC) as in 2027-01-31.") from error
+    if end < datetime.now(timezone.utc).date():
+        raise InputError(expires, "has passed, so the token would not work.", "Give a later day.")
 
 
 def _write(part: Path, text: str, like: Path) -> None:

@@ -17,7 +17,7 @@ from medsam2_atlas.atlas.reference import Reference, ReferenceFiles
 from medsam2_atlas.atlas.sex import read_sexes
 from medsam2_atlas.atlas.warp import warp_reference
 from medsam2_atlas.base.choices import MissingOrgan
-from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, listed, problem_of
 from medsam2_atlas.base.mapping import Map, in_turn
 from medsam2_atlas.base.progress import Progress, doing, silent
 from medsam2_atlas.imaging.kinds import SUFFIXES, suffix_in, unused_images
@@ -195,8 +195,7 @@ def _listed(problems: Mapping[str, str], max_count: int = 5) -> str:
 
 
 def _unusable(skipped: dict[str, str] | None) -> AtlasError:
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted((skipped or {}).items()))
-    return AtlasError("atlas", f"has no reference that can be used: {reasons[:2000]}")
+    return AtlasError("atlas", f"has no reference that can be used: {listed(skipped or {})}")
 
 
 def skip(name: str, error: Exception, skipped: dict[str, str] | None) -> None:

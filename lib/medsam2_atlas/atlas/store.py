@@ -35,7 +35,7 @@ class AtlasStore:
         """The folder of the version in use; None if there is none."""
         try:
             name = (self.folder / "current").read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter: a user named a file
             return None
         return self.folder / "versions" / name
 

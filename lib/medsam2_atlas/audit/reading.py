@@ -8,6 +8,7 @@ on another machine, or send the lines there.
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from medsam2_atlas.audit.files import CURRENT, FIRST, FOLDER, closed_files, digest_of
+from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import opened
 from medsam2_atlas.base.study_hash import StudyNames
 
 MAX_LINES = 100_000
+_TIME = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d(\.\d{1,3})?)?)?)?)?)?Z?")
+"""The beginning of a time, as the lines of the log have it."""
 _LINE_BYTES = 1 << 20
 _MAX_PROBLEMS = 1000
 
@@ -40,6 +44,16 @@ class LineQuery:
     who: str = ""
     action: str = ""
     limit: int = 1000
+
+    def __post_init__(self) -> None:
+        """Checks the time, because a text such as `yesterday` would match no line.
+
+        Raises:
+            InputError: `since` is not the beginning of a time.
+        """
+        if self.since and not _TIME.fullmatch(self.since):
+            problem, remedy = "is not the beginning of a UTC time.", "Write it as 2026-11-26 or 2026-11-26T08:30."
+            raise InputError(repr(self.since[:80]), problem, remedy)
 
 
 @dataclass

@@ -44,7 +44,7 @@ def read_config(model: type[M], file: Path, what: str, remedy: str = "", old_key
     except ValidationError as error:
         raise InputError(file, f"is not a valid {what}: {problems_of(error)}.", remedy) from error
     except (OSError, yaml.YAMLError, ValueError) as error:
-        raise InputError(file, f"is not a valid {what}: {error}", remedy) from error
+        raise InputError(file, f"is not a valid {what}: {reading_problem(error)}.", remedy) from error
     changes, chosen = overlay_of(file), chosen_settings(file)
     if changes is None:
         return model.model_validate(merged(content, chosen, file)) if chosen else found
@@ -56,6 +56,18 @@ def read_config(model: type[M], file: Path, what: str, remedy: str = "", old_key
             f"does not change a {what} correctly: {problems_of(error)}.",
             "Compare it with the file of its name in configs/.",
         ) from error
+
+
+def reading_problem(error: Exception) -> str:
+    """Returns why a text file cannot be read, in one line without a full stop at its end.
+
+    >>> reading_problem(FileNotFoundError(2, "No such file or directory", "a.yaml"))
+    'No such file or directory'
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()).rstrip(".")
 
 
 def _with_new_keys(content: Any, old_keys: OldKeys, file: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from medsam2_atlas.base.printable import LineFormatter, printable
@@ -22,8 +24,8 @@ LINE_SECONDS = 60.0
 """Time between two lines about the progress of a stage, if there is no terminal."""
 
 
-class _ErrorConsole(Console):
-    """The console on standard error. A closed pipe raises its error as usual; rich would end the process itself.
+class _SafeConsole(Console):
+    """A console for texts from outside. A closed pipe raises its error as usual; rich would end the process itself.
 
     File names and texts from files are shown here, so characters that could control the terminal are shown as escapes.
     """
@@ -45,7 +47,30 @@ class _ShortFormatter(logging.Formatter):
         return "" if ei[1] is None else f"{type(ei[1]).__name__}: {ei[1]}"
 
 
-console = _ErrorConsole(stderr=True)
+class Table(RichTable):
+    """A table that folds long words, such as paths. Rich would cut them off."""
+
+    def add_column(self, *args: Any, overflow: Any = "fold", **options: Any) -> None:
+        """Adds a column; see rich."""
+        super().add_column(*args, overflow=overflow, **options)
+
+
+console = _SafeConsole(stderr=True)
+"""The console on standard error, for progress, remarks and errors."""
+_MAX_WIDTH = 1000
+"""Max characters of a line of a table that another program reads."""
+
+
+def show(table: Table) -> None:
+    """Prints a table with results on standard output.
+
+    If another program reads it, each row is one line, unless the width is set by `$COLUMNS`.
+    """
+    output = _SafeConsole()
+    if not output.is_terminal and "COLUMNS" not in os.environ:
+        wide = output.options.update(max_width=_MAX_WIDTH)
+        output.width = max(output.width, output.measure(table, options=wide).maximum)
+    output.print(table)
 
 
 def echo(*lines: str) -> None:

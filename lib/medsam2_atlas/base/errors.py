@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+_MAX_LISTED = 2000
+"""Max characters of a list of problems."""
 
 
 class MedSAM2AtlasError(Exception):
@@ -34,6 +38,16 @@ def _unpickled(kind: type[MedSAM2AtlasError], args: tuple[Any, ...]) -> MedSAM2A
 def problem_of(error: BaseException) -> str:
     """Returns the text of an error for a report; for errors from other libraries, it begins with their type."""
     return str(error) if isinstance(error, MedSAM2AtlasError) else f"{type(error).__name__}: {error}"
+
+
+def listed(problems: Mapping[str, str]) -> str:
+    """Returns problems by name as one sentence, sorted and shortened.
+
+    >>> listed({"b": "is empty.", "a": "is missing."})
+    'a: is missing; b: is empty.'
+    """
+    text = "; ".join(f"{name}: {problem.rstrip('.')}" for name, problem in sorted(problems.items()))
+    return f"{text[:_MAX_LISTED]}." if text else ""
 
 
 class InputError(MedSAM2AtlasError):

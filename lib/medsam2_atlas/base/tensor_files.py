@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,16 +26,26 @@ def load_tensors(file: Path, device: torch.device | None = None, *, numbers: boo
 
     Raises:
         WeightsError: the file contains classes or functions. They are not called.
-        Exception: the file cannot be read; PyTorch raises many types of errors.
+        ValueError: the file is damaged, or another program wrote it. PyTorch's own texts would advise to allow code.
+        Exception: the file cannot be read for another reason.
     """
     try:
         with torch.serialization.safe_globals(_numpy_numbers()) if numbers else nullcontext():
             return torch.load(file, map_location=device or torch.device("cpu"), weights_only=True, mmap=mapped)
     except Exception as error:
         if "GLOBAL" not in str(error):
-            raise
+            if _is_about_memory_or_disk(error):
+                raise
+            raise ValueError("it is damaged, or PyTorch did not write it") from None
         problem = "contains code besides weights; the code was not run."
         raise WeightsError(file, problem, "Get the file again, from a source that you trust.") from error
+
+
+def _is_about_memory_or_disk(error: Exception) -> bool:
+    """Returns whether an error is about memory, a device or the disk. PyTorch raises EINVAL for a file that is cut off."""
+    if isinstance(error, OSError):
+        return error.errno != errno.EINVAL
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error))
 
 
 def _numpy_numbers() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:

@@ -49,6 +49,9 @@ def prepare(item: Item, session: Session, *, handed_over: bool = False) -> Prepa
         OSError: the CT cannot be read.
     """
     began = time.perf_counter()
+    if session.job.suffix == ".dcm" and item.kind == "file":
+        problem = "is not a DICOM series, which a segmentation must refer to."
+        raise InputError(item.path, problem, "Write NIfTI label maps (--results nifti), or give folders of series.")
     with ExitStack() as opened:
         path = Path(item.path)
         if item.kind == "dicomweb":
@@ -175,9 +178,6 @@ def _concerns_models(error: Exception) -> bool:
 def _write_seg(prepared: Prepared, ran: Run, session: Session, part: Path) -> None:
     from medsam2_atlas.dicom import LabelOrigin, write_seg
 
-    if prepared.item.kind == "file":
-        problem = "is not a DICOM series, which a segmentation must refer to."
-        raise InputError(prepared.item.path, problem, "Write NIfTI label maps (--results nifti), or give folders of series.")
     tag = model_of(session.job.segmenter)
     origin = LabelOrigin(tag, 1, "", "AUTOMATIC", session.job.segmenter)
     try:

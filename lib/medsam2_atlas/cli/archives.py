@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from medsam2_atlas.audit.log import record_command
-from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.console import Table, bars, echo, show
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.cli.options import StudiesArgument
 from medsam2_atlas.cli.outputs import JSON, check_files, check_folder
@@ -123,7 +122,7 @@ def snapshots_command(dest: _Dest) -> None:
             continue
         cells = (str(len(found.entries)), f"{found.size / 1e6:.1f}", "yes" if found.images else "no", str(len(found.problems)))
         table.add_row(name, *cells)
-    console.print(table)
+    show(table)
     if failed:
         raise typer.Exit(1)
 

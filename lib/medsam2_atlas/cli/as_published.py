@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import InputError
@@ -57,4 +58,4 @@ def follow_published_method(context: typer.Context) -> None:
 
     use_published_method()
     for line in changed_settings():
-        console.print(f"[yellow]your settings stay in force:[/] {line}", soft_wrap=True)
+        console.print(f"[yellow]your settings stay in force:[/] {escape(line)}", soft_wrap=True)

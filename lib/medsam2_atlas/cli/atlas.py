@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, MissingOrgan
-from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.console import Table, bars, console, echo, show
 from medsam2_atlas.base.errors import AtlasError
 from medsam2_atlas.base.files import replacing
 from medsam2_atlas.cli.cases import print_left_out, training_cases
@@ -23,7 +22,7 @@ from medsam2_atlas.cli.cluster_options import (
     on_cluster,
 )
 from medsam2_atlas.cli.folders import study_folder
-from medsam2_atlas.cli.options import HuOption, RegistrationOption, StrictOption, choose_registration
+from medsam2_atlas.cli.options import AtlasOption, HuOption, RegistrationOption, StrictOption, choose_registration
 from medsam2_atlas.cli.outputs import NPZ, check_files, check_folder
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def build_command(
         int,
         typer.Option(
             min=0,
+            show_default=False,
             help="Number of references that are registered at the same time; each needs memory. Default: one for each CPU, at "
             "most 4. On a cluster: threads of PyTorch in each worker; default: 1.",
         ),
@@ -133,6 +133,10 @@ def versions_command(
     store = atlas_store(study_folder(studies).work)
     if activate:
         store.activate(activate)
+    if not store.versions:
+        console.print(
+            f"{escape(str(studies))} has no atlas of its own yet; `medsam2-atlas atlas grow` makes one.", soft_wrap=True
+        )
     for version in store.versions:
         current = store.current is not None and store.current.name == version
         echo(f"{'*' if current else ' '} {version}")
@@ -153,7 +157,7 @@ def info_command(folder: Annotated[Path, typer.Argument(help="Atlas folder.")]) 
 @app.command("scores")
 def scores_command(
     image: Annotated[Path, typer.Argument(help="CT: NIfTI, NRRD, MHA or a DICOM series (its folder, or one of its files).")],
-    atlas: Annotated[Path, typer.Option("--atlas", help="Atlas folder.")],
+    atlas: AtlasOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File (.npz) to write the score maps to, 0..255 per organ. Default: none."),
@@ -169,13 +173,15 @@ def scores_command(
     rule = HuRule.parse(hu)
     import numpy as np
 
-    from medsam2_atlas.atlas import Atlas, resolve_atlas
+    from medsam2_atlas.atlas import Atlas
     from medsam2_atlas.imaging.labels import organ_table
     from medsam2_atlas.scoremaps import fusion_config, score_maps, threshold_of
+    from medsam2_atlas.segmenters.places import find_atlas
 
+    loaded = Atlas.load(find_atlas(atlas))
     volume = read_ct(image, rule)
     with bars() as progress:
-        scores = score_maps(volume, Atlas.load(resolve_atlas(atlas)), progress=progress)
+        scores = score_maps(volume, loaded, progress=progress)
     table = Table("organ", "highest score", "in the scan", "slices")
     for k, score in scores.maps.items():
         threshold = threshold_of(DEFAULT_THRESHOLDS, k, scores, organ_table(), fusion_config().thresholds)
@@ -186,7 +192,7 @@ def scores_command(
             f"{score.visible:.0%}",
             f"{seen[0]}–{seen[-1]}" if len(seen) else "none",
         )
-    console.print(table)
+    show(table)
     if out is not None:
         arrays = {}
         for k, score in scores.maps.items():
@@ -221,7 +227,7 @@ def _show(atlas: Atlas) -> None:
     for k, organ_map in atlas.maps.items():
         agreement = f"{atlas.agreement[k]:.2f}" if k in atlas.agreement else ""
         table.add_row(organ_table()[k].display, str(organ_map.count), f"{organ_map.values.max() / 255:.2f}", agreement)
-    console.print(table)
+    show(table)
     _warn_of(atlas.disagreeing)
 
 

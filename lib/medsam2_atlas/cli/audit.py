@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from medsam2_atlas.base.console import console
+from medsam2_atlas.base.console import Table, show
 from medsam2_atlas.cli.options import StudiesArgument
 
 _SHOWN = ("at", "who", "action", "study", "tag", "version", "outcome", "place")
@@ -46,7 +45,7 @@ def audit_command(
         table = Table(*_SHOWN)
         for line in found:
             table.add_row(*(escape(str(line.get(key, ""))) for key in _SHOWN))
-        console.print(table)
+        show(table)
     checked = check(work)
     for problem in checked.problems:
         typer.echo(problem, err=True)

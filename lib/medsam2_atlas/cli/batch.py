@@ -28,6 +28,7 @@ from medsam2_atlas.cli.options import (
     ModeOption,
     RegistrationOption,
     UNetWeightsOption,
+    check_prompts,
     check_segmenter,
     choose_registration,
     named_folders,
@@ -100,6 +101,7 @@ def batch_command(
 ) -> None:
     """Segment all CTs of a folder, a table or a PACS. Run the same command again to continue, or after inputs have changed."""
     check_segmenter(segmenter)
+    check_prompts(prompts)
     if cluster and serial:
         raise InputError("--serial", "does not fit --cluster.", "Omit one of them.")
     folders = named_folders(folder)

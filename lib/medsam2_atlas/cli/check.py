@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.console import Table, bars, echo, show
 from medsam2_atlas.base.errors import problem_of
 from medsam2_atlas.cli.cases import annotated_cases, signed_off_cases
 from medsam2_atlas.cli.folders import study_folder
@@ -51,7 +50,7 @@ def check_command(
     found += [{"name": name, "problem": problem} for name, problem in sorted(left_out.items())]
     if report is not None:
         write_json(found, report)
-    console.print(_table(found))
+    show(_table(found))
     good = sum("problem" not in case for case in found)
     echo(f"{good} of {len(found)} can be used")
     if good < len(found):

@@ -23,14 +23,20 @@ ClusterOption = Annotated[
     ),
 ]
 WorkersOption = Annotated[
-    int, typer.Option(min=0, help="Number of workers of `--cluster local`. Default: one for each GPU or CPU.")
+    int,
+    typer.Option(min=0, show_default=False, help="Number of workers of `--cluster local`. Default: one for each GPU or CPU."),
 ]
 TlsOption = Annotated[
     Path | None,
     typer.Option("--tls", help="Folder of the cluster's certificates (`medsam2-atlas cluster certificates`)."),
 ]
 ThreadsOption = Annotated[
-    int, typer.Option(min=0, help="Threads of PyTorch in each process. Default: PyTorch's own number; on a cluster, 1.")
+    int,
+    typer.Option(
+        min=0,
+        show_default=False,
+        help="Threads of PyTorch in each process. Default: PyTorch's own number; on a cluster, 1.",
+    ),
 ]
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from medsam2_atlas.base.console import bars, console, echo
-from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.console import Table, bars, console, echo, show
+from medsam2_atlas.base.errors import InputError, listed
 from medsam2_atlas.base.file_modes import umask_of_user
 from medsam2_atlas.cli.cases import print_left_out
 from medsam2_atlas.cli.folders import study_folder
@@ -99,8 +98,8 @@ def compare_command(
     with bars() as progress:
         result = compare_studies(place, contestants, models, progress, strict=strict)
     if not result.cases:
-        reasons = "; ".join(f"{study}: {problem}" for study, problem in result.problems.items())
-        problem = f"has no study that can be compared: {reasons[:2000]}" if reasons else "contains no CTs."
+        reasons = listed(result.problems)
+        problem = f"has no study that can be compared: {reasons}" if reasons else "contains no CTs."
         raise InputError(studies, problem, "" if reasons else "Name the folder that contains the CTs.")
     with umask_of_user():
         write_comparison(result, place, out, worst=worst)
@@ -114,6 +113,6 @@ def compare_command(
     cells = [result.agreement(), *(result.against_final(name) for name in names)]
     table.add_row("mean", *("" if value is None else f"{value:.3f}" for value in cells))
     table.add_row("s, median", "", *(f"{result.seconds(name):.1f}" for name in names))
-    console.print(table)
+    show(table)
     print_left_out(result.problems)
     echo(f"{out / 'index.html'} written")

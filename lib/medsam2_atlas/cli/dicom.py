@@ -33,7 +33,7 @@ _Made = Annotated[Made, typer.Option(help="How the label map was made (DICOM's S
 @app.command("seg")
 def seg_command(label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = "SEMIAUTOMATIC") -> None:
     """Write a label map as a DICOM segmentation (SEG)."""
-    check_files((out, DICOM), inputs=(label,))
+    check_files((out, DICOM), inputs=(label, series))
     from medsam2_atlas.dicom import write_seg
 
     _write(write_seg, label, series, out, version, made)
@@ -42,7 +42,7 @@ def seg_command(label: _Label, series: _Series, out: _Out, version: _Version = 1
 @app.command("rtstruct")
 def rtstruct_command(label: _Label, series: _Series, out: _Out, version: _Version = 1, made: _Made = "SEMIAUTOMATIC") -> None:
     """Write a label map as an RT structure set (RTSTRUCT)."""
-    check_files((out, DICOM), inputs=(label,))
+    check_files((out, DICOM), inputs=(label, series))
     from medsam2_atlas.dicom import write_rtstruct
 
     _write(write_rtstruct, label, series, out, version, made)

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from medsam2_atlas.base.console import console
+from medsam2_atlas.base.console import Table, show
 from medsam2_atlas.base.errors import MedSAM2AtlasError, problem_of
 from medsam2_atlas.cli.doctor_device import Row as _Row
 from medsam2_atlas.cli.doctor_device import device_rows as _device
@@ -43,7 +42,7 @@ def doctor_command(
     table = Table("what", "state", "remedy")
     for row in rows:
         table.add_row(row.what, f"[{'green' if row.good else 'red'}]{escape(row.state)}[/]", escape(row.remedy))
-    console.print(table)
+    show(table)
     if not all(row.good for row in rows):
         raise typer.Exit(1)
 
@@ -127,10 +126,11 @@ def _file(file: Path, checksum: str) -> str:
 def _dicomweb(url: str) -> _Row:
     import urllib.error
     import urllib.request
+    from http.client import HTTPException
 
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/studies?limit=1", timeout=3) as answer:
             return _Row("DICOMweb", f"{url}: reachable (HTTP status {answer.status})")
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, OSError, ValueError, HTTPException) as error:
         state = f"{url}: not reachable ({getattr(error, 'reason', error)})"
-        return _Row("DICOMweb", state, "Only OHIF needs it: start Orthanc with its DICOMweb plugin.")
+        return _Row("DICOMweb", state, "Only studies in a PACS need it: start the PACS, or give its URL with --dicomweb.")

@@ -33,7 +33,7 @@ def device_rows() -> Iterator[Row]:
     from medsam2_atlas.base.card_problems import cpu_build
     from medsam2_atlas.base.cards import has_cuda_build
 
-    processor = Row("device", f"cpu, {torch.get_num_threads()} threads")
+    processor = Row("device", f"cpu, threads: {torch.get_num_threads()}")
     if not has_cuda_build():
         yield Row("PyTorch", "build for CPUs only", cpu_build().remedy if _may_have_card() else "")
         yield processor

@@ -27,6 +27,7 @@ def download(url: str, target: Path, progress: Progress) -> None:
     import urllib.error
     import urllib.request
     from http import HTTPStatus
+    from http.client import HTTPException
 
     partial = target.with_name(target.name + ".partial")
     have = partial.stat().st_size if partial.exists() else 0
@@ -48,7 +49,7 @@ def download(url: str, target: Path, progress: Progress) -> None:
             pass  # the partial file is already complete
         else:
             raise UnavailableError(url, f"cannot be downloaded ({error}).", "Check its address in configs/.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         remedy = "Check the network, or copy the file by hand: see docs/install.md."
         raise UnavailableError(url, f"cannot be downloaded ({error}).", remedy) from error
     shutil.move(partial, target)

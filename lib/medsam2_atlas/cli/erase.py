@@ -44,7 +44,12 @@ def erase_command(
         return
     if not yes:
         _print_erasure(preview(place, study), "will be erased")
-        typed = typer.prompt("This cannot be undone. Type the study's name to erase it", default="", show_default=False)
+        question = "This cannot be undone. Type the study's name to erase it"
+        try:
+            typed = typer.prompt(question, default="", show_default=False)
+        except typer.Abort:
+            remedy = "Type its name when you are asked, or add --yes."
+            raise InputError("the study", "was not erased, because nobody confirmed it.", remedy) from None
         if typed != study:
             problem, remedy = "was not erased, because you typed a different name.", "Type the name as on the command line."
             raise InputError("the study", problem, remedy)

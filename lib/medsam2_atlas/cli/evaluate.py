@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, ThresholdRule
-from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.console import Table, bars, echo, show
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.file_modes import umask_of_user
 from medsam2_atlas.cli.as_published import AsPublishedOption, follow_published_method, print_other_registration
@@ -28,6 +28,7 @@ from medsam2_atlas.cli.options import (
     ModeOption,
     RegistrationOption,
     StrictOption,
+    check_prompts,
     choose_registration,
     named_folders,
     print_mode,
@@ -50,7 +51,12 @@ def evaluate_command(
         Path, typer.Option("--out", "-o", help="Folder to write results to. Only results that it lacks are computed.")
     ],
     segmenters: Annotated[
-        str, typer.Option("--segmenters", help=f"Comma-separated names of segmenters. Choices: {SEGMENTERS}.")
+        str,
+        typer.Option(
+            "--segmenters",
+            show_default=False,
+            help=f"Comma-separated names of segmenters. Choices: {SEGMENTERS}. Default: all but bundles and nnU-Nets.",
+        ),
     ] = _DEFAULTS,
     atlas: AtlasOption = None,
     checkpoint: CheckpointOption = None,
@@ -119,6 +125,7 @@ def evaluate_command(
         raise InputError("--segmenters", "names no segmenter.", f"Choose from: {SEGMENTERS}.")
     for name in names:
         family_of(name)
+    check_prompts(prompts)
     check_cluster_options(cluster, workers, tls)
     if cluster and jobs != 1:
         raise InputError("--jobs", "does not fit --cluster.", "Omit one of them.")
@@ -191,13 +198,11 @@ def evaluate_command(
 
 def _print(results: Results) -> None:
     """Prints the mean Dice of each segmenter, and what was left out."""
-    from rich.table import Table
-
     table = Table("segmenter", "cases", "mean Dice", title="mean over cases of the mean over organs")
     for variant in results.variants:
         means = list(results.case_means(variant, "dice").values())
         table.add_row(escape(variant.name), str(len(means)), f"{sum(means) / len(means):.3f}" if means else "")
-    console.print(table)
+    show(table)
     print_left_out(results.problems)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from medsam2_atlas.audit.log import record_command
 from medsam2_atlas.base.choices import FINAL
-from medsam2_atlas.base.console import console, echo
+from medsam2_atlas.base.console import Table, echo, show
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.base.file_modes import umask_of_user
 from medsam2_atlas.base.files import replacing
@@ -28,29 +29,38 @@ _Studies = Annotated[Path, typer.Argument(help="Studies folder: CTs at its top, 
 _Study = Annotated[str, typer.Argument(help="Name of the study: its file name without suffix.")]
 _Tag = Annotated[str, typer.Option(help="Tag of the label map.")]
 
+_COLUMNS = ("study", "tag", "version", "made (UTC)", "by", "origin", "accepted by", "returned by", "file")
+_MINUTE = len("2026-11-26T08:30")
+
 
 @app.command("list")
 def list_command(
     studies: _Studies, study: Annotated[str | None, typer.Argument(help="Study to list. Default: all.")] = None
 ) -> None:
-    """List all versions of all label maps; an asterisk marks the current versions."""
+    """List all versions of all label maps; an asterisk marks the current versions. Files are relative to STUDIES."""
     store = _open(studies)
-    table = Table("study", "tag", "version", "made (UTC)", "by", "origin", "accepted by", "returned by", "file")
-    current = store.labels()
+    rows, current = list[tuple[str, ...]](), store.labels()
     for name in [study] if study else store.images():
         for tag in store.tags(name):
             try:
                 versions = store.versions(name, tag)
             except MedSAM2AtlasError as error:  # one unusable label map must not hide the others
-                table.add_row(name, tag, "", "", "", "", "", "", str(error))
+                rows.append((name, tag, "", "", "", "", "", "", str(error)))
                 continue
             for version in versions:
                 now = current.get(name, {}).get(tag)
                 marked = f"{version.number} *" if now and now.version.number == version.number else str(version.number)
+                made = (version.made[:_MINUTE].replace("T", " "), version.author, version.origin)
                 reviewed = (version.accepted.get("by", ""), version.returned.get("by", ""))
-                made = (version.made, version.author, version.origin)
-                table.add_row(name, tag, marked, *made, *reviewed, _file(store, name, tag, version))
-    console.print(table)
+                rows.append((name, tag, marked, *made, *reviewed, _file(store, studies, name, tag, version)))
+    used = [n for n in range(len(_COLUMNS)) if any(row[n] for row in rows)]  # nine columns are too many for most terminals
+    table = Table(*(_COLUMNS[n] for n in used))
+    for row in rows:
+        table.add_row(*(escape(row[n]) for n in used))
+    if rows:
+        show(table)
+    else:
+        echo("There are no label maps.")
     _print_problems(store)
 
 
@@ -58,7 +68,7 @@ def list_command(
 def check_command(studies: _Studies) -> None:
     """Check label maps that other programs have written into the folder, and the images that they were drawn on."""
     store = _open(studies)
-    echo(f"{store.audit()} label maps were checked")
+    echo(f"label maps that were new or changed, and were checked: {store.audit()}")
     _print_problems(store)
 
 
@@ -137,11 +147,11 @@ def _record(studies: Path, action: str, study: str, tag: str, version: int) -> N
     record_command(WorkFolder.of(studies), action, study=study, tag=tag, version=version)
 
 
-def _file(store: StudyStore, study: str, tag: str, version: Version) -> str:
+def _file(store: StudyStore, studies: Path, study: str, tag: str, version: Version) -> str:
     if version.removed:
         return ""
     try:
-        return str(store.version_file(study, tag, version.number))
+        return os.path.relpath(store.version_file(study, tag, version.number), studies.resolve())
     except MedSAM2AtlasError as error:
         return str(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, Any
@@ -56,6 +57,7 @@ app = typer.Typer(
     cls=_Commands,
     help="Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device.",
     epilog=f"{example('')}\n\n{EPILOG}",
+    context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     rich_markup_mode=None,  # its tables leave 17 of 80 columns for the texts
     pretty_exceptions_enable=False,
@@ -84,20 +86,29 @@ app.command("demo")(demo.demo_command)
 app.command("practice")(practice.practice_command)
 
 
-@app.callback()
-def options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print log lines and tracebacks.")] = False,
-) -> None:
-    """Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device."""
-    set_up_logging(verbose)
-
-
 @app.command("version")
 def version_command() -> None:
     """Print the version."""
     from medsam2_atlas.base.version import package_version
 
     echo(package_version())
+
+
+def _version_option(given: bool) -> None:
+    if given:
+        version_command()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print log lines and tracebacks.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version_option, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Pre-annotates 15 abdominal organs on CT. Research use only; not a medical device."""
+    set_up_logging(verbose)
 
 
 add_examples(app)
@@ -108,5 +119,7 @@ def main() -> None:
     # torch reads this when it is imported. By default, waiting OpenMP threads spin and take processor time from other threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ensure_name()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a name must not stop a command in an old locale
     with plain_endings():
         app()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medsam2_atlas.base.choices import Mode, RegistrationMethod, device_name
+from medsam2_atlas.base.choices import PROMPTS, Mode, RegistrationMethod, device_name
 from medsam2_atlas.base.console import console
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.segmenters.registry import FAMILIES, family_of, vocabulary
@@ -132,6 +132,21 @@ def check_segmenter(name: str, truth: bool = False) -> str:
             "Add it or omit it.",
         )
     return name
+
+
+def check_prompts(source: str) -> None:
+    """Checks the source of the first boxes (`--prompts`), before anything is loaded.
+
+    Raises:
+        InputError: the source is neither one of `PROMPTS` nor a trained segmenter.
+    """
+    try:
+        known = source in PROMPTS or family_of(source).role == "trained"
+    except InputError:
+        known = False
+    if not known:
+        problem, remedy = "is not a source of prompts.", "Choose atlas, unet, both or the name of a trained segmenter."
+        raise InputError(f"--prompts {source}", problem, remedy)
 
 
 def choose_registration(method: RegistrationMethod | None) -> None:

@@ -30,12 +30,13 @@ def check_files(
     Args:
         outputs: pairs of a file and the suffixes allowed for it; the suffix "" allows a name without a suffix. A pair whose
             file is None is skipped.
-        inputs: files and folders that the command reads; an output must not replace one of them. None is skipped.
+        inputs: files and folders that the command reads. They must exist, and an output must not replace one of them. None is
+            skipped.
         made: folders that the command creates if they do not exist.
 
     Raises:
-        InputError: an output has another suffix, is a folder or a device, is also an input or another output, or is in a
-            folder that does not exist or is not writable.
+        InputError: an input does not exist; or an output has another suffix, is a folder or a device, is also an input or
+            another output, or is in a folder that does not exist or is not writable.
     """
     made, read, seen = [*made], [path for path in inputs if path is not None], set[str]()
     for folder in made:
@@ -54,6 +55,22 @@ def check_files(
         if resolved in seen:
             raise InputError(path, "is given for two outputs.", "Give each output its own file.")
         seen.add(resolved)
+    for given in read:
+        check_exists(given)
+
+
+def check_exists(path: Path) -> None:
+    """Checks that an input exists, before a command loads anything.
+
+    Raises:
+        InputError: the path does not exist, or may not be looked up.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(path, "does not exist.", "Check the path.") from error
+    except (OSError, ValueError) as error:  # ValueError: the name has a null character
+        raise InputError(path, f"cannot be read ({error}).", "Check its permissions.") from error
 
 
 def check_folder(path: Path, *, replaced: bool = False) -> None:

@@ -14,7 +14,7 @@ from medsam2_atlas.cli.outputs import check_folder
 def phantoms_command(
     out: Annotated[Path, typer.Argument(help="Folder to write images/ and labels/ to.")],
     count: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the population; the same seed gives the same patients.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the population; the same seed gives the same patients.")] = 0,
     spacing: Annotated[
         float | None,
         typer.Option(min=0.5, max=10, help="Isotropic spacing in mm. Default: spacing, tilt and orientation vary by patient."),
@@ -30,4 +30,4 @@ def phantoms_command(
 
     with bars() as progress:
         write_dataset(out, count, seed, spacing=spacing, hu_step=hu_step, workers=workers, progress=progress)
-    echo(f"{count} patients of population {seed} written to {out}")
+    echo(f"{count} {'patient' if count == 1 else 'patients'} of population {seed} written to {out}")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
-from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, PROMPTS, Loop, Memory, ThresholdRule
-from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.choices import DEFAULT_THRESHOLDS, Loop, Memory, ThresholdRule
+from medsam2_atlas.base.console import Table, bars, console, echo, show
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.files import replacing, write_json
 from medsam2_atlas.base.progress import reporting
@@ -26,6 +26,7 @@ from medsam2_atlas.cli.options import (
     ModeOption,
     RegistrationOption,
     UNetWeightsOption,
+    check_prompts,
     check_segmenter,
     choose_registration,
     named_folders,
@@ -92,8 +93,7 @@ def segment_command(
     segmenter = check_segmenter(renamed(segmenter, strategy, "--strategy", "--segmenter", DEFAULT), truth is not None)
     if unet is not None:
         unet_weights = Path(renamed(str(unet_weights or ""), str(unet), "--unet", "--unet-weights", ""))
-    if prompts not in PROMPTS and family_of(prompts).role != "trained":
-        raise InputError(prompts, "is not a source of prompts.", "Choose atlas, unet, both or the name of a trained segmenter.")
+    check_prompts(prompts)
     given = {"--prompts": prompts != "atlas", "--loop": loop != "symmetric", "--mode": mode != "exact"}
     given |= {"--fill-holes": fill_holes, "--thresholds": thresholds != DEFAULT_THRESHOLDS, "--as-published": as_published}
     given |= {"--registration": registration is not None}
@@ -122,6 +122,7 @@ def segment_command(
     paths = {"atlas": atlas, "checkpoint": checkpoint, "config": config, **dict.fromkeys(trainable(), unet_weights)}
     models = Models({key: str(value) for key, value in paths.items() if value} | {"device": device} | folders, hu=rule)
     used = models.segmenter(segmenter)
+    used.check()  # reports a missing atlas or missing weights before the CT is decoded
     _print_weights(used)
     volume = read_ct(image, rule)
     if volume.hu is not None and volume.hu["offset"]:
@@ -152,7 +153,7 @@ def segment_command(
         differ = (content.disagreement or {}).get(organ)
         notes += [] if differ is None else [f"score map and network differ on {differ:.0%} of its voxels"]
         table.add_row(organ, f"{millilitres:.1f}", "; ".join(n for n in notes if n))
-    console.print(table)
+    show(table)
     echo(f"{out} written in {content.seconds['total']:.1f} s by {segmenter}")
 
 
@@ -160,9 +161,9 @@ def _print_weights(segmenter: Segmenter) -> None:
     """Prints the file, checksum and mark of a segmenter's weights, if it has weights."""
     about = segmenter.used_weights()
     if about:
-        console.print(f"weights: {about['file']} (SHA-256 {about['sha256']})", soft_wrap=True)
+        console.print(escape(f"weights: {about['file']} (SHA-256 {about['sha256']})"), soft_wrap=True)
         if about.get("mark"):
-            console.print(f"[yellow]{about['mark']}[/]")
+            console.print(f"[yellow]{escape(about['mark'])}[/]")
 
 
 def propagate_command(

@@ -19,7 +19,15 @@ from medsam2_atlas.base.resource import ADDRESS_VARIABLE, QUIET_VARIABLE, python
 from medsam2_atlas.base.root_path import parse_root_path
 from medsam2_atlas.base.urls import is_url
 from medsam2_atlas.cli.options import AtlasOption, CheckpointOption, ConfigOption, DeviceOption
+from medsam2_atlas.segmenters.registry import FAMILIES, trainable
 
+_KEYS = (
+    *("atlas", "checkpoint", "config", "device", "foundation", "baseline", "learning"),
+    *(name for unet in trainable() for name in (unet, f"{unet}_config")),
+    *("preload", "auth_token"),  # of MONAI Label
+)
+"""Keys of `--conf`, see `apps/medsam2_atlas/main.py`. The server itself checks those that begin with a prefix."""
+_PREFIXES = ("server_", *(family.prefix for family in FAMILIES if family.prefix))
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -86,8 +94,15 @@ def serve_command(
         key, equals, text = setting.partition("=")
         if not key or not equals:
             raise InputError(setting, "is not KEY=VALUE.", "For example: --conf learning=false")
+        if key not in _KEYS and not key.startswith(_PREFIXES):
+            choices = ", ".join((*_KEYS, *(f"{prefix}…" for prefix in _PREFIXES)))
+            raise InputError(f"--conf {key}", "is not a setting of the app.", f"Choose from: {choices}.")
         command += ["--conf", key, text]
         device = text if key == "device" else device
+    if tokens is not None:
+        from medsam2_atlas.access.token_entries import read_tokens
+
+        read_tokens(tokens)  # reports a file that the server would refuse, before it loads anything
     from medsam2_atlas.cli.port import check_port
 
     check_port(host, port)

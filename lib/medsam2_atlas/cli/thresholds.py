@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from medsam2_atlas.base.choices import Fusion
-from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.console import Table, bars, console, echo, show
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.cli.cases import print_left_out
 from medsam2_atlas.cli.options import ConfigOption, DeviceOption
 from medsam2_atlas.cli.outputs import check_folder
 
 if TYPE_CHECKING:
-    from medsam2_atlas.atlas import Atlas
+    from medsam2_atlas.atlas import Atlas, ReferenceFiles
 
 
 def thresholds_command(
@@ -53,6 +54,7 @@ def thresholds_command(
     loaded, settings = Atlas.load(folder), fusion_config()
     if fusion is not None:
         settings = settings.with_method(fusion)
+    files = None if references is None else _usable_files(loaded, references, checkpoint)
     with bars() as progress:
         found = find_thresholds(loaded, settings, progress)
     table = Table(
@@ -61,28 +63,40 @@ def thresholds_command(
     for k, value in found.values.items():
         organ = organ_table()[k]
         table.add_row(organ.display, f"{organ.published_threshold:.2f}", f"{value:.2f}", f"{found.overlap[k]:.2f}")
-    console.print(table)
+    show(table)
     result = with_thresholds(loaded, found)
-    if references is not None:
-        result = _with_weights(result, references, checkpoint, config, device)
+    if files is not None:
+        result = _with_weights(result, files, checkpoint, config, device)
     if store:
         result.save(folder)
         echo(f"stored with {folder}")
 
 
-def _with_weights(atlas: Atlas, references: Path, checkpoint: Path | None, config: str | None, device: str) -> Atlas:
-    """Learns the weights of strategy F for an atlas and a checkpoint; prints them and their cost; adds them to the atlas."""
+def _usable_files(atlas: Atlas, references: Path, checkpoint: Path | None) -> list[ReferenceFiles]:
+    """Returns the files of the references; checks them and the checkpoint before the search for thresholds takes its time."""
     from medsam2_atlas.atlas import find_references
+    from medsam2_atlas.medsam2 import find_checkpoint
+    from medsam2_atlas.segmenters.joint_leave_one_out import checked_files
+
+    find_checkpoint(checkpoint)
+    files = find_references(references, {})
+    checked_files(atlas, files)
+    return files
+
+
+def _with_weights(
+    atlas: Atlas, files: Sequence[ReferenceFiles], checkpoint: Path | None, config: str | None, device: str
+) -> Atlas:
+    """Learns the weights of strategy F for an atlas and a checkpoint; prints them and their cost; adds them to the atlas."""
     from medsam2_atlas.base.device import pick_device
     from medsam2_atlas.imaging.labels import organ_table
     from medsam2_atlas.medsam2 import find_checkpoint, load_weights
     from medsam2_atlas.segmenters.joint_leave_one_out import checked_files, learn_for_atlas
     from medsam2_atlas.segmenters.joint_weights import with_joint_weights
 
-    files = find_references(references, {})
     count = len(checked_files(atlas, files)[0])
     weights = load_weights(find_checkpoint(checkpoint), config, pick_device(device))
-    console.print(f"weights: {weights.file} (SHA-256 {weights.sha256})", soft_wrap=True)
+    console.print(escape(f"weights: {weights.file} (SHA-256 {weights.sha256})"), soft_wrap=True)
     console.print(
         f"MedSAM2 segments each of {count} references once, with one registration each: about the time of "
         f"{count} runs of `segment --segmenter B` on {weights.device}.",
@@ -98,6 +112,6 @@ def _with_weights(atlas: Atlas, references: Path, checkpoint: Path | None, confi
     for k, value in found.weights.network.items():
         row = (value, found.weights.maps[k], found.before.get(k), found.after.get(k))
         table.add_row(organ_table()[k].display, *("" if v is None else f"{v:.3f}" for v in row))
-    console.print(table)
+    show(table)
     echo(f"weights of strategy F learnt in {seconds:.0f} s, {seconds / count:.1f} s per reference")
     return with_joint_weights(atlas, weights.sha256, found)

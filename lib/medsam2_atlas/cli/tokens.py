@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
-from medsam2_atlas.base.console import console
+from medsam2_atlas.base.console import Table, show
 from medsam2_atlas.base.errors import InputError
 
 app = typer.Typer(help="Add and list the people who may log in to the server.", no_args_is_help=True)
@@ -45,8 +45,8 @@ def check_command(file: _File) -> None:
 
     table = Table("name", "role", "token ends (UTC)")
     for person in read_tokens(file).values():
-        table.add_row(person.name, person.role, _end(person.expires))
-    console.print(table)
+        table.add_row(escape(person.name), person.role, _end(person.expires))
+    show(table)
 
 
 def _end(expires: float) -> str:

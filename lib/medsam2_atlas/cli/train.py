@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
-from medsam2_atlas.base.console import bars, console, echo
+from medsam2_atlas.base.console import Table, bars, echo, show
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.base.file_modes import umask_of_user
 from medsam2_atlas.cli.cases import annotated_cases, print_left_out
@@ -77,12 +77,12 @@ def unet_command(
             raise InputError(cases, problem, "Add cases, or use --validation-share 0.")
         stats = training.run()
     if stats["validation"]:
-        table = Table("organ", "Dice", title=f"validation cases: {', '.join(stats['validation_cases'])}")
+        table = Table("organ", "Dice", title=escape(f"validation cases: {', '.join(stats['validation_cases'])}"))
         best = max(stats["validation"], key=lambda entry: entry["mean_dice"])
         for name, value in best["organs"].items():
             table.add_row(name, f"{value:.3f}")
         table.add_row("mean", f"{best['mean_dice']:.3f}")
-        console.print(table)
+        show(table)
     print_left_out(stats["skipped"])
     if half is not None:
         best_unet = load_unet(run / "best.pt")
@@ -106,7 +106,7 @@ def demo_command(
     ),
     steps: Annotated[int, typer.Option(min=1, help="Number of optimiser steps.")] = DemoTraining.steps,
     patients: Annotated[int, typer.Option(min=1, help="Number of phantoms to train on.")] = DemoTraining.patients,
-    seed: Annotated[int, typer.Option(help="Seed of the population and of all random choices.")] = DemoTraining.seed,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the population and of all random choices.")] = DemoTraining.seed,
     device: DeviceOption = "auto",
 ) -> None:
     """Train the MedSAM2 demo network on phantoms from scratch. An interrupted training resumes."""

@@ -4,6 +4,8 @@ A label map that is written and read back has the same voxels. The functions tha
 use, because they need pydicom and highdicom, whose imports take seconds.
 """
 
+import logging
+import warnings
 from typing import TYPE_CHECKING
 
 from medsam2_atlas.base.choices import Made
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from medsam2_atlas.dicom.seg import write_seg
     from medsam2_atlas.dicom.seg_reading import read_seg
     from medsam2_atlas.dicom.series_labels import labels_of_series, seg_to_file
+
+for _library in ("pydicom", "highdicom"):
+    # Their warnings quote values of DICOM objects, such as the patient's name, and would reach terminals and logs.
+    warnings.filterwarnings("ignore", module=rf"{_library}(\.|$)")
+    logging.getLogger(_library).setLevel(logging.ERROR)
 
 __getattr__ = lazy_exports(
     __name__,

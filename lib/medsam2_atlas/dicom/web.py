@@ -24,7 +24,7 @@ from medsam2_atlas.base.upstream import CircuitBreaker
 from medsam2_atlas.dicom.multipart import MultipartFiles, MultipartLimits
 from medsam2_atlas.dicom.one_part import KIND, OnePart
 from medsam2_atlas.dicom.uids import cleaned_uid, valid_uid
-from medsam2_atlas.dicom.web_answers import add_preamble, failures, first_value
+from medsam2_atlas.dicom.web_answers import add_preamble, failures, first_value, short
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class DicomWeb:
             self._session.get(url, params=query, headers={"Accept": _JSON}, stream=True, timeout=timeout).close()
             self.breaker.answered()
         except _UNANSWERED as error:
-            self.breaker.failed(began, _short(error))
+            self.breaker.failed(began, short(error))
         except RequestException as error:
             log.warning("the PACS cannot be probed: %s", error)
         finally:
@@ -291,11 +291,11 @@ class DicomWeb:
         try:
             answer = self._session.request(method, url, stream=True, timeout=timeout, **options)
         except _UNANSWERED as error:
-            self.breaker.failed(began, _short(error))
-            raise UnavailableError("PACS", f"cannot be reached ({_short(error)}).", "Is it running?") from error
+            self.breaker.failed(began, short(error))
+            raise UnavailableError("PACS", f"cannot be reached ({short(error)}).", "Is it running?") from error
         except RequestException as error:
             self.breaker.given_up(began)
-            raise StorageError("PACS", f"cannot be reached ({_short(error)}).", _CHECK_URL) from error
+            raise StorageError("PACS", f"cannot be reached ({short(error)}).", _CHECK_URL) from error
         finally:
             silence.cancel()
         self.breaker.answered()
@@ -305,10 +305,10 @@ class DicomWeb:
                 raise StorageError("PACS", f"answers {answer.status_code} {answer.reason} to {method} {path}.", "See its log.")
             yield answer
         except _UNANSWERED as error:
-            self.breaker.failed(began, _short(error))
-            raise UnavailableError("PACS", f"stopped answering ({_short(error)}).", "Is it running?") from error
+            self.breaker.failed(began, short(error))
+            raise UnavailableError("PACS", f"stopped answering ({short(error)}).", "Is it running?") from error
         except RequestException as error:
-            raise UnavailableError("PACS", f"ended its answer too early ({_short(error)}).", "Try again.") from error
+            raise UnavailableError("PACS", f"ended its answer too early ({short(error)}).", "Try again.") from error
         finally:
             watch.cancel()
             answer.close()
@@ -337,7 +337,3 @@ def _interrupt(answer: Response) -> None:
     """Interrupts another thread that reads an answer. Closing the socket would not wake that thread."""
     with suppress(OSError, ValueError, RuntimeError):  # the thread may have finished in the meantime
         answer.raw.shutdown()
-
-
-def _short(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:300]

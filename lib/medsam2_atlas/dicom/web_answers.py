@@ -1,12 +1,15 @@
-"""Parts of a DICOMweb server's answers: values in DICOM JSON, the file format of objects, and reasons for refusing them."""
+"""Parts of a DICOMweb server's answers: values in DICOM JSON, the file format of objects, reasons of failures."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+_CONNECTION = re.compile(r"HTTPS?Connection(?:Pool)?\(host='([^']*)', port=(\d+)\): ")
+"""How urllib3 begins the text of an error."""
 _PREAMBLE = b"\0" * 128
 _FAILED, _REASON = "00081198", "00081197"
 _FORMS = ("Alphabetic", "Ideographic", "Phonetic")
@@ -64,3 +67,14 @@ def failures(content: bytes) -> list[int]:
         values = value.get("Value") if isinstance(value, dict) else None
         found.append(values[0] if isinstance(values, list) and values and isinstance(values[0], int) else 0)
     return found
+
+
+def short(error: Exception) -> str:
+    """Returns host, port and reason of an error of `requests`; urllib3 also writes its classes and the whole query.
+
+    >>> short(ValueError("HTTPConnectionPool(host='pacs', port=8042): Read timed out."))
+    'pacs:8042: Read timed out.'
+    """
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    text = str(reason or error) or type(error).__name__
+    return _CONNECTION.sub(r"\1:\2: ", text)[:300]

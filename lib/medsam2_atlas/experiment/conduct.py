@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, problem_of
+from medsam2_atlas.atlas import Atlas
+from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, listed, problem_of
 from medsam2_atlas.base.mapping import Map
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.datasets import read_dataset
@@ -20,6 +21,7 @@ from medsam2_atlas.experiment.run import Session, open_tasks, run_tasks
 from medsam2_atlas.experiment.setting import Setting, locked
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.segmenters.registry import family_of
+from medsam2_atlas.studies.models import Models
 from medsam2_atlas.unet import training_cases_of
 
 log = logging.getLogger(__name__)
@@ -51,12 +53,15 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent, mappe
             dataset = read_dataset(choice.labels)
             annotated = tuple(organ_table().indices) if dataset is None else dataset.annotated_organs
             setting = replace(setting, organs=annotated)
+        models = setting.models()
+        prompted = any(family_of(variant.segmenter).role == "prompted" for variant in setting.variants)
+        atlas = models.atlas() if prompted else None  # reports a missing atlas before all cases are read
         cases = find_cases(choice.images, choice.labels, None if choice.strict else problems, progress)
-        cases, setting, warnings = _prepared(cases, setting, choice, problems)
+        cases, setting, warnings = _prepared(cases, setting, choice, problems, models, atlas)
         if not cases:
             raise InputError(
                 choice.images,
-                f"contains no case that can be used. {_listed(problems)}".rstrip(),
+                f"contains no case that can be used. {listed(problems)}".rstrip(),
                 "Add annotated CTs that are not references of the atlas.",
             )
         session = Session(setting)
@@ -66,19 +71,22 @@ def conduct(setting: Setting, choice: Choice, progress: Progress = silent, mappe
         results = _results(cases, session, problems, choice.empty)
         if not results.records:
             remedy = "Correct these problems and run the command again."
-            raise InputError(setting.out, f"gets no results: {_listed(problems)}", remedy)
+            raise InputError(setting.out, f"gets no results: {listed(problems)}", remedy)
         write_outputs(results, cases, session, choice, warnings)
     return results
 
 
 def _prepared(
-    cases: list[EvaluationCase], setting: Setting, choice: Choice, problems: dict[str, str]
+    cases: list[EvaluationCase],
+    setting: Setting,
+    choice: Choice,
+    problems: dict[str, str],
+    models: Models,
+    atlas: Atlas | None,
 ) -> tuple[list[EvaluationCase], Setting, list[str]]:
     """Leaves out references of the atlas, writes smaller atlases, and collects warnings about names."""
-    models = setting.models()
     warnings: list[str] = []
-    if any(family_of(variant.segmenter).role == "prompted" for variant in setting.variants):
-        atlas = models.atlas()
+    if atlas is not None:
         cases = independent_cases(cases, atlas, None if choice.strict else problems)
         warnings += same_names(cases, [r.name for r in atlas.references], "a reference of the atlas")
         if choice.counts:
@@ -92,11 +100,6 @@ def _prepared(
         trained_on = [] if weights is None else training_cases_of(weights)
         warnings += same_names(cases, trained_on, f"a training case of {name}")
     return cases, setting, warnings
-
-
-def _listed(problems: Mapping[str, str]) -> str:
-    """Returns the problems in one line, shortened."""
-    return "; ".join(f"{name}: {reason}" for name, reason in sorted(problems.items()))[:2000]
 
 
 def _results(cases: Sequence[EvaluationCase], session: Session, problems: dict[str, str], empty: EmptyRule) -> Results:

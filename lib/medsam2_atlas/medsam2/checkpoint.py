@@ -131,8 +131,8 @@ def load_weights(file: Path, config: str | Path | None = None, device: torch.dev
         device: the device of the network; the CPU by default.
 
     Raises:
-        WeightsError: the file is not a checkpoint, or it belongs to another network; the message names the tensors.
-        FileNotFoundError: the configuration does not exist.
+        WeightsError: the file is not a checkpoint, or it belongs to another network (the message names the tensors); the
+            configuration does not exist.
     """
     content = _read(file)
     chosen = load_config(config if config is not None else _named_config(file, content.get("config")))
@@ -165,7 +165,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise WeightsError(file, f"is not a PyTorch checkpoint ({reason}).", "Download it again.") from error
+        raise WeightsError(
+            file, f"is not a PyTorch checkpoint ({reason}).", "Download it again, or name another file."
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise WeightsError(file, 'does not have the form {"model": state_dict}.', "Use a checkpoint of MedSAM2 as published.")
     if not all(isinstance(t, torch.Tensor) for t in content["model"].values()):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from medsam2_atlas.base.errors import WeightsError
 from medsam2_atlas.base.resource import resource
@@ -33,13 +34,24 @@ def load_config(name_or_file: str | Path) -> DictConfig:
     """Returns a network configuration, given its name in `configs/medsam2` or a YAML file.
 
     Raises:
-        FileNotFoundError: there is no such configuration.
+        WeightsError: there is no such configuration, or the file has another content.
     """
-    path = Path(name_or_file)
+    path, names = Path(name_or_file), config_names()
     if path.suffix not in {".yaml", ".yml"}:
+        if str(name_or_file) not in names:
+            raise WeightsError(
+                name_or_file, "is not a network configuration.", f"Choose {' or '.join(names)}, or name a YAML file."
+            )
         path = resource(f"configs/medsam2/{name_or_file}.yaml")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise WeightsError(
+            path, f"cannot be read as a network configuration ({reason}).", "Name a YAML file like those in configs/medsam2/."
+        ) from error
+    if not isinstance(config, DictConfig) or not isinstance(config.get("model"), DictConfig):
+        raise WeightsError(path, "is not a network configuration.", "Name a YAML file like those in configs/medsam2/.")
     return config
 
 

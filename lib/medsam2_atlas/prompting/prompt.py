@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from medsam2_atlas.base.configuration import problems_of, reading_problem
 from medsam2_atlas.base.errors import InputError
 from medsam2_atlas.imaging.volume import Geometry, Volume
 
@@ -168,9 +169,10 @@ def read_prompts(path: Path, geometry: Geometry) -> list[OrganPrompt]:
     try:
         prompts = [entry.value() for entry in read_entries(path, _Prompt)]
     except ValueError as error:
+        reason = problems_of(error) if isinstance(error, ValidationError) else reading_problem(error)
         raise InputError(
             path,
-            f"does not contain prompts: {error}",
+            f"does not contain prompts: {reason}.",
             'Write a list of {"label", "z_min", "z_max", "boxes": [{"z", "box": [x_min, y_min, x_max, y_max]}]}.',
         ) from error
     labels = [p.label for p in prompts]

@@ -209,7 +209,7 @@ class LabelChanges:
         # Only names in the index become paths.
         row = self._current(rows, study, tag) if rows.label(study, tag) is not None else None
         if row is None:
-            raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.", LISTED)
+            raise NotFoundError(repr(study[:80]), f"has no label map under {tag[:80]!r}.", LISTED)
         return row
 
     def _current(self, rows: Writer, study: str, tag: str) -> LabelRow | None:

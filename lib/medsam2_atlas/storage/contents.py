@@ -142,7 +142,7 @@ class StudyContents:
         with self._errors("be read", study):
             row = self._current.find(study, tag)
         if row is None:
-            raise NotFoundError(repr(study[:80]), f"has no label under {tag[:80]!r}.", LISTED)
+            raise NotFoundError(repr(study[:80]), f"has no label map under {tag[:80]!r}.", LISTED)
         return self._label(row)
 
     def tags(self, study: str) -> list[str]:
@@ -194,7 +194,7 @@ class StudyContents:
         """
         versions = self._lineage(study, tag).versions() if tag in self.tags(study) else []
         if not versions:
-            raise NotFoundError(repr(study), f"has no label under {tag!r}.", LISTED)
+            raise NotFoundError(repr(study), f"has no label map under {tag!r}.", LISTED)
         return versions
 
     def version_file(self, study: str, tag: str, number: int) -> Path:
@@ -293,7 +293,7 @@ class StudyContents:
         lineage = self._lineage(study, tag) if tag in self.tags(study) else None
         version = lineage.version(number) if lineage is not None and number in lineage.numbers() else None
         if lineage is None or version is None or version.removed:
-            raise NotFoundError(repr(study), f"has no version {number} of the label under {tag!r}.", LISTED)
+            raise NotFoundError(repr(study), f"has no version {number} of the label map under {tag!r}.", LISTED)
         if not lineage.intact(version):
             raise StorageError(
                 lineage.file(version), "is missing or has changed since it was saved.", "Choose another version."

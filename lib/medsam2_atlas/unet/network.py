@@ -161,8 +161,10 @@ def load_unet(file: Path, device: torch.device | None = None) -> UNet:
     except WeightsError:
         raise
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(file, f"does not contain a U-Net ({error}).", "Train it again.") from error
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        problem, remedy = f"does not contain a U-Net ({reason}).", "Name weights that `medsam2-atlas train unet` wrote."
+        raise WeightsError(file, problem, remedy) from error
     except Exception as error:  # torch.load raises many kinds
-        raise WeightsError(file, f"is not a U-Net checkpoint ({str(error)[:120]}).", "Train it again.") from error
+        raise WeightsError(file, f"is not a U-Net checkpoint ({str(error)[:120]}).", "Name another file.") from error
     network.to(device or torch.device("cpu")).eval()
     return UNet(network, config, file, sha256(file), content["mark"], validation, cases)

@@ -23,7 +23,7 @@ from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler
 from torch.utils.tensorboard import SummaryWriter
 
-from medsam2_atlas.base.errors import InputError
+from medsam2_atlas.base.errors import InputError, listed
 from medsam2_atlas.base.files import sha256, write_json
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.imaging.dice import mean_dice
@@ -89,8 +89,9 @@ class UNetTraining:
         self._rule = str(cases[0].hu) if cases else str(CHECK)
         self.skipped = {**(skipped or {}), **problems}
         if self.skipped and not usable:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.skipped.items()))
-            raise InputError("training", f"has no case that can be used: {reasons[:2000]}", "Correct or replace the files.")
+            raise InputError(
+                "training", f"has no case that can be used: {listed(self.skipped)}", "Correct or replace the files."
+            )
         self.train_cases, self.validation_cases = split_cases(usable, config.training.validation_share)
         self.mark, self._progress = "", progress
         torch.manual_seed(config.training.seed)

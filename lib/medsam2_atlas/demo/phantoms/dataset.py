@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medsam2_atlas.base.files import replacing
+from medsam2_atlas.base.pools import in_processes
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.demo.phantoms.patient import Patient, Phase, draw_patient
 from medsam2_atlas.demo.phantoms.render import Scan, render
@@ -89,9 +89,8 @@ def write_dataset(
     for kind in ("images", "labels"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     write = partial(_write_case, out, seed, spacing, hu_step)
-    with ProcessPoolExecutor(min(workers, count)) as pool:
-        for done, _ in enumerate(pool.map(write, range(count)), 1):
-            progress("phantoms", done / count)
+    for done in in_processes(workers, write, count):
+        progress("phantoms", done / count)
 
 
 def _write_case(out: Path, seed: int, spacing: float | None, hu_step: int, index: int) -> None:

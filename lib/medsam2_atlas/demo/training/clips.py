@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from medsam2_atlas.base.files import replacing
 from medsam2_atlas.demo.phantoms.dataset import draw_case
 from medsam2_atlas.medsam2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, to_uint8
 
@@ -77,9 +78,8 @@ class PhantomPool:
         if file.exists():
             return
         case = draw_case(seed, index)
-        part = file.with_suffix(".part.npz")
-        np.savez_compressed(part, image=to_uint8(case.image), label=case.label, slices=case.scan.spacing[2])
-        part.replace(file)
+        with replacing(file) as part:
+            np.savez_compressed(part, image=to_uint8(case.image), label=case.label, slices=case.scan.spacing[2])
 
     def batch(self, generator: np.random.Generator, stage: Stage, size: int, mask_size: int) -> Batch:
         """Draws random clips with a box on the first slice, and sometimes on the last one too.

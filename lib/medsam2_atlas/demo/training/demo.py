@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from medsam2_atlas.base.pools import in_processes
 from medsam2_atlas.base.progress import Progress, silent
 from medsam2_atlas.base.tensor_files import load_tensors
 from medsam2_atlas.demo.training.clicks import clicks, correcting_clicks
@@ -160,10 +160,8 @@ def prepare_pool(folder: Path, options: DemoTraining, progress: Progress = silen
         progress: called with the fraction completed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(options.workers) as pool:
-        render = partial(PhantomPool.render, folder, options.seed)
-        for done, _ in enumerate(pool.map(render, range(options.patients)), 1):
-            progress("phantoms", done / options.patients)
+    for done in in_processes(options.workers, partial(PhantomPool.render, folder, options.seed), options.patients):
+        progress("phantoms", done / options.patients)
     return PhantomPool(folder, options.seed, options.patients)
 
 

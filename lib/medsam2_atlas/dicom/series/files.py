@@ -19,7 +19,7 @@ from medsam2_atlas.imaging.decoding.tree import DIRECTORY_NAME, files_below
 
 _MAX_SERIES = 10
 _MAX_LISTED = 100
-_ONE = "Give a folder with the slices of exactly one series."
+_ONE = "Give a folder with the slices of exactly one series, or one image file."
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 """The prefix of the SOP Class UIDs of stored objects. A file without preamble must have such a UID to count as DICOM."""
 _DERIVED = (
