@@ -59,7 +59,8 @@ class StudyDatastore(Datastore):
         self._confirmations = Confirmations(clock)
         self.store = StudyStore(path, roots=tuple(Path(root) for root in roots))
         work, self.signed_off = self.store.work.folder("."), threading.Event()
-        self.claims, self.figures = CaseClaims(work / CLAIMS), FigureTable(work / FIGURES)
+        erased, figures = self.store.erased.just_now, FigureTable(work / FIGURES)
+        self.claims, self.figures = CaseClaims(work / CLAIMS, erased=erased), figures
         self._about_file = self.store.work.path / "about.json"
 
     def name(self) -> str:

@@ -21,7 +21,8 @@ router = APIRouter(prefix="/activelearning", tags=["ActiveLearning"], route_clas
 def next_case(request: Request, strategy: str, params: Annotated[dict[str, Any] | None, Body()] = None) -> dict[str, Any]:
     """Returns the case's `id`, the reason (`why`) and its stored information; an empty object if all cases are done.
 
-    `path` is empty, because clients download the image.
+    `taken`: whether it is another person's now, because no other case is left. `path` is empty, because clients download the
+    image.
     """
     instance = app_instance()
     check_strategy(strategy, instance._strategies)

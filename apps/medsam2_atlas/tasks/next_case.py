@@ -30,7 +30,7 @@ _DESCRIPTIONS = {
     "uncertainty": "The case with the least certain score maps and prompts",
     "novelty": "The case with the worst registration and the lowest similarity to the references",
 }
-OTHERS = "; all other cases are being edited by other people, or assigned to them"
+_OTHERS = "; all other cases are being edited by other people, or assigned to them"
 
 
 class NextCase(Strategy):
@@ -49,6 +49,8 @@ class NextCase(Strategy):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Returns the `id` of the case, its `weight`, and the reason `why`; None if all cases are done.
+
+        `taken` states whether it is another person's now, because no other case is left.
 
         A case is done if it has a final label map that no reviewer has returned. In the request, `except` names a case that is
         not chosen, because the person works on it; `person` is the unique id of the person, and `person_name` the name.
@@ -69,7 +71,9 @@ class NextCase(Strategy):
             return choose(self._name, studies, rows, versions=self._versions(), assigned=team.taken)
 
         choice = self._first(candidates, team, ranked)
-        return None if choice is None else {"id": choice.study, "weight": choice.weight, "why": choice.why}
+        if choice is None:
+            return None
+        return {"id": choice.study, "weight": choice.weight, "why": choice.why, "taken": team.taken(choice.study)}
 
     def _first(self, candidates: list[str], team: _Team, ranked: Callable[[list[str]], Choice | None]) -> Choice | None:
         """Returns the first case in the order that the module describes; `ranked` chooses by the strategy."""
@@ -91,7 +95,7 @@ class NextCase(Strategy):
             version = returned[left[0]]
             whose = version.author or "another person"
             return Choice(left[0], 1.0, f"returned to {whose} by {_return_of(version)}; no other case is free")
-        return None if choice is None else Choice(choice.study, choice.weight, choice.why + OTHERS)
+        return None if choice is None else Choice(choice.study, choice.weight, choice.why + _OTHERS)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime, timezone
+from datetime import MAXYEAR, MINYEAR, datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +80,8 @@ class Version:
         known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
         if known.get("organs") is not None:
             known["organs"] = tuple(int(organ) for organ in known["organs"])
+        known |= {name: _text(known[name]) for name in ("author", "author_id", "made", "image_sha256") if name in known}
+        known["info"] = known["info"] if isinstance(known.get("info"), dict) else {}
         known["doubled"] = tuple(str(name) for name in known.get("doubled") or ())
         known["accepted"] = _texts(known.get("accepted"))
         returns = known.get("returns")
@@ -250,6 +252,27 @@ class Lineage:
 
     def _record(self, number: int) -> Path:
         return self.folder / f"{number:05d}.json"
+
+
+def time_of(text: str) -> datetime | None:
+    """Returns a time of a record in UTC; None if it is not valid. A time without a zone is UTC.
+
+    The first and the last year of the calendar are not valid, because such a time may not exist in other time zones.
+
+    >>> str(time_of("2026-11-27T12:00:00+02:00")), time_of("0001-01-01T00:00:00Z")
+    ('2026-11-27 10:00:00+00:00', None)
+    """
+    try:
+        made = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        found = made.astimezone(timezone.utc) if made.tzinfo else made.replace(tzinfo=timezone.utc)
+    except (ValueError, OverflowError):
+        return None
+    return found if MINYEAR < found.year < MAXYEAR else None
+
+
+def _text(content: object) -> str:
+    """Returns a text; empty for null, as some programs write it."""
+    return "" if content is None else str(content)
 
 
 def _texts(content: object) -> dict[str, str]:
