@@ -14,7 +14,7 @@ import pytest
 
 from app.listed_studies import KIM, Team, label_in, sign_off, six_studies
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.active_learning import ScoreTable
+from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.base.errors import UnavailableError
 from medsam2_atlas.storage import Person
 from medsam2_atlas.team import measure_next
@@ -195,6 +195,13 @@ def test_a_picture_that_cannot_be_drawn_is_a_grey_one_and_is_not_tried_again_at_
     assert tried == ["x"], "a case with a problem is not read"
 
 
+def nested(depth: int) -> Any:
+    found: Any = 1
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 ODD_RECORDS: list[dict[str, Any]] = [
     {"author": None},
     {"author": ["kim"], "author_id": {"a": 1}},
@@ -206,10 +213,11 @@ ODD_RECORDS: list[dict[str, Any]] = [
     {"info": None},
     {"info": []},
     {"accepted": {"by": None, "at": 5}},
+    {"info": {"deep": nested(600)}},
 ]
 
 
-@pytest.mark.parametrize("odd", ODD_RECORDS, ids=str)
+@pytest.mark.parametrize("odd", ODD_RECORDS, ids=lambda odd: str(odd)[:60])
 def test_an_odd_record_hides_neither_the_list_nor_the_figures_nor_the_next_case(
     team: Team, datastore: StudyDatastore, table: ScoreTable, label: Path, odd: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,3 +241,45 @@ def test_an_odd_record_hides_neither_the_list_nor_the_figures_nor_the_next_case(
     found = NextCase("disagreement", table, dict)(asked, datastore)
     assert found is not None
     assert found["id"] == "c"
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "state"),
+    [
+        ("images/a.json", DEEP, "new"),
+        ("images/a.json", json.dumps({"PatientName": nested(600)}), "new"),
+        ("reports/unet_3d/a.json", DEEP, "predicted"),
+        ("reports/unet_3d/a.json", json.dumps({"report": {"confidence": {"liver": 10**400}}}), "predicted"),
+        ("reports/unet_3d/a.json", json.dumps({"report": {"confidence": {"liver": float("nan")}}}), "predicted"),
+        ("batch.json", DEEP, "new"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_an_odd_file_of_one_case_hides_neither_the_case_nor_the_list(
+    team: Team, datastore: StudyDatastore, label: Path, file: str, text: str, state: str
+) -> None:
+    if state == "predicted":
+        datastore.store.save_prediction("a", "unet_3d", label)
+    odd = datastore.store.work.path / file
+    odd.parent.mkdir(parents=True, exist_ok=True)
+    odd.write_text(text)
+    for index in datastore.store.work.path.glob("studies*.sqlite"):
+        index.unlink()
+    page = team.ask("kim", "cases", sort="confidence").json()
+    assert {row["study"]: row["state"] for row in page["rows"]}["a"] == state
+    assert page["total"] == 7
+    assert team.ask("kim", "summary").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("column", "text"), [("scores", "x"), ("scores", '{"disagreement": NaN}'), ("why", "[]"), ("versions", "3"), ("why", DEEP)]
+)
+def test_damaged_measures_of_one_case_leave_those_of_the_others(team: Team, table: ScoreTable, column: str, text: str) -> None:
+    for study, value in (("a", 0.5), ("b", 0.2), ("c", 0.9)):
+        table.put(study, "", {}, Assessment({"disagreement": value}, {"disagreement": "low Dice"}))
+    table._database.write(lambda base: base.execute(f"UPDATE measures SET {column} = ? WHERE study = 'a'", (text,)))
+    rows = team.ask("kim", "cases", sort="disagreement").json()["rows"]
+    assert [(row["study"], row["disagreement"]) for row in rows[:3]] == [("b", 0.2), ("c", 0.9), ("a", None)]

@@ -22,7 +22,7 @@ from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.lineage import now
 from medsam2_atlas.storage.lock import FolderLock
 from medsam2_atlas.storage.rows import stamp_of
-from medsam2_atlas.storage.safely import flush, make_folder, temporary, write_safely
+from medsam2_atlas.storage.safely import flush_names, make_folder, temporary, write_safely
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _write(assignments: Mapping[str, Assignment], file: Path) -> None:
     with temporary(file.parent, ".json") as part:
         write_safely(part, text + "\n")
         os.replace(part, file)
-    flush(file.parent)
+    flush_names(file.parent)
 
 
 def _stamp_or_empty(file: Path) -> str:

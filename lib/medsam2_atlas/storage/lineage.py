@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.files import sha256, text_of
-from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
+from medsam2_atlas.base.json_text import stored_json
+from medsam2_atlas.storage.safely import flush_names, make_folder, staged_copy, temporary, write_safely
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Version:
         Raises:
             ValueError: the text is not a record.
         """
-        content = json.loads(text)
+        content = stored_json(text)
         if not isinstance(content, dict) or not {"number", "file", "sha256", "origin"} <= set(content):
             raise ValueError("entries are missing")
         known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
@@ -199,7 +200,7 @@ class Lineage:
                     with suppress(OSError):
                         file.unlink(missing_ok=True)
                 raise
-        self._flush_folder()
+        flush_names(self.folder)
         return made
 
     def write(self, version: Version) -> None:
@@ -207,7 +208,7 @@ class Lineage:
         with temporary(self.folder, ".json") as part:
             write_safely(part, _as_text(version))
             os.replace(part, self._record(version.number))
-        self._flush_folder()
+        flush_names(self.folder)
 
     def intact(self, version: Version) -> bool:
         """Returns whether the label file of a version exists and is unchanged."""
@@ -231,13 +232,6 @@ class Lineage:
                     file.unlink()
             except OSError as error:
                 log.warning("%s is left over and cannot be removed (%s)", file, error.strerror)
-
-    def _flush_folder(self) -> None:
-        """Flushes the folder after a record was renamed; only logs a failure, since the rename has been made."""
-        try:
-            flush(self.folder)
-        except OSError as error:
-            log.error("%s cannot be flushed (%s); a power cut may undo the last change", self.folder, error)
 
     def next_number(self) -> int:
         """Returns the next free number, which exceeds that of every file in the folder, with or without a record."""
