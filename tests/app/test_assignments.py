@@ -23,7 +23,7 @@ from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.erasing import contents, erase
 from medsam2_atlas.storage import FINAL, Assignments, Person
 from medsam2_atlas.team import measure_next
-from server import assignments, errors, studies
+from server import assignments, errors, next_case, studies
 from server.access import User
 from server.assignments import comment_of, may_accept, opened_by
 from storage.test_store import ct, label
@@ -222,6 +222,31 @@ def test_two_people_who_ask_at_the_same_moment_get_different_cases(client: TestC
         thread.join()
     assert {one["study"] for one in found.values()} == {"b", "c"}
     assert {name: one["claimed"]["person"] for name, one in found.items()} == {"kim": "kim", "lee": "lee"}
+
+
+def test_a_case_is_claimed_before_it_is_fetched(
+    client: TestClient, datastore: StudyDatastore, table: ScoreTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = dict[str, Any]()
+
+    def next_of(who: str) -> Any:
+        return client.post("/activelearning/first", json={}, headers={"who": who}).json()
+
+    def sample(strategy: str, options: dict[str, Any], name: str) -> dict[str, Any] | None:
+        chosen = NextCase(strategy, table, dict)(options, datastore)
+        if name == "kim":  # while the PACS sends her case, another person asks
+            found["lee"] = next_of("lee")
+        return chosen
+
+    monkeypatch.setattr(next_case.activelearning, "sample", sample)
+    monkeypatch.setattr(next_case, "app_instance", assignments.app_instance)
+    monkeypatch.setattr(next_case, "sample_parameters", lambda *_: {})
+    client.app.include_router(next_case.router)  # type: ignore[attr-defined]
+    found["kim"] = next_of("kim")
+    assert {name: (one["id"], one["claimed"]["person"]) for name, one in found.items()} == {
+        "kim": ("a", "kim"),
+        "lee": ("b", "lee"),
+    }
 
 
 def test_a_claim_never_blocks_saving_and_ends_when_its_person_signs_off(

@@ -16,7 +16,7 @@ from monailabel.interfaces.utils.app import app_instance
 from datastores.case_claims import Claim
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.access.token_entries import shown_name
-from medsam2_atlas.base.errors import AccessError, ConflictError, InputError, NotFoundError
+from medsam2_atlas.base.errors import AccessError, InputError, NotFoundError
 from medsam2_atlas.storage import FINAL, Person, StudyStore, Version, may_judge
 from medsam2_atlas.team import team_figures
 from server.access import Access, user_of
@@ -33,7 +33,6 @@ router = APIRouter(prefix="/worklist", tags=["Worklist"], route_class=LimitedRou
 
 _STRATEGY = "disagreement"
 """The strategy of the next case by default; without measures, it gives the first case by name."""
-_TRIES = 5
 _Study = Annotated[str, Body(embed=True, description="name of the case")]
 
 
@@ -49,21 +48,11 @@ def next_case(
     the person, then the strategy's. Cases that others work on or that are assigned to others come last; such a case keeps its
     claim.
     """
-    user, claims = user_of(request), _datastore().claims
-    for _ in range(_TRIES):
-        chosen = _chosen(user, strategy, without)
-        if chosen is None:
-            return {}
-        study = str(chosen["id"])
-        try:
-            claim = claims.claim(study, user.id, user.name)
-        except ConflictError:
-            claim = claims.of(study)
-            if not chosen["taken"]:
-                continue  # another person has just claimed it
-        note(request.scope, study=study)
-        return {**_shown(chosen), "claimed": None if claim is None else claim.as_dict()}
-    raise ConflictError("next case", "is being claimed by other people.", "Try again.")
+    chosen = _chosen(user_of(request), strategy, without, claim=True)
+    if chosen is None:
+        return {}
+    note(request.scope, study=str(chosen["id"]))
+    return {**_shown(chosen), "claimed": chosen["claimed"]}
 
 
 @router.get("/next", summary="The next case of the person, and why; claims nothing")
@@ -183,12 +172,13 @@ def may_accept(store: StudyStore, study: str, user: User) -> bool:
     return not versions[-1].accepted and may_judge(versions, Person(user.name, user.id))
 
 
-def _chosen(user: User, strategy: str | None, without: str | None) -> dict[str, Any] | None:
+def _chosen(user: User, strategy: str | None, without: str | None, *, claim: bool = False) -> dict[str, Any] | None:
     """Returns the next case of a person, as `NextCase` does; None if all are done."""
     instance = app_instance()
     name = strategy or _STRATEGY
     check_strategy(name, instance._strategies)
     asked = {"strategy": name, "except": without, "client_id": user.name, "person": user.id, "person_name": user.name}
+    asked |= {"claim": claim}
     chosen: dict[str, Any] | None = instance._strategies[name](asked, instance.datastore())
     if chosen:
         mention(str(chosen["id"]))
