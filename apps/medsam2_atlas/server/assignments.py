@@ -177,8 +177,8 @@ def _chosen(user: User, strategy: str | None, without: str | None, *, claim: boo
     instance = app_instance()
     name = strategy or _STRATEGY
     check_strategy(name, instance._strategies)
-    asked = {"strategy": name, "except": without, "client_id": user.name, "person": user.id, "person_name": user.name}
-    asked |= {"claim": claim}
+    person = {"client_id": user.name, "person": user.id, "person_name": user.name}
+    asked = {"strategy": name, "except": without, "claim": claim, **person}
     chosen: dict[str, Any] | None = instance._strategies[name](asked, instance.datastore())
     if chosen:
         mention(str(chosen["id"]))
