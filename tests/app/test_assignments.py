@@ -381,6 +381,19 @@ def test_a_reviewer_returns_a_label_map_with_a_comment(client: TestClient, datas
     assert (off.status_code, "review stage is off" in off.text) == (409, True)
 
 
+def test_annotators_cannot_see_how_long_others_worked(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:
+    info = {"user": "kim", "confirm": True, "work": {"seconds": 61.5, "counted_by": "viewer"}}
+    datastore.save_person_label("a", label(tmp_path / "signed.nii.gz", 6), FINAL, info, "token:kim")
+
+    def seen_by(who: str) -> Any:
+        versions = client.get("/datastore/label/versions", params={"label": "a"}, headers={"who": who}).json()
+        return versions[0]["info"].get("work")
+
+    assert [seen_by(who) for who in ("kim", "lee", "reva")] == [info["work"], None, info["work"]]
+    assert "work" not in datastore.get_label_info("a", FINAL)
+    assert "61.5" not in json.dumps(datastore.json())
+
+
 def test_a_client_cannot_write_a_return(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:
     sign_off(datastore, tmp_path, "a", "kim")
     for key in ("returned", "returns", "work"):

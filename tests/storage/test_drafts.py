@@ -119,6 +119,16 @@ def test_a_person_has_limited_room(store: StudyStore, tmp_path: Path) -> None:
     kept.save("b", LEE, packed(tmp_path, 3), SHAPE)
 
 
+def test_a_draft_that_its_person_cannot_discard_takes_no_room(store: StudyStore, folder: Path, tmp_path: Path) -> None:
+    kept = Drafts(store, packed(tmp_path, 1).stat().st_size + 300)
+    kept.save("a", KIM, packed(tmp_path, 1), SHAPE)
+    image = store.image("a").file
+    image.rename(tmp_path / image.name)  # another program takes it away
+    kept.save("b", KIM, packed(tmp_path, 2), SHAPE)
+    (tmp_path / image.name).rename(image)
+    assert [organ_of(kept, study, KIM) for study in ("a", "b")] == [1, 2]
+
+
 def test_a_full_disk_leaves_the_earlier_draft(
     kept: Drafts, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,7 +215,9 @@ class Drafts:
         return same_image_as(self._store.image(study).file, now, checksum, Fingerprints(self._store.work))
 
     def _check_room(self, target: Path, size: int) -> None:
-        others = [file for file in (self._store.work.path / DRAFTS).glob(f"*/{target.name}") if file != target]
+        # A person can discard drafts of present studies only. Those of an image that was taken away wait for it to come back.
+        found, images = (self._store.work.path / DRAFTS).glob(f"*/{target.name}"), self._store.images()
+        others = [file for file in found if file != target and file.parent.name in images]
         total = sum(_size(file) for file in others)
         if total + size > self._person_bytes:
             raise LimitError(
