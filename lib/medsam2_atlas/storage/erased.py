@@ -71,7 +71,7 @@ class Erased:
         Raises:
             StorageError: the list cannot be read.
         """
-        return 0 <= time.time() - self.since(study) < _JUST_SECONDS
+        return abs(time.time() - self.since(study)) < _JUST_SECONDS
 
     def times(self) -> Mapping[str, float]:
         """Returns the times of all erasures in epoch seconds, by keyed hash of the study's name.
