@@ -235,5 +235,6 @@ class LabelChanges:
 
 
 def _sent_twice(now: Version, new: Version) -> bool:
-    same = (now.sha256, now.author, now.origin) == (new.sha256, new.author, new.origin)
+    """Returns whether a label map is the current one again, and not signed off again after a reviewer has returned it."""
+    same = not now.returned and (now.sha256, now.author, now.origin) == (new.sha256, new.author, new.origin)
     return same and now.author_id in ("", new.author_id) and now.image_sha256 in ("", new.image_sha256)
