@@ -394,18 +394,6 @@ def test_annotators_cannot_see_how_long_others_worked(client: TestClient, datast
     assert "61.5" not in json.dumps(datastore.json())
 
 
-def test_an_author_can_sign_off_a_returned_label_map_unchanged(
-    client: TestClient, datastore: StudyDatastore, tmp_path: Path
-) -> None:
-    sign_off(datastore, tmp_path, "a", "kim")
-    give_back(client, "a", 1, "the spleen is cut off")
-    assert sign_off(datastore, tmp_path, "a", "kim") == 2  # the scan ends there: kim disagrees
-    version = datastore.store.label("a", FINAL).version
-    assert (version.returned, may_accept(datastore.store, "a", user("reva"))) == ({}, True)
-    assert ask(client, "kim", "POST", "next")["study"] == "b"
-    assert sign_off(datastore, tmp_path, "a", "kim") == 2  # sent twice
-
-
 def test_a_client_cannot_write_a_return(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:
     sign_off(datastore, tmp_path, "a", "kim")
     for key in ("returned", "returns", "work"):

@@ -235,6 +235,5 @@ class LabelChanges:
 
 
 def _sent_twice(now: Version, new: Version) -> bool:
-    """Returns whether a label map is the current one again, and not signed off again after a reviewer has returned it."""
-    same = not now.returned and (now.sha256, now.author, now.origin) == (new.sha256, new.author, new.origin)
+    same = (now.sha256, now.author, now.origin) == (new.sha256, new.author, new.origin)
     return same and now.author_id in ("", new.author_id) and now.image_sha256 in ("", new.image_sha256)
