@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +20,14 @@ from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.archive import Place
 from medsam2_atlas.base.errors import ConflictError
-from medsam2_atlas.erasing import erase
+from medsam2_atlas.erasing import contents, erase
 from medsam2_atlas.storage import FINAL, Assignments, Person
 from medsam2_atlas.team import measure_next
-from server import assignments, errors, studies
+from server import assignments, errors, next_case, studies
 from server.access import User
 from server.assignments import comment_of, may_accept, opened_by
 from storage.test_store import ct, label
+from tasks.known import check_study
 from tasks.next_case import NextCase
 
 ROLES = {"kim": "annotator", "lee": "annotator", "reva": "reviewer"}
@@ -159,6 +161,39 @@ def test_nothing_is_next_if_all_cases_are_done(client: TestClient, datastore: St
     assert ask(client, "kim", "POST", "next")["study"] == "c"
 
 
+def test_the_last_case_is_returned_to_its_author_who_works_on_it(
+    client: TestClient, datastore: StudyDatastore, tmp_path: Path
+) -> None:
+    for study in "abc":
+        sign_off(datastore, tmp_path, study, "kim")
+    give_back(client, "a", 1, "spleen")
+    assert ask(client, "kim", "POST", "next")["study"] == "a"
+    for method in ("POST", "GET"):
+        last = ask(client, "lee", method, "next")
+        assert (last["study"], last["why"]) == ("a", "returned to kim by reva: spleen; no other case is free")
+        assert last.get("claimed", {"person": "kim"})["person"] == "kim"
+        assert "taken" not in last
+
+
+def test_a_person_is_not_told_of_a_claim_that_could_not_be_recorded(
+    client: TestClient, datastore: StudyDatastore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(_: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datastore.claims._base, "write", locked)
+        assert ask(client, "kim", "POST", "claim", study="a") == {"claimed": None}
+        assert ask(client, "kim", "POST", "next")["claimed"] is None
+    assert datastore.claims.all().studies() == []
+
+
+def test_a_time_that_is_no_time_does_not_hide_the_next_case(client: TestClient, datastore: StudyDatastore) -> None:
+    for time in (10**400, float("inf"), float("nan"), -1):
+        datastore.store.update_image_info("b", {"strategy": {"first": {"ts": time, "client_id": "lee"}}})
+        assert ask(client, "kim", "GET", "next")["study"] == "b"
+
+
 def test_a_claim_is_refused_with_the_name_of_its_holder(client: TestClient) -> None:
     claimed = ask(client, "kim", "POST", "claim", study="a")["claimed"]
     assert claimed["person"] == "kim"
@@ -189,6 +224,31 @@ def test_two_people_who_ask_at_the_same_moment_get_different_cases(client: TestC
     assert {name: one["claimed"]["person"] for name, one in found.items()} == {"kim": "kim", "lee": "lee"}
 
 
+def test_a_case_is_claimed_before_it_is_fetched(
+    client: TestClient, datastore: StudyDatastore, table: ScoreTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = dict[str, Any]()
+
+    def next_of(who: str) -> Any:
+        return client.post("/activelearning/first", json={}, headers={"who": who}).json()
+
+    def sample(strategy: str, options: dict[str, Any], name: str) -> dict[str, Any] | None:
+        chosen = NextCase(strategy, table, dict)(options, datastore)
+        if name == "kim":  # while the PACS sends her case, another person asks
+            found["lee"] = next_of("lee")
+        return chosen
+
+    monkeypatch.setattr(next_case.activelearning, "sample", sample)
+    monkeypatch.setattr(next_case, "app_instance", assignments.app_instance)
+    monkeypatch.setattr(next_case, "sample_parameters", lambda *_: {})
+    client.app.include_router(next_case.router)  # type: ignore[attr-defined]
+    found["kim"] = next_of("kim")
+    assert {name: (one["id"], one["claimed"]["person"]) for name, one in found.items()} == {
+        "kim": ("a", "kim"),
+        "lee": ("b", "lee"),
+    }
+
+
 def test_a_claim_never_blocks_saving_and_ends_when_its_person_signs_off(
     client: TestClient, datastore: StudyDatastore, tmp_path: Path
 ) -> None:
@@ -214,7 +274,22 @@ def test_assignments_are_stored_listed_and_removed(client: TestClient, datastore
     assert ask(client, "reva", "POST", "assign", study="x", person="kim")[0] == 404
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": {"person": 3}}', '{"a": "kim"}'])
+def test_an_assignment_that_cannot_be_read_does_not_remove_the_others(
+    datastore: StudyDatastore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    datastore.store.assignments.assign("a", "kim", "reva")
+    file = folder / ".medsam2_atlas" / "assignments.json"
+    text = json.dumps(json.loads(file.read_text()) | {"b": {"person": "lee"}, "x": None})
+    file.write_text(text)
+    with caplog.at_level(logging.ERROR):
+        assert list(datastore.store.assignments.all()) == ["a"]
+    assert "assignments.json cannot be read completely (2 invalid entries)" in caplog.text
+    datastore.store.assignments.assign("c", "kim", "reva")
+    assert list(datastore.store.assignments.all()) == ["a", "c"]
+    assert file.with_name("assignments.json.damaged").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"kim"', "[" * 10**5])
 def test_a_damaged_file_of_assignments_is_moved_away(
     datastore: StudyDatastore, folder: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,6 +329,39 @@ def test_erasing_a_study_erases_its_claims_and_its_assignment(
     assert "a" not in json.loads((work / "assignments.json").read_text())
 
 
+def test_an_assignment_that_is_made_during_an_erasure_is_kept(
+    datastore: StudyDatastore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datastore.store.assignments.assign("a", "kim", "reva")
+    thread = threading.Thread(target=datastore.store.assignments.assign, args=("c", "lee", "reva"))
+    write = contents.write_json
+
+    def slowly(content: Any, file: Path) -> None:
+        if file.name == "assignments.json":
+            thread.start()
+            thread.join(0.3)
+        write(content, file)
+
+    monkeypatch.setattr(contents, "write_json", slowly)
+    erase(Place.of(str(folder)), "a", "consent withdrawn")
+    thread.join()
+    assert list(datastore.store.assignments.all()) == ["c"]
+
+
+def test_work_that_began_before_an_erasure_does_not_bring_a_name_back(
+    client: TestClient, datastore: StudyDatastore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def erased_after_the_check(study: str, store: Any) -> None:
+        check_study(study, store)
+        erase(Place.of(str(folder)), study, "consent withdrawn")
+
+    monkeypatch.setattr(assignments, "check_study", erased_after_the_check)
+    status, detail = ask(client, "reva", "POST", "assign", study="a", person="kim")
+    assert (status, "was just erased" in detail) == (404, True)
+    assert ask(client, "kim", "POST", "claim", study="b") == {"claimed": None}
+    assert (datastore.store.assignments.all(), datastore.claims.all().studies()) == ({}, [])
+
+
 def test_a_reviewer_returns_a_label_map_with_a_comment(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:
     number = sign_off(datastore, tmp_path, "a", "kim")
     made = give_back(client, "a", number, "the spleen is cut off").json()
@@ -271,6 +379,19 @@ def test_a_reviewer_returns_a_label_map_with_a_comment(client: TestClient, datas
     datastore.store.review.turn(False)
     off = give_back(client, "a", 2, "x")
     assert (off.status_code, "review stage is off" in off.text) == (409, True)
+
+
+def test_annotators_cannot_see_how_long_others_worked(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:
+    info = {"user": "kim", "confirm": True, "work": {"seconds": 61.5, "counted_by": "viewer"}}
+    datastore.save_person_label("a", label(tmp_path / "signed.nii.gz", 6), FINAL, info, "token:kim")
+
+    def seen_by(who: str) -> Any:
+        versions = client.get("/datastore/label/versions", params={"label": "a"}, headers={"who": who}).json()
+        return versions[0]["info"].get("work")
+
+    assert [seen_by(who) for who in ("kim", "lee", "reva")] == [info["work"], None, info["work"]]
+    assert "work" not in datastore.get_label_info("a", FINAL)
+    assert "61.5" not in json.dumps(datastore.json())
 
 
 def test_a_client_cannot_write_a_return(client: TestClient, datastore: StudyDatastore, tmp_path: Path) -> None:

@@ -102,6 +102,20 @@ def test_a_worklist_keeps_a_job_after_its_viewer_has_been_closed(queue: JobQueue
     assert attendance.cancel_abandoned(0.2) == [job]
 
 
+@pytest.mark.parametrize("worklist_first", [True, False])
+def test_the_times_of_a_worklist_and_of_a_loading_viewer_pass_together(queue: JobQueue, job: Job, worklist_first: bool) -> None:
+    attendance = Attendance(queue, 10)
+    attendance.begin(job)
+    if worklist_first:
+        attendance.asked(job, PAGE_SECONDS)
+    attendance.loads(job)
+    if not worklist_first:
+        attendance.asked(job, PAGE_SECONDS)
+    for seconds in (PAGE_SECONDS / 3, PAGE_SECONDS * 2 / 3, 9.9):
+        assert attendance.cancel_abandoned(seconds) == []
+    assert attendance.cancel_abandoned(0.2) == [job]
+
+
 @pytest.mark.parametrize("path", ["/", "/worklist/summary", "/ohif/monai-label?StudyInstanceUIDs=1.2.3"])
 def test_an_open_page_of_the_jobs_owner_counts_as_following_for_a_minute(path: str, tmp_path: Path) -> None:
     tokens = tokens_for(tmp_path / "tokens.yaml", {"kim": "annotator", "lee": "reviewer"})

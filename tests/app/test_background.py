@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.base.database import writing
-from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, UnavailableError, WeightsError
+from medsam2_atlas.base.errors import AtlasError, InputError, MedSAM2AtlasError, NotFoundError, UnavailableError, WeightsError
 from medsam2_atlas.batch.config import BatchConfig
 from medsam2_atlas.imaging.hounsfield import CHECK, HuRule
 from medsam2_atlas.storage import WorkFolder
@@ -105,6 +105,22 @@ def test_an_error_of_a_model_does_not_make_the_image_unusable(tmp_path: Path, er
     assert shelf.learner.measure_next()
     row = shelf.table.rows()["a"]
     assert (bool(row.problem), row.unusable) == (True, False)
+
+
+def test_an_image_that_is_removed_after_an_error_does_not_put_off_the_others(tmp_path: Path) -> None:
+    shelf, asked = Shelf(tmp_path, ["broken", "c"]), list[str]()
+
+    def image(study: str) -> Path:
+        asked.append(study)
+        if asked.count("broken") > 2 and study == "broken":
+            raise NotFoundError("broken", "is not a study of this folder.")
+        return tmp_path / f"{study}.nii.gz"
+
+    shelf.learner._predictions.image = image  # type: ignore[method-assign]
+    while shelf.learner.measure_next():
+        pass
+    assert shelf.measured == ["broken", "c"]
+    assert list(shelf.table.rows()) == ["c"]
 
 
 def test_an_unexpected_error_of_a_study_does_not_stop_active_learning(tmp_path: Path) -> None:

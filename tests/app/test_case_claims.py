@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datastores.case_claims import ACTIVE_GAP_SECONDS, CLAIM_SECONDS, MAX_OPENED, CaseClaims
+from datastores.case_claims import ACTIVE_GAP_SECONDS, CLAIM_SECONDS, MAX_OPENED, CaseClaims, Claim
 from medsam2_atlas.base.errors import ConflictError
 from waiting import Clock
 
@@ -24,6 +24,12 @@ def clock() -> Clock:
 @pytest.fixture
 def claims(tmp_path: Path, clock: Clock) -> CaseClaims:
     return CaseClaims(tmp_path / "claims.sqlite", clock)
+
+
+def claimed(claims: CaseClaims, person: tuple[str, str]) -> Claim:
+    found = claims.claim("a", *person)
+    assert found is not None
+    return found
 
 
 def holder(claims: CaseClaims, study: str) -> str:
@@ -53,7 +59,7 @@ def test_the_first_of_several_people_holds_the_claim(claims: CaseClaims, clock: 
     assert [one.person for one in claims.all().opened("a")] == ["kim", "lee"]
     with pytest.raises(ConflictError, match="is being edited by kim since 2027-01-15T08:00:00"):
         claims.claim("a", *LEE)
-    assert claims.claim("a", *KIM).since == 1.8e9
+    assert claimed(claims, KIM).since == 1.8e9
     claims.release("a", KIM[0])
     assert holder(claims, "a") == "lee"
 
@@ -120,7 +126,7 @@ def test_exactly_one_of_many_people_gets_a_case(tmp_path: Path) -> None:
         claims = CaseClaims(file)
         ready.wait()
         try:
-            won.append(claims.claim("a", f"token:{name}", name).person)
+            won.append(claimed(claims, (f"token:{name}", name)).person)
         except ConflictError as error:
             refused.append(error.problem)
 
@@ -164,7 +170,7 @@ def test_a_lost_file_costs_claims_only(claims: CaseClaims, tmp_path: Path, loss:
     with caplog.at_level(logging.WARNING):
         assert holder(claims, "a") == ""
     assert "claims.sqlite" in caplog.text
-    assert claims.claim("a", *LEE).person == "lee"
+    assert claimed(claims, LEE).person == "lee"
 
 
 def test_a_disk_that_fails_never_raises_an_error(
@@ -180,6 +186,19 @@ def test_a_disk_that_fails_never_raises_an_error(
         claims.finish("a", KIM[0])
         claims.release("a", KIM[0])
     assert holder(claims, "a") == ""
-    assert claims.claim("a", *KIM).person == "kim"
+    assert claims.claim("a", *KIM) is None  # nobody else will see it
     assert claims.active_seconds("a", KIM[0]) == 0
     assert "cannot be recorded" in caplog.text
+
+
+def test_a_claim_does_not_keep_the_name_of_a_case_that_is_erased_meanwhile(tmp_path: Path, clock: Clock) -> None:
+    erased = set[str]()
+    claims = CaseClaims(tmp_path / "claims.sqlite", clock, erased=erased.__contains__)
+    claims.touch("kept", *KIM)
+    claims.touch("patient-7", *KIM)
+    erased.add("patient-7")
+    claims.touch("patient-7", *KIM)
+    claims.open("patient-7", *LEE)
+    assert claims.claim("patient-7", *LEE) is None
+    assert claims.all().studies() == ["kept"]
+    assert b"patient-7" not in (tmp_path / "claims.sqlite").read_bytes()

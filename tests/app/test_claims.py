@@ -64,7 +64,7 @@ def test_work_of_another_container_is_not_orphaned() -> None:
     assert Claim(OWN, DEAD, "train", "unet_3d").orphaned
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"process": 3}', "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 10**5, '{"process": 3}', "\x00"])
 def test_a_damaged_claim_does_not_block_other_work(work: WorkFolder, content: str) -> None:
     file = work.folder("claims") / "scoring-x.json"
     file.write_text(content)

@@ -50,7 +50,9 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "sessions"
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "3", "null", '{"image": 3}', '{"expiry": "x", "image": "y"}', "\x00"])
+@pytest.mark.parametrize(
+    "content", [None, "", "{", "[]", "[" * 10**5, "3", "null", '{"image": 3}', '{"expiry": "x", "image": "y"}', "\x00"]
+)
 def test_a_session_with_a_missing_or_damaged_description_is_skipped(store: Path, content: str | None) -> None:
     good, bad = session(store), broken(store, content)
     sessions = SessionFolders(str(store))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,13 @@ import pytest
 
 from app.listed_studies import KIM, Team, label_in, sign_off, six_studies
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.active_learning import ScoreTable
+from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.base.errors import UnavailableError
 from medsam2_atlas.storage import Person
-from server import worklist_answers
+from medsam2_atlas.team import measure_next
+from server import assignments, worklist_answers
+from server import worklist as routes
+from tasks.next_case import NextCase
 
 
 @pytest.fixture
@@ -35,6 +41,13 @@ def table(tmp_path: Path) -> ScoreTable:
 @pytest.fixture
 def team(datastore: StudyDatastore, table: ScoreTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
     return Team(datastore, table, tmp_path, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def zone() -> Iterator[None]:
+    """Restores the time zone after a test that changes it."""
+    yield
+    time.tzset()
 
 
 def test_the_answers_are_as_openapi_describes_them(team: Team, datastore: StudyDatastore, label: Path) -> None:
@@ -180,3 +193,93 @@ def test_a_picture_that_cannot_be_drawn_is_a_grey_one_and_is_not_tried_again_at_
     assert tried == ["x"]
     assert team.ask("kim", "picture", study="g.mhd").status_code == 200
     assert tried == ["x"], "a case with a problem is not read"
+
+
+def nested(depth: int) -> Any:
+    found: Any = 1
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+ODD_RECORDS: list[dict[str, Any]] = [
+    {"author": None},
+    {"author": ["kim"], "author_id": {"a": 1}},
+    {"made": None},
+    {"made": 5},
+    {"made": "0001-01-01T00:00:00+14:00"},
+    {"made": "0001-01-01T00:00:00"},
+    {"made": "9999-12-31T23:59:59-11:00"},
+    {"info": None},
+    {"info": []},
+    {"accepted": {"by": None, "at": 5}},
+    {"info": {"deep": nested(600)}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_RECORDS, ids=lambda odd: str(odd)[:60])
+def test_an_odd_record_hides_neither_the_list_nor_the_figures_nor_the_next_case(
+    team: Team, datastore: StudyDatastore, table: ScoreTable, label: Path, odd: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for study in "ab":
+        sign_off(datastore, study, label)
+    record = datastore.store.work.path / "versions" / "final" / "a" / "00001.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | odd))
+    for index in datastore.store.work.path.glob("studies*.sqlite"):
+        index.unlink()  # it is filled again from the records
+    monkeypatch.setattr(assignments, "app_instance", routes.app_instance)
+    while measure_next(datastore.store, datastore.figures):
+        pass
+    for zone in ("America/New_York", "Asia/Tokyo"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert team.ask("lee", "cases", sort="author").json()["counts"]["signed off"] == 2
+        assert team.ask("lee", "cases", sort="time").status_code == 200
+        assert team.ask("lee", "summary").json()["today"] in (1, 2)
+        assert team.ask("lee", "figures").json()["total"]["signed_off"] in (1, 2)
+    asked = {"person": "token:kim", "person_name": "kim"}
+    found = NextCase("disagreement", table, dict)(asked, datastore)
+    assert found is not None
+    assert found["id"] == "c"
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "state"),
+    [
+        ("images/a.json", DEEP, "new"),
+        ("images/a.json", json.dumps({"PatientName": nested(600)}), "new"),
+        ("reports/unet_3d/a.json", DEEP, "predicted"),
+        ("reports/unet_3d/a.json", json.dumps({"report": {"confidence": {"liver": 10**400}}}), "predicted"),
+        ("reports/unet_3d/a.json", json.dumps({"report": {"confidence": {"liver": float("nan")}}}), "predicted"),
+        ("batch.json", DEEP, "new"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_an_odd_file_of_one_case_hides_neither_the_case_nor_the_list(
+    team: Team, datastore: StudyDatastore, label: Path, file: str, text: str, state: str
+) -> None:
+    if state == "predicted":
+        datastore.store.save_prediction("a", "unet_3d", label)
+    odd = datastore.store.work.path / file
+    odd.parent.mkdir(parents=True, exist_ok=True)
+    odd.write_text(text)
+    for index in datastore.store.work.path.glob("studies*.sqlite"):
+        index.unlink()
+    page = team.ask("kim", "cases", sort="confidence").json()
+    assert {row["study"]: row["state"] for row in page["rows"]}["a"] == state
+    assert page["total"] == 7
+    assert team.ask("kim", "summary").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("column", "text"), [("scores", "x"), ("scores", '{"disagreement": NaN}'), ("why", "[]"), ("versions", "3"), ("why", DEEP)]
+)
+def test_damaged_measures_of_one_case_leave_those_of_the_others(team: Team, table: ScoreTable, column: str, text: str) -> None:
+    for study, value in (("a", 0.5), ("b", 0.2), ("c", 0.9)):
+        table.put(study, "", {}, Assessment({"disagreement": value}, {"disagreement": "low Dice"}))
+    table._database.write(lambda base: base.execute(f"UPDATE measures SET {column} = ? WHERE study = 'a'", (text,)))
+    rows = team.ask("kim", "cases", sort="disagreement").json()["rows"]
+    assert [(row["study"], row["disagreement"]) for row in rows[:3]] == [("b", 0.2), ("c", 0.9), ("a", None)]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from medsam2_atlas.base.json_text import MAX_DEPTH, from_json, plain, to_json
+from medsam2_atlas.base.json_text import MAX_DEPTH, from_json, plain, stored_json, to_json
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,15 @@ def test_a_plain_copy_shares_nothing_with_its_original() -> None:
     assert copy == content
     copy["a"]["b"].append(2)
     assert content["a"]["b"] == [1]
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[" * 600 + "]" * 600, '{"a": ' * 300 + "1" + "}" * 300])
+def test_own_files_that_cannot_be_used_are_refused(text: str) -> None:
+    for written in (text, text.encode()):
+        with pytest.raises(ValueError):
+            stored_json(written)
+
+
+def test_own_files_of_earlier_versions_are_read() -> None:
+    assert str(stored_json('{"dose": NaN, "deep": ' + "[" * 200 + "]" * 200 + "}")["dose"]) == "nan"
+    assert len(stored_json(json.dumps([[n] for n in range(1000)]))) == 1000

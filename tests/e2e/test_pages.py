@@ -195,6 +195,12 @@ def test_a_reviewer_accepts_returns_assigns_and_releases(page: Any, url: str) ->
     page.get_by_label("More about P-0002", exact=True).click()
     page.get_by_text("Release the claim").click()
     page.get_by_text("P-0002 is free again.").wait_for()
+    left = {"claimed": {"person": "Cy Ode", "since": "2026-11-27T10:12:00+00:00"}}  # had it open, too
+    page.route("**/worklist/claim?*", lambda route: route.fulfill(json=left))
+    page.get_by_label("More about P-0002", exact=True).click()
+    page.get_by_text("Release the claim").click()
+    page.get_by_text("P-0002 is still claimed by Cy Ode.").wait_for()
+    page.unroute("**/worklist/claim?*")
     study = TEAM.rows[2]["study"]
     assert TEAM.asked == [
         ("POST", f"/datastore/label/return?label={study}&tag=final&version=1", '{"comment":"Follow the duodenum."}'),

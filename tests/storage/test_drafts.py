@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from medsam2_atlas.archive import Place, back_up, restore, verify
 from medsam2_atlas.base.errors import ConflictError, InputError, LimitError, NotFoundError, StorageError
 from medsam2_atlas.erasing import erase
 from medsam2_atlas.imaging.packed_labels import pack
-from medsam2_atlas.storage import Drafts, StudyStore, drafts
+from medsam2_atlas.storage import FINAL, Drafts, StudyStore, copy_safely, drafts
 from storage.test_store import SHAPE, ct, label, write
 
 KIM, LEE = "token:kim", "oidc:https://issuer#1"
@@ -115,6 +117,16 @@ def test_a_person_has_limited_room(store: StudyStore, tmp_path: Path) -> None:
         kept.save("b", KIM, packed(tmp_path, 3), SHAPE)
     assert (organ_of(kept, "a", KIM), kept.find("b", KIM)) == (2, None)
     kept.save("b", LEE, packed(tmp_path, 3), SHAPE)
+
+
+def test_a_draft_that_its_person_cannot_discard_takes_no_room(store: StudyStore, folder: Path, tmp_path: Path) -> None:
+    kept = Drafts(store, packed(tmp_path, 1).stat().st_size + 300)
+    kept.save("a", KIM, packed(tmp_path, 1), SHAPE)
+    image = store.image("a").file
+    image.rename(tmp_path / image.name)  # another program takes it away
+    kept.save("b", KIM, packed(tmp_path, 2), SHAPE)
+    (tmp_path / image.name).rename(image)
+    assert [organ_of(kept, study, KIM) for study in ("a", "b")] == [1, 2]
 
 
 def test_a_full_disk_leaves_the_earlier_draft(
@@ -227,3 +239,26 @@ def test_a_link_in_place_of_the_folder_is_refused(kept: Drafts, folder: Path, tm
     with pytest.raises((StorageError, InputError), match="link"):
         kept.save("a", KIM, packed(tmp_path, 1), SHAPE)
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_change_that_was_made_is_not_called_failed(
+    kept: Drafts, store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept.save("a", KIM, packed(tmp_path, 1), SHAPE)
+    kept.save("a", LEE, packed(tmp_path, 2), SHAPE)
+    file, fsync = label(tmp_path / "x.nii.gz", 6), os.fsync
+    store.save_label("a", FINAL, file)
+
+    def fails_for_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "the disk cannot flush folders")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", fails_for_folders)
+    kept.save("a", KIM, packed(tmp_path, 3), SHAPE)
+    assert organ_of(kept, "a", KIM) == 3
+    assert kept.remove("a", LEE)
+    assert store.assignments.assign("a", "kim", "reva") == store.assignments.of("a")
+    assert store.save_label("a", FINAL, label(tmp_path / "y.nii.gz", 7)).label.version.number == 2
+    copy_safely(file, tmp_path / "copy.nii.gz")
+    assert "a power cut may undo the last change" in caplog.text

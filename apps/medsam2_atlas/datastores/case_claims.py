@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from medsam2_atlas.base.database import Database
-from medsam2_atlas.base.errors import ConflictError
+from medsam2_atlas.base.errors import ConflictError, MedSAM2AtlasError
 
 log = logging.getLogger(__name__)
 
@@ -95,14 +95,18 @@ class Claims:
 class CaseClaims:
     """The claims of a server's cases. Safe for several processes and threads: each change is one transaction."""
 
-    def __init__(self, file: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, file: Path, clock: Callable[[], float] = time.time, *, erased: Callable[[str], bool] = lambda _: False
+    ) -> None:
         """Opens the file, or creates it. On a read-only disk, claims are kept in memory.
 
         Args:
             file: the database file.
             clock: returns the time in seconds since 1970.
+            erased: returns whether a case was just erased. An erasure removes claims; one that is recorded at the same time
+                must not keep the name of the case.
         """
-        self._clock = clock
+        self._clock, self._erased = clock, erased
         self._base = Database(file, _SCHEMA, durable=False)
 
     def all(self) -> Claims:
@@ -137,7 +141,7 @@ class CaseClaims:
             holder = _holder(base, study)
             _active(base, study, person_id, name, now, works and (holder is None or holder.id == person_id))
 
-        self._change(change)
+        self._record(study, change)
 
     def touch(self, study: str, person_id: str, name: str) -> None:
         """Records that a person works on a case, such as by saving a draft.
@@ -147,10 +151,10 @@ class CaseClaims:
             person_id: unique id of the person.
             name: name of the person.
         """
-        self._change(lambda base: _active(base, study, person_id, name, self._begun(base), True))
+        self._record(study, lambda base: _active(base, study, person_id, name, self._begun(base), True))
 
-    def claim(self, study: str, person_id: str, name: str) -> Claim:
-        """Claims a case for a person, or renews the person's claim.
+    def claim(self, study: str, person_id: str, name: str) -> Claim | None:
+        """Claims a case for a person, or renews the person's claim; returns None if the disk fails, or if it was just erased.
 
         Raises:
             ConflictError: another person works on the case.
@@ -164,8 +168,8 @@ class CaseClaims:
             _keep(base, study, person_id, name, now, True)
             return _holder(base, study) or Claim(name, person_id, now)
 
-        found = self._change(change) or Claim(name, person_id, self._clock())
-        if found.id != person_id:
+        found = self._record(study, change)
+        if found is not None and found.id != person_id:
             since = found.as_dict()["since"]
             raise ConflictError(
                 study, f"is being edited by {found.person or 'another person'} since {since}.", "Choose another case."
@@ -204,6 +208,25 @@ class CaseClaims:
         base.execute("DELETE FROM opened WHERE seen <= ?", (now - CLAIM_SECONDS,))
         base.execute("DELETE FROM work WHERE seen <= ?", (now - _WORK_DAYS * 86400,))
         return now
+
+    def _record(self, study: str, change: Callable[[sqlite3.Connection], _Answer]) -> _Answer | None:
+        """Makes a change of a case; returns None, and keeps nothing of the case, if it was just erased."""
+        answer = self._change(change)
+        try:
+            erased = self._erased(study)
+        except MedSAM2AtlasError as error:
+            log.warning("whether a case was erased is unknown: %s", error)
+            return answer
+        if not erased:
+            return answer
+
+        def forget(base: sqlite3.Connection) -> None:
+            base.execute("PRAGMA secure_delete=ON")
+            for table in ("opened", "work"):
+                base.execute(f"DELETE FROM {table} WHERE study = ?", (study,))
+
+        self._change(forget)
+        return None
 
     def _change(self, change: Callable[[sqlite3.Connection], _Answer]) -> _Answer | None:
         """Makes a change; returns None, and logs the error, if the disk fails."""

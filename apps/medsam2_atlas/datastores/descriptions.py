@@ -9,6 +9,9 @@ from typing import Any
 from medsam2_atlas.base.json_text import plain
 from medsam2_atlas.storage import Image, Label, suffix_of
 
+_MAX_TIME = 1e12
+"""Seconds since 1970; a larger number is no time, and may be too large for arithmetic."""
+
 
 def image_info(image: Image) -> dict[str, Any]:
     """Returns the description of an image for clients."""
@@ -19,10 +22,10 @@ def image_info(image: Image) -> dict[str, Any]:
 
 
 def label_info(label: Label) -> dict[str, Any]:
-    """Returns the description of a label map for clients."""
+    """Returns the description of a label map for all clients, without the active time of its author."""
     version = label.version
     return {
-        **plain(dict(version.info)),
+        **plain(without_work(version.info)),
         "name": label.file.name,
         "version": version.number,
         "origin": version.origin,
@@ -33,6 +36,11 @@ def label_info(label: Label) -> dict[str, Any]:
         "returned": dict(version.returned) or None,
         **({"problem": label.problem} if label.problem else {}),
     }
+
+
+def without_work(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the information about a version without the active time of its author, which is not for colleagues."""
+    return {key: value for key, value in info.items() if key != "work"}
 
 
 def described_studies(images: Mapping[str, Image], labels: Mapping[str, Mapping[str, Label]]) -> dict[str, dict[str, Any]]:
@@ -63,7 +71,7 @@ def assignments(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         str(name): dict(entry)
         for name, entry in entries
-        if isinstance(entry, Mapping) and isinstance(entry.get("ts"), (int, float))
+        if isinstance(entry, Mapping) and isinstance(entry.get("ts"), (int, float)) and abs(entry["ts"]) < _MAX_TIME
     }
 
 

@@ -7,7 +7,6 @@ longer if there is no list yet.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from medsam2_atlas.base.errors import MedSAM2AtlasError, UnavailableError
 from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.base.kept import Kept
 from medsam2_atlas.dicom.texts import line
 from medsam2_atlas.dicom.uids import cleaned_uid
@@ -180,7 +180,7 @@ class SeriesList:
     def _stored(self) -> SeriesByUid | None:
         """Returns the list stored on disk; None if it cannot be read."""
         try:
-            entries = json.loads(self._file.read_text(encoding="utf-8"))
+            entries = stored_json(self._file.read_text(encoding="utf-8"))
             # Lists of earlier versions lack some attributes.
             found = [{tag: str(entry[tag] if tag in _UIDS else entry.get(tag, "")) for tag in _TAGS} for entry in entries]
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -6,7 +6,6 @@ cannot be guessed.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import threading
@@ -20,6 +19,7 @@ from monailabel.utils.sessions import SessionInfo, Sessions
 
 from medsam2_atlas.base.errors import LimitError, StorageError
 from medsam2_atlas.base.files import remove_folder, replacing
+from medsam2_atlas.base.json_text import stored_json
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class SessionFolders(Sessions):  # type: ignore[misc]
         if not SESSION_ID.fullmatch(session_id) or folder.is_symlink():
             return None
         try:
-            info = SessionInfo(json.loads((folder / "meta.info").read_text(encoding="utf-8")))
+            info = SessionInfo(stored_json((folder / "meta.info").read_text(encoding="utf-8")))
             image = Path(info.image)
             info.last_access_ts, info.expiry = int(info.last_access_ts), int(info.expiry)
             good = image.parent == folder and image.exists() and not image.is_symlink()

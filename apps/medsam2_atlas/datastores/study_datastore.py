@@ -9,7 +9,6 @@ A study whose image or label map cannot be used is listed neither as labelled no
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -26,6 +25,7 @@ from datastores.descriptions import assignments, described_studies, image_info, 
 from datastores.save_options import save_options
 from medsam2_atlas.base.errors import ConfirmError, InputError, NotFoundError
 from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.imaging.decoding import unreadable
 from medsam2_atlas.storage import CLAIMS, FIGURES, FINAL, Label, Saved, StudyStore, Version, suffix_of
 from medsam2_atlas.team import FigureTable
@@ -59,7 +59,8 @@ class StudyDatastore(Datastore):
         self._confirmations = Confirmations(clock)
         self.store = StudyStore(path, roots=tuple(Path(root) for root in roots))
         work, self.signed_off = self.store.work.folder("."), threading.Event()
-        self.claims, self.figures = CaseClaims(work / CLAIMS), FigureTable(work / FIGURES)
+        erased, figures = self.store.erased.just_now, FigureTable(work / FIGURES)
+        self.claims, self.figures = CaseClaims(work / CLAIMS, erased=erased), figures
         self._about_file = self.store.work.path / "about.json"
 
     def name(self) -> str:
@@ -323,7 +324,7 @@ class StudyDatastore(Datastore):
 
     def _about(self) -> dict[str, Any]:
         try:
-            about = json.loads(self._about_file.read_text(encoding="utf-8"))
+            about = stored_json(self._about_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # the file is missing or damaged; the defaults apply
             return {}
         return about if isinstance(about, dict) else {}

@@ -6,6 +6,7 @@ and checks of conflicts protect the label maps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from monailabel.interfaces.utils.app import app_instance
 from datastores.case_claims import Claim
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.access.token_entries import shown_name
-from medsam2_atlas.base.errors import AccessError, ConflictError, InputError, NotFoundError
+from medsam2_atlas.base.errors import AccessError, InputError, NotFoundError
 from medsam2_atlas.storage import FINAL, Person, StudyStore, Version, may_judge
 from medsam2_atlas.team import team_figures
 from server.access import Access, user_of
@@ -26,13 +27,12 @@ from server.people import User
 from tasks.annotated_case import title_of
 from tasks.case_states import viewer_path
 from tasks.known import check_strategy, check_study
-from tasks.next_case import OTHERS, Return, is_next_of
+from tasks.next_case import Return, is_next_of
 
 router = APIRouter(prefix="/worklist", tags=["Worklist"], route_class=LimitedRoute)
 
 _STRATEGY = "disagreement"
 """The strategy of the next case by default; without measures, it gives the first case by name."""
-_TRIES = 5
 _Study = Annotated[str, Body(embed=True, description="name of the case")]
 
 
@@ -48,21 +48,11 @@ def next_case(
     the person, then the strategy's. Cases that others work on or that are assigned to others come last; such a case keeps its
     claim.
     """
-    user, claims = user_of(request), _datastore().claims
-    for _ in range(_TRIES):
-        chosen = _chosen(user, strategy, without)
-        if not chosen:
-            return {}
-        study = str(chosen["study"])
-        try:
-            claim: Claim | None = claims.claim(study, user.id, user.name)
-        except ConflictError:
-            claim = claims.of(study)
-            if OTHERS not in chosen["why"]:
-                continue  # another person has just claimed it
-        note(request.scope, study=study)
-        return {**chosen, "claimed": None if claim is None else claim.as_dict()}
-    raise ConflictError("next case", "is being claimed by other people.", "Try again.")
+    chosen = _chosen(user_of(request), strategy, without, claim=True)
+    if chosen is None:
+        return {}
+    note(request.scope, study=str(chosen["id"]))
+    return {**_shown(chosen), "claimed": chosen["claimed"]}
 
 
 @router.get("/next", summary="The next case of the person, and why; claims nothing")
@@ -72,17 +62,22 @@ def show_next_case(
     without: Annotated[str | None, Query(alias="except", description="a case that is not chosen")] = None,
 ) -> dict[str, Any]:
     """Returns the case that `POST /worklist/next` would choose now, without `claimed`; an empty object if all are done."""
-    return _chosen(user_of(request), strategy, without)
+    chosen = _chosen(user_of(request), strategy, without)
+    return {} if chosen is None else _shown(chosen)
 
 
 @router.post("/claim", summary="Claim a case")
 def claim_case(request: Request, study: _Study) -> dict[str, Any]:
-    """Returns the claim: the person, and since when. 409 with the name and the time if another person works on the case."""
+    """Returns the claim: the person, and since when; null if the disk fails, so that others do not see it.
+
+    409 with the name and the time if another person works on the case.
+    """
     user, datastore = user_of(request), _datastore()
     note(request.scope, study=study)
     mention(study)
     check_study(study, datastore)
-    return {"claimed": datastore.claims.claim(study, user.id, user.name).as_dict()}
+    claim = datastore.claims.claim(study, user.id, user.name)
+    return {"claimed": None if claim is None else claim.as_dict()}
 
 
 @router.delete("/claim", summary="Release a case")
@@ -177,18 +172,23 @@ def may_accept(store: StudyStore, study: str, user: User) -> bool:
     return not versions[-1].accepted and may_judge(versions, Person(user.name, user.id))
 
 
-def _chosen(user: User, strategy: str | None, without: str | None) -> dict[str, Any]:
-    """Returns the next case of a person with the reason and its link; empty if all are done."""
+def _chosen(user: User, strategy: str | None, without: str | None, *, claim: bool = False) -> dict[str, Any] | None:
+    """Returns the next case of a person, as `NextCase` does; None if all are done."""
     instance = app_instance()
     name = strategy or _STRATEGY
     check_strategy(name, instance._strategies)
-    asked = {"strategy": name, "except": without, "client_id": user.name, "person": user.id, "person_name": user.name}
-    chosen = instance._strategies[name](asked, instance.datastore())
-    if not chosen:
-        return {}
+    person = {"client_id": user.name, "person": user.id, "person_name": user.name}
+    asked = {"strategy": name, "except": without, "claim": claim, **person}
+    chosen: dict[str, Any] | None = instance._strategies[name](asked, instance.datastore())
+    if chosen:
+        mention(str(chosen["id"]))
+    return chosen
+
+
+def _shown(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the next case for a client: its name, the reason and its link."""
     study = str(chosen["id"])
-    mention(study)
-    return {"study": study, "why": chosen["why"], "viewer": viewer_path(instance.datastore(), study)}
+    return {"study": study, "why": chosen["why"], "viewer": viewer_path(_datastore(), study)}
 
 
 def _datastore() -> StudyDatastore:

@@ -48,11 +48,11 @@ class _Attended:
     loading: float = 0.0
 
     def spend(self, seconds: float) -> None:
-        """Notes that time has passed. While a viewer is loading, nobody misses the job."""
+        """Notes that time has passed. While a viewer is loading, nobody misses the job; the time of an open page passes too."""
         loading = min(seconds, self.loading)
         if loading:
             self.loading -= loading
-            self.alone = min(0.0, self.alone)
+            self.alone = min(0.0, self.alone + loading)
         self.alone += seconds - loading
 
 

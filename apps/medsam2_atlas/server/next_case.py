@@ -21,14 +21,17 @@ router = APIRouter(prefix="/activelearning", tags=["ActiveLearning"], route_clas
 def next_case(request: Request, strategy: str, params: Annotated[dict[str, Any] | None, Body()] = None) -> dict[str, Any]:
     """Returns the case's `id`, the reason (`why`) and its stored information; an empty object if all cases are done.
 
-    `path` is empty, because clients download the image.
+    `taken`: whether it is another person's now, because no other case is left. `claimed`: who works on it, since when; missing
+    on a server without logins. `path` is empty, because clients download the image.
     """
     instance = app_instance()
     check_strategy(strategy, instance._strategies)
     options = sample_parameters(instance, strategy, params or {})
     user = user_of(request)
-    options |= {"person": user.id, "person_name": user.name}
+    known = user.id != LOCAL.id  # without logins, the ids of clients in the image's information distinguish them
+    # The case is claimed before it is fetched from a PACS, so that nobody else gets it meanwhile.
+    options |= {"person": user.id, "person_name": user.name, "claim": known}
     sample: dict[str, Any] = activelearning.sample(strategy, options, user.name)
-    if sample and user.id != LOCAL.id:  # without logins, the ids of clients in the image's information distinguish them
+    if sample and known:
         instance.datastore().claims.open(str(sample["id"]), user.id, user.name)
     return {**sample, "path": ""} if sample else {}

@@ -14,6 +14,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from datastores.client_info import check_image_info, check_label_info, check_size, without_server_keys
+from datastores.descriptions import without_work
 from datastores.folder_datastore import FolderDatastore
 from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
@@ -28,6 +29,7 @@ from server.audit import note
 from server.forms import LimitedRoute
 from server.in_turn import in_turn
 from server.owners import may_use
+from server.people import User
 from server.uploads import json_object, received
 
 _OPTIONS = ("expected_version", "confirm")
@@ -92,10 +94,12 @@ def save_label(
         made = _datastore().save_person_label(image, kept, tag, info, user_of(request).id)
     finally:
         kept.unlink(missing_ok=True)
-    replaced = None if made.replaced is None else _about(made.replaced)
+    user = user_of(request)
+    replaced = None if made.replaced is None else _about(made.replaced, user)
     version = made.label.version
     note(request.scope, version=version.number)
-    saved = {"image": image, "label": image, "tag": tag, **_about(version), "organs": _names(version), "replaced": replaced}
+    saved = {"image": image, "label": image, "tag": tag, **_about(version, user)}
+    saved |= {"organs": _names(version), "replaced": replaced}
     if left_out := [key for key in left_out if key not in _OPTIONS]:
         saved["left_out"] = left_out
     return saved | (instance.on_save_label(image, saved["label"]) or {})
@@ -134,9 +138,13 @@ def update_label_info(request: Request, label: str, tag: str, info: Annotated[st
 
 
 @router.get("/label/versions", summary="All versions of a label map")
-def list_versions(label: str, tag: str = FINAL) -> list[dict[str, Any]]:
-    """Returns the versions, the oldest first: number, author, time, origin, checksum, and the client's information."""
-    return [_about(version) for version in _datastore().store.versions(label, tag)]
+def list_versions(request: Request, label: str, tag: str = FINAL) -> list[dict[str, Any]]:
+    """Returns the versions, the oldest first: number, author, time, origin, checksum, and the client's information.
+
+    Annotators get the active time (`work` in the information) of their own versions only.
+    """
+    user = user_of(request)
+    return [_about(version, user) for version in _datastore().store.versions(label, tag)]
 
 
 @router.get("/label/version", summary="Download a version of a label map")
@@ -162,7 +170,7 @@ def restore_version(request: Request, label: str, version: int, tag: str = FINAL
     made = _datastore().restore_label(label, tag, version, user.name, user.id)
     note(request.scope, version=made.label.version.number)
     app_instance().on_save_label(label, label)
-    return _about(made.label.version)
+    return _about(made.label.version, user)
 
 
 @router.post("/label/confirm", summary="Confirm a label map for the present image")
@@ -172,7 +180,7 @@ def confirm_label(request: Request, label: str, tag: str = FINAL) -> dict[str, A
     made = _datastore().confirm_label(label, tag, user.name, user.id)
     note(request.scope, version=made.label.version.number)
     app_instance().on_save_label(label, label)
-    return _about(made.label.version)
+    return _about(made.label.version, user)
 
 
 @router.post("/label/accept", summary="Accept a signed-off label map as a reviewer")
@@ -181,7 +189,7 @@ def accept_label(request: Request, label: str, version: int, tag: str = FINAL) -
     user = user_of(request)
     made = _datastore().store.accept_label(label, tag, version, Person(user.name, user.id))
     app_instance().on_save_label(label, label)
-    return _about(made.version)
+    return _about(made.version, user)
 
 
 @router.post("/label/return", summary="Return a signed-off label map to its author, with a comment")
@@ -199,7 +207,7 @@ def return_label(
     user = user_of(request)
     made = _datastore().store.return_label(label, tag, version, Person(user.name, user.id), comment)
     app_instance().on_save_label(label, label)
-    return _about(made.version)
+    return _about(made.version, user)
 
 
 @router.get("/dataset", summary="All images and their signed-off label maps, as a ZIP file")
@@ -244,8 +252,9 @@ def _names(version: Version) -> list[str] | None:
     return None if version.organs is None else [organ_table()[k].name for k in version.organs if k in organ_table().indices]
 
 
-def _about(version: Version) -> dict[str, Any]:
-    """Returns the public description of a version. `pacs`: whether the PACS has it (`state`), or why not (`problem`)."""
+def _about(version: Version, user: User) -> dict[str, Any]:
+    """Returns the description of a version for a person. `pacs`: whether the PACS has it (`state`), or why not (`problem`)."""
+    info = version.info if may_use(user, version.author_id) else without_work(version.info)
     about = {
         "version": version.number,
         "author": version.author,
@@ -253,7 +262,7 @@ def _about(version: Version) -> dict[str, Any]:
         "origin": version.origin,
         "removed": version.removed,
         "sha256": version.sha256,
-        "info": plain(version.info),
+        "info": plain(info),
         "accepted": dict(version.accepted) or None,
         "returns": [dict(entry) for entry in version.returns],
     }

@@ -7,7 +7,6 @@ state is written to the work folder, where the server reads it for clients.
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 from medsam2_atlas.base.errors import problem_of
 from medsam2_atlas.base.files import write_json
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.batch.config import batch_config
 from medsam2_atlas.storage import WorkFolder
 
@@ -73,7 +73,7 @@ class BatchTask(BatchInferTask):
 def batch_state(work: WorkFolder) -> dict[str, Any] | None:
     """Returns the state of the batch that ran last on a set of studies; None if there was none."""
     try:
-        found: dict[str, Any] = json.loads((work.path / _FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = stored_json((work.path / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

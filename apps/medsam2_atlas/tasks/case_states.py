@@ -311,7 +311,7 @@ def _confidences(reports: PredictionStore, study: str, models: tuple[str, ...]) 
     for model in models:
         try:
             known = {str(organ): float(value) for organ, value in dict(reports.report(model, study)["confidence"]).items()}
-        except (KeyError, TypeError, ValueError):  # the report has no confidences, or is damaged
+        except (KeyError, TypeError, ValueError, OverflowError):  # the report has no confidences, or is damaged
             continue
         known = {organ: value for organ, value in known.items() if 0 <= value <= 1}  # not NaN, which no order has
         if known:

@@ -24,6 +24,7 @@ import psutil  # type: ignore[import-untyped]
 from monailabel.utils.async_tasks import utils as async_tasks
 
 from medsam2_atlas.base.errors import ConflictError
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.base.processes import ProcessMark
 from medsam2_atlas.storage import WorkFolder
 
@@ -193,7 +194,7 @@ def _read(file: Path) -> Claim | None:
     """Reads a claim; returns None if the file is damaged."""
     for _ in range(5):  # the other process locks the file before it writes it
         try:
-            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            content: dict[str, Any] = stored_json(file.read_text(encoding="utf-8"))
             process = ProcessMark.parse(str(content["process"]))
             if process is not None:
                 return Claim(process, ProcessMark.parse(str(content["server"])), str(content["method"]), str(content["what"]))

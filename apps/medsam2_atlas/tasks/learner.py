@@ -225,7 +225,10 @@ class Learner:
 
     def _is_of_image(self, study: str, error: MedSAM2AtlasError) -> bool:
         """Returns whether an error says that the image cannot be used; people can still work on it if only a model fails."""
-        image = self._predictions.image(study)
+        try:
+            image = self._predictions.image(study)
+        except (MedSAM2AtlasError, OSError):  # it was just removed, so the error is about nothing that is still there
+            return False
         return isinstance(error, InputError) and error.subject in (study, image.name, str(image))
 
     def _changed(self, study: str, stamp: str) -> bool:

@@ -19,7 +19,7 @@ from datastores.case_claims import CLAIM_SECONDS, Claims
 from datastores.descriptions import assignments, predictions_outdated
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Choice, ScoreTable, choose
-from medsam2_atlas.base.errors import MedSAM2AtlasError
+from medsam2_atlas.base.errors import ConflictError, MedSAM2AtlasError
 from medsam2_atlas.storage import FINAL, Assignment, Label, Person, Version, studies_with_drafts
 from tasks.present_images import is_of_present
 
@@ -30,7 +30,8 @@ _DESCRIPTIONS = {
     "uncertainty": "The case with the least certain score maps and prompts",
     "novelty": "The case with the worst registration and the lowest similarity to the references",
 }
-OTHERS = "; all other cases are being edited by other people, or assigned to them"
+_TRIES = 5
+_OTHERS = "; all other cases are being edited by other people, or assigned to them"
 
 
 class NextCase(Strategy):
@@ -50,11 +51,32 @@ class NextCase(Strategy):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Returns the `id` of the case, its `weight`, and the reason `why`; None if all cases are done.
 
-        A case is done if it has a final label map that no reviewer has returned. In the request, `except` names a case that is
-        not chosen, because the person works on it; `person` is the unique id of the person, and `person_name` the name.
+        A case is done if it has a final label map that no reviewer has returned. `taken` states whether the case is another
+        person's now, because no other one is left. In the request, `except` names a case that is not chosen, because the person
+        works on it; `person` is the unique id of the person, and `person_name` the name. With `claim`, the case is claimed for
+        the person; `claimed` contains the claim that it has then, or None.
+
+        Raises:
+            ConflictError: other people claim each case that is chosen.
         """
-        candidates = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         assert isinstance(datastore, StudyDatastore)
+        for _ in range(_TRIES):
+            chosen = self._chosen(request, datastore)
+            if chosen is None or not request.get("claim"):
+                return chosen
+            study = chosen["id"]
+            try:
+                claim = datastore.claims.claim(study, str(request["person"]), str(request["person_name"]))
+            except ConflictError:
+                if not chosen["taken"]:
+                    continue  # another person has just claimed it
+                claim = datastore.claims.of(study)
+            return chosen | {"claimed": None if claim is None else claim.as_dict()}
+        raise ConflictError("next case", "is being claimed by other people.", "Try again.")
+
+    def _chosen(self, request: dict[str, Any], datastore: StudyDatastore) -> dict[str, Any] | None:
+        """Returns the next case without claiming it, as `__call__` does."""
+        candidates = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         team = _Team(datastore, request)
         candidates = [study for study in candidates if study != request.get("except")]
         rows = dict(self._table.rows())
@@ -69,7 +91,9 @@ class NextCase(Strategy):
             return choose(self._name, studies, rows, versions=self._versions(), assigned=team.taken)
 
         choice = self._first(candidates, team, ranked)
-        return None if choice is None else {"id": choice.study, "weight": choice.weight, "why": choice.why}
+        if choice is None:
+            return None
+        return {"id": choice.study, "weight": choice.weight, "why": choice.why, "taken": team.taken(choice.study)}
 
     def _first(self, candidates: list[str], team: _Team, ranked: Callable[[list[str]], Choice | None]) -> Choice | None:
         """Returns the first case in the order that the module describes; `ranked` chooses by the strategy."""
@@ -91,7 +115,7 @@ class NextCase(Strategy):
             version = returned[left[0]]
             whose = version.author or "another person"
             return Choice(left[0], 1.0, f"returned to {whose} by {_return_of(version)}; no other case is free")
-        return None if choice is None else Choice(choice.study, choice.weight, choice.why + OTHERS)
+        return None if choice is None else Choice(choice.study, choice.weight, choice.why + _OTHERS)
 
 
 @dataclass(frozen=True)

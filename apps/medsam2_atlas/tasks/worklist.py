@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from datastores.case_claims import Claim
 from datastores.folder_datastore import FolderDatastore
 from datastores.study_datastore import StudyDatastore
-from medsam2_atlas.storage import Assignment, Person, same_person
+from medsam2_atlas.storage import Assignment, Person, same_person, time_of
 from tasks.case_states import NEW, PREDICTED, PROBLEM, RETURNED, SIGNED_OFF, WAITS, CaseState, ohif_path
 from tasks.next_case import Return, is_next_of
 
@@ -198,7 +198,7 @@ class Worklist:
         cases = [self._case(about, work, person) for about in self._states().values()]
         now = datetime.now().astimezone()
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        done = [time for case in cases if case.state == SIGNED_OFF and (time := _time(case.about.done)) is not None]
+        done = [time for case in cases if case.state == SIGNED_OFF and (time := time_of(case.about.done)) is not None]
         return {
             "total": len(cases),
             "counts": _counts(cases),
@@ -314,11 +314,3 @@ def _urgency(case: Case, person: Asking) -> tuple[int, float, str]:
 def _counts(cases: list[Case]) -> dict[str, int]:
     counts = Counter(case.state for case in cases)
     return {state: counts[state] for state in STATES}
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return found.astimezone()  # a time without a zone counts as local

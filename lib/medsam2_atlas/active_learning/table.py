@@ -8,10 +8,12 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from math import isfinite
 from pathlib import Path
 
 from medsam2_atlas.active_learning.assess import Assessment
 from medsam2_atlas.base.database import Database
+from medsam2_atlas.base.json_text import stored_json
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class ScoreTable:
         """Opens the SQLite file, and creates it if it is missing."""
         self._file = file
         self._database = Database(file, _SCHEMA)
-        self._kept: tuple[object, dict[tuple[str, ...], Row], Mapping[str, Row]] = (None, {}, {})
+        self._kept: tuple[object, dict[tuple[str, ...], Row | None], Mapping[str, Row]] = (None, {}, {})
 
     @property
     def fallback(self) -> str:
@@ -118,10 +120,18 @@ class ScoreTable:
         if known != state:
             found = self._database.read(lambda base: base.execute(query).fetchall())
             texts = {text: texts.get(text) or _parsed(*text) for text in found}
-            rows = {row.study: row for row in texts.values()}
+            rows = {row.study: row for row in texts.values() if row is not None}
             self._kept = (state, texts, rows)
         return rows
 
 
-def _parsed(study: str, image: str, versions: str, made: str, scores: str, why: str, problem: str) -> Row:
-    return Row(study, image, json.loads(versions), made, json.loads(scores), json.loads(why), problem)
+def _parsed(study: str, image: str, versions: str, made: str, scores: str, why: str, problem: str) -> Row | None:
+    """Returns a row of the table; None if it is damaged, so that the study is measured again. Only finite measures count."""
+    try:
+        values = {str(name): float(value) for name, value in stored_json(scores).items()}
+        reasons = {str(name): str(text) for name, text in stored_json(why).items()}
+        known = dict(stored_json(versions))
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        log.warning("the measures of %s cannot be read: %s", study, error)
+        return None
+    return Row(study, image, known, made, {name: value for name, value in values.items() if isfinite(value)}, reasons, problem)

@@ -1,7 +1,7 @@
 """Reads and writes standard JSON. Python's `json` also reads and writes NaN and infinity, which other programs refuse.
 
 `from_json` reads texts from outside and refuses values that JSON cannot represent. `to_json` writes all content and replaces
-such values, so that one odd value never makes a response fail.
+such values, so that one odd value never makes a response fail. `stored_json` reads the server's own files.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 MAX_DEPTH = 32
 """Max depth of nested objects and lists."""
+_MAX_STORED_DEPTH = 250
+"""The same for the server's own files. Earlier versions limited it less. Python copies a few hundred levels at most."""
 _MAX_INTEGER = 2**63
 
 
@@ -29,6 +31,22 @@ def from_json(text: str | bytes) -> Any:
         raise ValueError(f"more than {MAX_DEPTH} levels") from error
     _check(content, MAX_DEPTH)
     json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def stored_json(text: str | bytes) -> Any:
+    """Returns the content of a JSON text in a file of this server. It may contain NaN, as files of earlier versions do.
+
+    Raises:
+        ValueError: the text is malformed, or nested so deep that it could not be copied.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    opening = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if sum(map(text.count, opening)) > _MAX_STORED_DEPTH and _is_deeper(content, _MAX_STORED_DEPTH):  # type: ignore[arg-type]
+        raise ValueError("it is nested too deep")
     return content
 
 
@@ -62,6 +80,17 @@ def plain(content: Any, depth: int = MAX_DEPTH) -> Any:
     if isinstance(content, (list, tuple)):
         return [plain(value, depth - 1) for value in content] if depth else None
     return content
+
+
+def _is_deeper(content: Any, depth: int) -> bool:
+    """Returns whether objects and lists are nested more than `depth` levels deep."""
+    level = [content]
+    for _ in range(depth + 1):
+        inner = (entry.values() if isinstance(entry, dict) else entry for entry in level if isinstance(entry, (dict, list)))
+        level = [value for values in inner for value in values]
+        if not level:
+            return False
+    return True
 
 
 def _check(content: Any, depth: int) -> None:

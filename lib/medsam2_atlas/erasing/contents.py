@@ -50,6 +50,16 @@ def erase_rows(place: Place, study: str, checksums: Iterable[str]) -> None:
     _erase(place.work / "learning.sqlite", [("DELETE FROM measures WHERE study = ?", (study,))])
 
 
+def erase_assignment(place: Place, study: str) -> None:
+    """Erases the assignment of a study. The caller holds the lock of the studies, so that no other assignment is lost.
+
+    Raises:
+        OSError, StorageError: the file cannot be written.
+    """
+    file = place.studies / WORK_FOLDER / ASSIGNMENTS
+    _edit(file, lambda content: {name: one for name, one in content.items() if name != study})
+
+
 def erase_from_reports(place: Place, study: str) -> None:
     """Erases a study's entries from reports, lists and MONAI Label's own index.
 
@@ -67,7 +77,6 @@ def erase_from_reports(place: Place, study: str) -> None:
     _edit(work / "atlas" / "excluded.json", lambda content: [name for name in content if name != study])
     for file in {work / "unreadable.json", store / "unreadable.json"}:
         _edit(file, lambda content: {path: entry for path, entry in content.items() if not _of_study(Path(path), study)})
-    _edit(store / ASSIGNMENTS, lambda content: {name: one for name, one in content.items() if name != study})
     _edit(work / "series.json", lambda content: [entry for entry in content if study not in entry.values()])
     for file in (work / "batch").glob("*/manifest.jsonl"):
         _without_lines(file, study)

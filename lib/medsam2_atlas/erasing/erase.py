@@ -29,7 +29,7 @@ from medsam2_atlas.base.resource import state_folder
 from medsam2_atlas.base.scratch import sweep_leftovers
 from medsam2_atlas.erasing.atlases import erase_reference, reference_names, versions_with
 from medsam2_atlas.erasing.belongings import Belongings, check_name, find_belongings, studies_of
-from medsam2_atlas.erasing.contents import erase_from_reports, erase_rows, trained_on
+from medsam2_atlas.erasing.contents import erase_assignment, erase_from_reports, erase_rows, trained_on
 from medsam2_atlas.erasing.mentions import mentions, mentions_name
 from medsam2_atlas.erasing.work import no_work_runs
 from medsam2_atlas.registration import RegistrationCache
@@ -175,6 +175,7 @@ def _carry_out(place: Place, plan: _Plan, file: Path) -> bool:
                 for checksum in plan.checksums:
                     (store / "fingerprints" / f"{checksum}.json").unlink(missing_ok=True)
                 erase_rows(place, study, {*plan.checksums, *found.checksums})
+                erase_assignment(place, study)
             RegistrationCache(place.work / "registrations").forget()
             for path in found.shared:
                 _empty(path)

@@ -9,7 +9,7 @@ from medsam2_atlas.storage.entries import Image, Label, Saved
 from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.fingerprints import Fingerprints, same_image_as
 from medsam2_atlas.storage.folder import CLAIMS, FIGURES, WORK_FOLDER, Study, StudyFolder, WorkFolder, stamp
-from medsam2_atlas.storage.lineage import Lineage, Version
+from medsam2_atlas.storage.lineage import Lineage, Version, time_of
 from medsam2_atlas.storage.links import LINK_PROBLEM, LINK_REMEDY, Roots
 from medsam2_atlas.storage.lock import FolderLock
 from medsam2_atlas.storage.names import study_name, tag_name
@@ -58,5 +58,6 @@ __all__ = [
     "study_name",
     "suffix_of",
     "tag_name",
+    "time_of",
     "unopened_studies",
 ]

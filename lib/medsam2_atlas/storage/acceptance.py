@@ -11,7 +11,6 @@ returned version, even if the stage is turned off later.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.base.errors import ConflictError, InputError, StorageError
 from medsam2_atlas.base.files import text_of, write_json
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.storage.entries import Label
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.lineage import Version, now
@@ -61,7 +61,7 @@ class ReviewStage:
         if self._turned_on:
             return True
         try:
-            return bool(json.loads(text_of(self._file))["on"])
+            return bool(stored_json(text_of(self._file))["on"])
         except (FileNotFoundError, NotADirectoryError):
             return False
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,7 +1,8 @@
 """Assignments: which person should annotate which study next. A reviewer makes and removes them.
 
 `assignments.json` in the work folder contains all of them, because a list of all cases needs all, and because a series of a
-PACS can be assigned before it is fetched. An assignment is advice: it never keeps anybody from saving a label map.
+PACS can be assigned before it is fetched. An assignment is advice: it never keeps anybody from saving a label map. An entry
+that cannot be read is left out, and does not hide the others.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from medsam2_atlas.base.errors import StorageError
+from medsam2_atlas.base.errors import NotFoundError, StorageError
 from medsam2_atlas.base.files import text_of
+from medsam2_atlas.storage.erased import Erased
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.lineage import now
 from medsam2_atlas.storage.lock import FolderLock
 from medsam2_atlas.storage.rows import stamp_of
-from medsam2_atlas.storage.safely import flush, make_folder, temporary, write_safely
+from medsam2_atlas.storage.safely import flush_names, make_folder, temporary, write_safely
 
 log = logging.getLogger(__name__)
 
 ASSIGNMENTS = "assignments.json"
-_INVALID = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_INVALID = (ValueError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Assignments:
 
     def __init__(self, work: WorkFolder) -> None:
         self._file, self._lock = work.path / ASSIGNMENTS, FolderLock(work.path)
-        self._guard, self._stamp = threading.Lock(), ""
+        self._guard, self._stamp, self._erased = threading.Lock(), "", Erased(work)
         self._known: dict[str, Assignment] = {}
 
     def all(self) -> dict[str, Assignment]:
@@ -84,11 +86,14 @@ class Assignments:
             by: name of the reviewer.
 
         Raises:
+            NotFoundError: the study was just erased.
             StorageError: the assignment cannot be written; nothing has changed.
         """
         try:
             make_folder(self._file.parent)
             with self._lock.held():
+                if self._erased.just_now(study):  # an erasure holds the same lock, and must not be undone
+                    raise NotFoundError(repr(study[:80]), "was just erased.", "Reload the list of studies.")
                 kept = self._kept()
                 found = Assignment(person, by, now()) if person else None
                 if found is None and study not in kept:
@@ -104,19 +109,40 @@ class Assignments:
     def _kept(self) -> dict[str, Assignment]:
         """Returns the stored assignments before a change. A damaged file is moved away, so that it is not overwritten."""
         try:
-            return _read(self._file)
+            found, wrong = _parsed(self._file)
         except FileNotFoundError:
             return {}
         except _INVALID as error:
+            found, wrong = {}, str(error)
+        if wrong:
             aside = self._file.with_name(f"{self._file.name}.damaged")
             os.replace(self._file, aside)
-            log.error("%s cannot be read (%s); it was moved to %s", self._file, error, aside)
-            return {}
+            log.error("%s cannot be read (%s); it was moved to %s", self._file, wrong, aside)
+        return found
 
 
 def _read(file: Path) -> dict[str, Assignment]:
-    content = json.loads(text_of(file))
-    return {str(study): Assignment(str(one["person"]), str(one["by"]), str(one["at"])) for study, one in content.items()}
+    """Returns the assignments in a file; logs entries that are not valid."""
+    found, wrong = _parsed(file)
+    if wrong:
+        log.error("%s cannot be read completely (%s): some cases are not assigned", file, wrong)
+    return found
+
+
+def _parsed(file: Path) -> tuple[dict[str, Assignment], str]:
+    """Returns the assignments in a file, and the problem of the entries that are not valid; empty if all are.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError, AttributeError, RecursionError: it contains no JSON object.
+    """
+    found, wrong = dict[str, Assignment](), 0
+    for study, one in json.loads(text_of(file)).items():
+        try:
+            found[study] = Assignment(str(one["person"]), str(one["by"]), str(one["at"]))
+        except (KeyError, TypeError):
+            wrong += 1
+    return found, f"{wrong} invalid entries" if wrong else ""
 
 
 def _write(assignments: Mapping[str, Assignment], file: Path) -> None:
@@ -124,7 +150,7 @@ def _write(assignments: Mapping[str, Assignment], file: Path) -> None:
     with temporary(file.parent, ".json") as part:
         write_safely(part, text + "\n")
         os.replace(part, file)
-    flush(file.parent)
+    flush_names(file.parent)
 
 
 def _stamp_or_empty(file: Path) -> str:

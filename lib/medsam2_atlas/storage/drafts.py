@@ -24,12 +24,13 @@ from typing import Any
 
 from medsam2_atlas.base.choices import FINAL
 from medsam2_atlas.base.errors import ConflictError, LimitError, MalformedError, NotFoundError, StorageError
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.imaging.packed_labels import unpack
 from medsam2_atlas.storage.fingerprints import Fingerprints, same_image_as
 from medsam2_atlas.storage.folder import DRAFTS
 from medsam2_atlas.storage.lock import FolderLock
-from medsam2_atlas.storage.safely import flush, make_folder, temporary
+from medsam2_atlas.storage.safely import flush, flush_names, make_folder, temporary
 from medsam2_atlas.storage.store import StudyStore
 
 SUFFIX = ".draft"
@@ -129,7 +130,7 @@ class Drafts:
                         shutil.copyfileobj(source, stream, 1 << 20)
                     flush(part)
                     os.replace(part, target)
-                flush(target.parent)
+                flush_names(target.parent)
         return _parsed(target, head)
 
     def find(self, study: str, person: str) -> Draft | None:
@@ -204,7 +205,7 @@ class Drafts:
             try:
                 file.parent.rmdir()
             except OSError:  # other people have drafts of this study
-                flush(file.parent)
+                flush_names(file.parent)
             return True
 
     def _has_image(self, study: str, checksum: str) -> bool:
@@ -214,7 +215,9 @@ class Drafts:
         return same_image_as(self._store.image(study).file, now, checksum, Fingerprints(self._store.work))
 
     def _check_room(self, target: Path, size: int) -> None:
-        others = [file for file in (self._store.work.path / DRAFTS).glob(f"*/{target.name}") if file != target]
+        # A person can discard drafts of present studies only. Those of an image that was taken away wait for it to come back.
+        found, images = (self._store.work.path / DRAFTS).glob(f"*/{target.name}"), self._store.images()
+        others = [file for file in found if file != target and file.parent.name in images]
         total = sum(_size(file) for file in others)
         if total + size > self._person_bytes:
             raise LimitError(
@@ -287,7 +290,7 @@ def damaged(file: Path, problem: str) -> StorageError:
 
 def _parsed(file: Path, head: bytes) -> Draft:
     try:
-        about = json.loads(head)
+        about = stored_json(head)
         base = None if about["base"] is None else (str(about["base"][0]), int(about["base"][1]))
         z, y, x = (int(count) for count in about["shape"])
         known = int(about.get("known", _known(base)))  # drafts of earlier versions do not contain it

@@ -25,6 +25,7 @@ from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.safely import flush, temporary, write_safely
 
 _FILE = "erased.json"
+_JUST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class Erased:
         """
         known = self._read()
         return known.times.get(_hash(known, study), float("-inf")) if known.times else float("-inf")
+
+    def just_now(self, study: str) -> bool:
+        """Returns whether a study was erased in the last minute, so that work on it that began before must not be recorded.
+
+        Raises:
+            StorageError: the list cannot be read.
+        """
+        return abs(time.time() - self.since(study)) < _JUST_SECONDS
 
     def times(self) -> Mapping[str, float]:
         """Returns the times of all erasures in epoch seconds, by keyed hash of the study's name.

@@ -15,6 +15,7 @@ from typing import Any
 
 from medsam2_atlas.base.errors import MedSAM2AtlasError
 from medsam2_atlas.base.files import sha256, text_of
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.imaging.decoding import run_task
 from medsam2_atlas.imaging.volume import Geometry
 from medsam2_atlas.storage.folder import WorkFolder
@@ -90,7 +91,7 @@ class Fingerprints:
     def known(self, checksum: str) -> Fingerprint | None:
         """Returns the stored fingerprint of a file with this SHA-256; None if there is none."""
         try:
-            return _parsed(json.loads(text_of(self._file(checksum))))
+            return _parsed(stored_json(text_of(self._file(checksum))))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -15,13 +15,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime, timezone
+from datetime import MAXYEAR, MINYEAR, datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.files import sha256, text_of
-from medsam2_atlas.storage.safely import flush, make_folder, staged_copy, temporary, write_safely
+from medsam2_atlas.base.json_text import stored_json
+from medsam2_atlas.storage.safely import flush_names, make_folder, staged_copy, temporary, write_safely
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +75,14 @@ class Version:
         Raises:
             ValueError: the text is not a record.
         """
-        content = json.loads(text)
+        content = stored_json(text)
         if not isinstance(content, dict) or not {"number", "file", "sha256", "origin"} <= set(content):
             raise ValueError("entries are missing")
         known = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
         if known.get("organs") is not None:
             known["organs"] = tuple(int(organ) for organ in known["organs"])
+        known |= {name: _text(known[name]) for name in ("author", "author_id", "made", "image_sha256") if name in known}
+        known["info"] = known["info"] if isinstance(known.get("info"), dict) else {}
         known["doubled"] = tuple(str(name) for name in known.get("doubled") or ())
         known["accepted"] = _texts(known.get("accepted"))
         returns = known.get("returns")
@@ -197,7 +200,7 @@ class Lineage:
                     with suppress(OSError):
                         file.unlink(missing_ok=True)
                 raise
-        self._flush_folder()
+        flush_names(self.folder)
         return made
 
     def write(self, version: Version) -> None:
@@ -205,7 +208,7 @@ class Lineage:
         with temporary(self.folder, ".json") as part:
             write_safely(part, _as_text(version))
             os.replace(part, self._record(version.number))
-        self._flush_folder()
+        flush_names(self.folder)
 
     def intact(self, version: Version) -> bool:
         """Returns whether the label file of a version exists and is unchanged."""
@@ -230,13 +233,6 @@ class Lineage:
             except OSError as error:
                 log.warning("%s is left over and cannot be removed (%s)", file, error.strerror)
 
-    def _flush_folder(self) -> None:
-        """Flushes the folder after a record was renamed; only logs a failure, since the rename has been made."""
-        try:
-            flush(self.folder)
-        except OSError as error:
-            log.error("%s cannot be flushed (%s); a power cut may undo the last change", self.folder, error)
-
     def next_number(self) -> int:
         """Returns the next free number, which exceeds that of every file in the folder, with or without a record."""
         taken = [int(number) for name in self._names() if (number := name.split(".", 1)[0]).isdecimal()]
@@ -250,6 +246,27 @@ class Lineage:
 
     def _record(self, number: int) -> Path:
         return self.folder / f"{number:05d}.json"
+
+
+def time_of(text: str) -> datetime | None:
+    """Returns a time of a record in UTC; None if it is not valid. A time without a zone is UTC.
+
+    The first and the last year of the calendar are not valid, because such a time may not exist in other time zones.
+
+    >>> str(time_of("2026-11-27T12:00:00+02:00")), time_of("0001-01-01T00:00:00Z")
+    ('2026-11-27 10:00:00+00:00', None)
+    """
+    try:
+        made = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        found = made.astimezone(timezone.utc) if made.tzinfo else made.replace(tzinfo=timezone.utc)
+    except (ValueError, OverflowError):
+        return None
+    return found if MINYEAR < found.year < MAXYEAR else None
+
+
+def _text(content: object) -> str:
+    """Returns a text; empty for null, as some programs write it."""
+    return "" if content is None else str(content)
 
 
 def _texts(content: object) -> dict[str, str]:

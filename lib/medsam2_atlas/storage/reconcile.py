@@ -5,7 +5,6 @@ Each image and each label map is settled separately (see `settle`). The error of
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import stat
@@ -21,6 +20,7 @@ from typing import Any
 
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.files import text_of
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.storage.folder import Listing, WorkFolder, list_files
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.lineage import Lineage, Version
@@ -282,7 +282,7 @@ class Reconciler:
 
     def _image_info(self, study: str) -> dict[str, Any]:
         try:
-            info: Any = json.loads(text_of(self._work.path / "images" / f"{study}.json"))
+            info: Any = stored_json(text_of(self._work.path / "images" / f"{study}.json"))
         except (OSError, ValueError):
             return entry(self._stock, study, "image", "info")
         return info if isinstance(info, dict) else {}
@@ -292,7 +292,7 @@ class Reconciler:
         """The studies' entries in MONAI Label's own index."""
         file = self._path / _STOCK_INDEX
         try:
-            objects: dict[str, Any] = json.loads(text_of(file))["objects"]
+            objects: dict[str, Any] = stored_json(text_of(file))["objects"]
             return dict(objects)
         except FileNotFoundError:
             return {}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from medsam2_atlas.base.errors import StorageError
 from medsam2_atlas.base.files import remove_folder, text_of
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.storage.folder import WorkFolder
 from medsam2_atlas.storage.index import Index
 from medsam2_atlas.storage.rows import stamp_of
@@ -89,7 +90,7 @@ def finish_removals(path: Path, work: WorkFolder, index: Index) -> None:
 
 def _finish(path: Path, work: WorkFolder, file: Path) -> None:
     aside = work.folder(f"removed/{file.parent.name}")
-    plan = json.loads(text_of(file))
+    plan = stored_json(text_of(file))
     moves = {path / old: aside / new for old, new in plan["moves"].items()}
     image, image_place = next(iter(moves.items()))
     if not image_place.exists() and stamp_of(image) != plan["stamp"]:

@@ -42,7 +42,7 @@ def copy_safely(source: Path, target: Path) -> str:
     with staged_copy(source, target.parent) as part:
         checksum = sha256(part)
         os.replace(part, target)
-    flush(target.parent)
+    flush_names(target.parent)
     return checksum
 
 
@@ -59,6 +59,14 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def flush_names(folder: Path) -> None:
+    """Flushes a folder's list of names after a change of it; only logs a failure, since the change has been made."""
+    try:
+        flush(folder)
+    except OSError as error:
+        log.error("%s cannot be flushed (%s); a power cut may undo the last change", folder, error)
 
 
 def make_folder(folder: Path) -> None:

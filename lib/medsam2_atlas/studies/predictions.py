@@ -18,6 +18,7 @@ from typing import Any
 
 from medsam2_atlas.base.errors import MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.base.files import sha256, write_json
+from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.base.scratch import scratch_folder
 from medsam2_atlas.imaging.decoding import file_states
 from medsam2_atlas.imaging.volume import read_labels, write_volume
@@ -207,7 +208,7 @@ class PredictionStore:
             return self._studies.save_prediction(study, model, file, info).label
 
     def _entry(self, model: str, study: str) -> dict[str, Any]:
-        entry: dict[str, Any] = json.loads(self._report_file(model, study).read_text(encoding="utf-8"))
+        entry: dict[str, Any] = stored_json(self._report_file(model, study).read_text(encoding="utf-8"))
         return entry
 
     def _report_file(self, model: str, study: str) -> Path:

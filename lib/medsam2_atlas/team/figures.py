@@ -13,8 +13,8 @@ from statistics import fmean, median
 from typing import Any
 
 from medsam2_atlas.imaging.labels import organ_table
+from medsam2_atlas.storage import time_of
 from medsam2_atlas.team.record import Record
-from medsam2_atlas.team.sources import time_of
 
 _MAX_PAIRS = 200
 

@@ -86,6 +86,7 @@ class Record:
         found = dict(content)
         for name in ("organ_seconds", "edited_voxels", "edited_ml"):
             found[name] = None if found[name] is None else _by_organ(found[name])
+        found |= {name: str(found[name] or "") for name in ("author", "author_id", "made")}
         found["dice"] = {str(model): _by_organ(dice) for model, dice in found["dice"].items()}
         found["predicted"] = {str(model): tuple(map(int, organs)) for model, organs in found["predicted"].items()}
         found["pairs"] = tuple(Pair(**{**pair, "dice": _by_organ(pair["dice"])}) for pair in found["pairs"])

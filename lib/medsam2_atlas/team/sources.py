@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from medsam2_atlas.base.choices import FINAL
-from medsam2_atlas.storage import Version
+from medsam2_atlas.storage import Version, time_of
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,3 @@ def independent_of(later: Version, earlier: Version, first: Version, find: Find)
             return None
         seen.add(found.number)
         version = found
-
-
-def time_of(text: str) -> datetime | None:
-    """Returns a time of a record; None if it is not valid. A time without a zone is UTC."""
-    try:
-        made = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return made if made.tzinfo else made.replace(tzinfo=timezone.utc)

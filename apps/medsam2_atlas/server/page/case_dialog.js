@@ -100,8 +100,8 @@ async function assignCase(row, people) {
 }
 
 async function releaseCase(row) {
-  await ask('worklist/claim', { study: row.study }, { method: 'DELETE' });
-  return nameOf(row) + ' is free again.';
+  const { claimed } = await ask('worklist/claim', { study: row.study }, { method: 'DELETE' });
+  return nameOf(row) + (claimed ? ' is still claimed by ' + claimed.person + '.' : ' is free again.');
 }
 
 /** Claims a case before it is opened. Returns whether to open it: another person may have it, and then the person at the screen decides. */
