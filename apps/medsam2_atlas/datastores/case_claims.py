@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from medsam2_atlas.base.database import Database
-from medsam2_atlas.base.errors import ConflictError
+from medsam2_atlas.base.errors import ClaimedError
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class CaseClaims:
         """Claims a case for a person, or renews the person's claim.
 
         Raises:
-            ConflictError: another person works on the case.
+            ClaimedError: another person works on the case.
         """
 
         def change(base: sqlite3.Connection) -> Claim:
@@ -166,10 +166,9 @@ class CaseClaims:
 
         found = self._change(change) or Claim(name, person_id, self._clock())
         if found.id != person_id:
-            since = found.as_dict()["since"]
-            raise ConflictError(
-                study, f"is being edited by {found.person or 'another person'} since {since}.", "Choose another case."
-            )
+            claimed = found.as_dict()
+            problem = f"has been claimed by {found.person or 'another person'} since {claimed['since']}."
+            raise ClaimedError(study, problem, "Choose another case.", claimed)
         return found
 
     def release(self, study: str, person_id: str) -> None:
