@@ -39,8 +39,8 @@ def choose(
 ) -> Choice | None:
     """Returns the case of the highest measure, a random case, or the first by name; None without candidates.
 
-    Cases that are not measured yet are skipped as long as there are free measured ones; then the first of them by name is returned,
-    and the reason states this. Cases that cannot be measured are skipped as long as there are others.
+    Cases that are not measured yet are skipped as long as there are free measured ones; then the first of them by name is
+    returned, and the reason states this. Cases that cannot be measured are skipped as long as there are others.
 
     Args:
         strategy: one of `STRATEGIES`.
@@ -75,10 +75,14 @@ def choose(
     unmeasured = [study for study in ranked if study not in rows or not (rows[study].problem or strategy in rows[study].values)]
     best = rows[_free([row.study for row in measured], assigned)]
     if unmeasured and assigned(best.study) and not assigned(free := _free(unmeasured, assigned)):
-        return Choice(free, 0.0, "the first by name of the cases that are not measured yet; other people have the measured ones")
+        return Choice(
+            free, 0.0, "the first by name of the cases that are not measured yet; other people have the measured ones"
+        )
     rank = "highest" if best is measured[0] else "highest free"
-    value, count = f"{strategy} ({best.values[strategy]:.2f})", f"{len(measured)} measured case{'s' if len(measured) > 1 else ''}"
-    why = f"{value if len(ranked) == 1 else f'{rank} {value} of {count}'}: {best.why.get(strategy, '')}"
+    why = f"{strategy} ({best.values[strategy]:.2f})"
+    if len(ranked) > 1:
+        why = f"{rank} {why} of {len(measured)} measured case{'s' if len(measured) > 1 else ''}"
+    why += f": {best.why.get(strategy, '')}"
     if left := len(unmeasured):
         why += f"; {left} case{'s are' if left > 1 else ' is'} not measured yet"
     if versions is not None and not best.current(versions):
