@@ -194,7 +194,9 @@ def pretended_app(team: Team) -> FastAPI:
     def claim(body: Annotated[dict[str, Any], Body()]) -> Any:
         other = team.held.get(body["study"])
         if other:
-            return errors.from_error(ClaimedError(body["study"], "has been claimed.", {"person": other, "since": SINCE}))
+            return errors.from_error(
+                ClaimedError(body["study"], "has been claimed.", "Choose another case.", {"person": other, "since": SINCE})
+            )
         return {"claimed": {"person": "Kim Lee", "since": "2026-11-27T10:12:00+00:00"}}
 
     @app.post("/worklist/next")
