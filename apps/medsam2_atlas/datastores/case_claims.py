@@ -167,8 +167,8 @@ class CaseClaims:
         found = self._change(change) or Claim(name, person_id, self._clock())
         if found.id != person_id:
             claimed = found.as_dict()
-            problem = f"has been claimed by {found.person or 'another person'} since {claimed['since']}."
-            raise ClaimedError(study, problem, "Choose another case.", claimed)
+            who = found.person or "another person"
+            raise ClaimedError(study, f"has been claimed by {who} since {claimed['since']}.", "Choose another case.", claimed)
         return found
 
     def release(self, study: str, person_id: str) -> None:
