@@ -68,6 +68,20 @@ def test_two_annotators_get_different_cases() -> None:
     only = choose("disagreement", ["b"], ROWS, assigned=lambda _: True)
     assert only is not None
     assert only.study == "b"
+    assert only.why.startswith("disagreement (0.70): "), "one case has no rank"
+
+
+def test_an_unmeasured_case_is_chosen_before_a_measured_one_of_another_annotator() -> None:
+    measured = {"a": ROWS["a"], "b": ROWS["b"]}
+    choice = choose("disagreement", ["a", "b", "x", "y"], measured, assigned=lambda study: study in "abx")
+    assert choice is not None
+    assert (choice.study, choice.weight) == ("y", 0.0)
+    assert "other people have the measured ones" in choice.why
+    broken = {"a": ROWS["a"], "d": replace(row("d"), problem="is a broken gzip file.")}
+    taken = choose("disagreement", ["a", "d"], broken, assigned=lambda study: study == "a")
+    assert taken is not None
+    assert taken.study == "a", "a CT that cannot be read is not offered instead"
+    assert "of 1 measured case:" in taken.why
 
 
 def test_without_measures_the_first_case_is_chosen_and_the_reason_names_the_problem() -> None:

@@ -417,6 +417,7 @@ def test_opening_a_case_claims_it_unless_it_is_signed_off(datastore: StudyDatast
     assert opened("a", "reva") == ""
     sign_off(datastore, tmp_path, "b", "kim")
     assert (opened("b", "kim"), opened("b", "reva")) == ("", "")
+    assert [one.person for one in datastore.claims.all().opened("b")] == ["reva"], "kim has ended the work on it"
     datastore.store.return_label("b", FINAL, 1, Person("reva", "token:reva"), "spleen")
     assert (opened("b", "reva"), opened("b", "kim")) == ("", "kim")
     assert [one.person for one in datastore.claims.all().opened("b")] == ["reva", "kim"]

@@ -357,18 +357,19 @@ def test_a_batch_tries_what_may_pass_again_and_tells_its_progress(tmp_path: Path
             raise UnavailableError("PACS", "does not answer.", "Wait.")
         if request["image"] == "b":
             raise InputError("b", "is empty.", "Remove it.")
-        return {"label": request["image"]}
+        return {"label": request["image"]} | ({"params": {"report": {"from_cache": True}}} if request["image"] == "c" else {})
 
     work = WorkFolder.of(tmp_path)
     work.folder("")
     assert batch_state(work) is None
-    store: Any = SimpleNamespace(list_images=lambda: ["a", "b"])
+    store: Any = SimpleNamespace(list_images=lambda: ["a", "b", "c"])
     result = BatchTask(work)({"model": "atlas", "device": "cpu"}, store, infer)
-    assert result == {"a": {"label": "a"}, "b": {"problem": "b: is empty. Remove it."}}
-    assert sorted(attempts) == ["a", "a", "b"]
+    assert {**result, "c": None} == {"a": {"label": "a"}, "b": {"problem": "b: is empty. Remove it."}, "c": None}
+    assert sorted(attempts) == ["a", "a", "b", "c"]
     state = batch_state(work)
     assert state is not None
-    assert (state["model"], state["ended"], state["total"], state["done"], state["failed"]) == ("atlas", True, 2, 1, 1)
+    assert (state["model"], state["ended"], state["total"], state["done"], state["failed"]) == ("atlas", True, 3, 1, 1)
+    assert state["kept"] == 1  # its prediction was up to date
     assert "is empty" not in str(state)  # no names or reasons, which may contain names
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from datastores.case_claims import ACTIVE_GAP_SECONDS, CLAIM_SECONDS, MAX_OPENED, CaseClaims, Claim
-from medsam2_atlas.base.errors import ConflictError
+from medsam2_atlas.base.errors import ClaimedError
 from waiting import Clock
 
 KIM, LEE = ("token:kim", "kim"), ("token:lee", "lee")
@@ -57,8 +57,9 @@ def test_the_first_of_several_people_holds_the_claim(claims: CaseClaims, clock: 
     clock.now += 1
     claims.touch("a", *LEE)
     assert [one.person for one in claims.all().opened("a")] == ["kim", "lee"]
-    with pytest.raises(ConflictError, match="is being edited by kim since 2027-01-15T08:00:00"):
+    with pytest.raises(ClaimedError, match="since 2027-01-15T08:00:00") as refused:
         claims.claim("a", *LEE)
+    assert refused.value.claimed == {"person": "kim", "since": "2027-01-15T08:00:00+00:00"}
     assert claimed(claims, KIM).since == 1.8e9
     claims.release("a", KIM[0])
     assert holder(claims, "a") == "lee"
@@ -127,7 +128,7 @@ def test_exactly_one_of_many_people_gets_a_case(tmp_path: Path) -> None:
         ready.wait()
         try:
             won.append(claimed(claims, (f"token:{name}", name)).person)
-        except ConflictError as error:
+        except ClaimedError as error:
             refused.append(error.problem)
 
     threads = [threading.Thread(target=ask, args=(f"p{n}",)) for n in range(count)]

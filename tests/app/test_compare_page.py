@@ -94,11 +94,15 @@ def test_pages_and_their_files_are_served_and_nothing_else(url: str) -> None:
             assert file in page.text
     moved = requests.get(f"{url}/review?q=x", allow_redirects=False)
     assert (moved.status_code, moved.headers["location"]) == (308, "./?q=x")
-    kinds = {"worklist.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
+    kinds = dict.fromkeys(("worklist.js", "organs.js"), "text/javascript") | {
+        "page.css": "text/css",
+        "icon.svg": "image/svg+xml",
+    }
     for file, kind in kinds.items():
         answer = requests.get(f"{url}/page/{file}")
         assert answer.headers["content-type"].startswith(kind)
         assert answer.headers["cache-control"] == "private, no-cache"
+    assert '"prostate_uterus": "prostate or uterus"' in requests.get(f"{url}/page/organs.js").text
     for file in ("worklist.html", "none.js", "..%2Fpages.py", "%2e%2e/pages.py", "page.css%00.js"):
         assert requests.get(f"{url}/page/{file}").status_code in (404, 422), file
 

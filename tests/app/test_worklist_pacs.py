@@ -17,16 +17,20 @@ from PIL import Image
 from app.fake_pacs import FakePacs, fake_pacs
 from app.fake_pacs import listed as listed_series
 from app.listed_studies import Team
-from app.test_pacs_datastore import ARRAY, QUICK, datastore_of
+from app.test_pacs_datastore import ARRAY, QUICK, datastore_of, label_for
 from datastores.pacs_datastore import PacsDatastore
 from datastores.series_list import NEVER_LISTED, SeriesList
 from medsam2_atlas.active_learning import ScoreTable
 from medsam2_atlas.base.errors import UnavailableError
 from medsam2_atlas.dicom.web import DicomWeb, DicomWebLimits
 from medsam2_atlas.imaging.hounsfield import CHECK
-from medsam2_atlas.storage import Drafts
+from medsam2_atlas.imaging.volume import read_labels
+from medsam2_atlas.segmenters.base import Report, Segmentation
+from medsam2_atlas.storage import Drafts, WorkFolder
+from medsam2_atlas.studies import PredictionStore
 from series_files import upright, write_series
 from server.people import User
+from tasks.annotated_case import AnnotatedCase
 from tasks.case_pictures import CasePictures
 from tasks.case_states import CaseTable
 from tasks.worklist import Query, Worklist
@@ -86,6 +90,21 @@ def test_patients_dates_and_descriptions_come_from_the_list_of_the_pacs(pacs: Fa
     assert fetches(pacs) == []
     asked = [path for path in pacs.asked if path.partition("?")[0].endswith("/series")]
     assert all(f"includefield={name}" in asked[0] for name in ("PatientName", "StudyDescription", "SeriesDescription"))
+
+
+def test_predictions_have_their_confidence_on_the_worklist_and_in_the_viewer(pacs: FakePacs, tmp_path: Path) -> None:
+    (series,) = add(pacs, tmp_path, 1)
+    pacs.series[0] |= {"00100020": {"vr": "LO", "Value": ["P 7"]}, "00080020": {"vr": "DA", "Value": ["20260930"]}}
+    datastore = listed(pacs, tmp_path)
+    file = label_for(datastore, series, tmp_path)
+    reports = PredictionStore(WorkFolder(tmp_path / "work"), datastore.store)  # as the models of a server store them
+    result = Segmentation(read_labels(file), Report(confidence={"liver": 0.25}))
+    reports.save("unet_3d", series, Path(datastore.get_image_uri(series)), {}, result)
+    (row,) = worklist_of(datastore, tmp_path).page(Query(), KIM)["rows"]
+    assert (row["confidence"], row["check"]) == (0.25, [["liver", 0.25]])
+    case = AnnotatedCase(datastore, Drafts(datastore.store, 10**6), series)
+    assert [version["confidence"] for version in case.versions()] == [{"6": 0.25}]
+    assert case.title == "P 7 · abdomen · 2026-09-30"
 
 
 def test_a_job_is_named_by_its_patient(pacs: FakePacs, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from fastapi import Body, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 
+from medsam2_atlas.base.errors import ClaimedError
 from server import errors, pages
 from server.attendance import page_open
 from server.headers import HeadersMiddleware
@@ -25,6 +26,7 @@ from server.headers import HeadersMiddleware
 STATES = ("new", "predicted", "in work", "waits for review", "returned", "signed off", "problem")
 ACTIONS = dict(zip(STATES, ("segment", "correct", "correct", "review", "correct", "view", "fix"), strict=True))
 ORGANS = ("pancreas", "duodenum", "gallbladder", "esophagus", "left_adrenal_gland", "bladder")
+SINCE = datetime.now(timezone.utc).replace(hour=0, minute=12).isoformat()
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;"
 
 
@@ -192,7 +194,9 @@ def pretended_app(team: Team) -> FastAPI:
     def claim(body: Annotated[dict[str, Any], Body()]) -> Any:
         other = team.held.get(body["study"])
         if other:
-            return errors.respond(409, f"{other} has had this case open since 10:12.", "Take another case.")
+            return errors.from_error(
+                ClaimedError(body["study"], "has been claimed.", "Choose another case.", {"person": other, "since": SINCE})
+            )
         return {"claimed": {"person": "Kim Lee", "since": "2026-11-27T10:12:00+00:00"}}
 
     @app.post("/worklist/next")

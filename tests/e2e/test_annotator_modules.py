@@ -139,7 +139,9 @@ def test_a_lasso_on_an_oblique_pane_is_refused(page: Any) -> None:
         )
 
 
-def test_an_expired_login_is_told_with_the_page_to_log_in(page: Any) -> None:
+@pytest.fixture
+def served(page: Any) -> Iterator[Any]:
+    """Yields a page below the path of a proxy, so that modules can import each other."""
     error = {"error": {"message": "You are not logged in.", "remedy": "Send a token."}}
 
     def serve(route: Any) -> None:
@@ -147,24 +149,56 @@ def test_an_expired_login_is_told_with_the_page_to_log_in(page: Any) -> None:
         if path.endswith(".js"):
             file = resource("apps/medsam2_atlas") / "server" / path.replace("ohif/", "annotator/")
             route.fulfill(body=file.read_text(encoding="utf-8"), content_type="text/javascript")
+        elif path == "away":
+            route.abort()
         elif path.startswith("refused"):
             route.fulfill(status=int(path[-3:]), json=error)
         else:
             route.fulfill(body="<!doctype html>", content_type="text/html")
 
-    served = page.context.new_page()
-    served.route("**/*", serve)
-    served.goto("http://127.0.0.1:9/sub/ohif/")
+    opened = page.context.new_page()
+    opened.route("**/*", serve)
+    opened.goto("http://127.0.0.1:9/sub/ohif/")
+    yield opened
+    opened.close()
+
+
+def test_an_expired_login_and_a_silent_server_are_told_in_words(served: Any) -> None:
     asked = """async path => {
         const { ask, Refused } = await import('./server.js');
         return ask(path).catch(error => [error instanceof Refused, error.status, error.message]);
     }"""
-    found = [served.evaluate(asked, f"refused/{status}") for status in (401, 409)]
-    served.close()
+    found = [served.evaluate(asked, path) for path in ("refused/401", "refused/409", "away")]
     assert found[0][:2] == [True, 401]
     assert "http://127.0.0.1:9/sub/login" in found[0][2]
     assert "stays on the screen" in found[0][2]
     assert found[1] == [True, 409, "You are not logged in. Send a token."]
+    assert "The server does not answer." in found[2][2]  # and not only "Failed to fetch"
+
+
+def test_the_note_that_work_is_not_kept_disappears_when_it_is_kept(served: Any) -> None:
+    found = served.evaluate(
+        """async () => {
+            const { Drafting } = await import('./drafting.js');
+            const state = { drafted: '', message: null };
+            const session = {
+                state,
+                query: {},
+                layer: { read: () => new Uint8Array([1]) },
+                store: { set: change => Object.assign(state, change) },
+                say: (kind, text) => { state.message = { kind, text }; },
+            };
+            const drafting = new Drafting(session, new Uint8Array([0]));
+            const answers = [{ ok: false, status: 507 }, { ok: true, status: 204 }];
+            window.fetch = async () => ({ ...answers.shift(), json: async () => ({}) });
+            await drafting.settled();
+            const failed = [state.drafted, state.message?.kind];
+            await drafting.settled();
+            drafting.close();
+            return [failed, [state.drafted, state.message]];
+        }"""
+    )
+    assert found == [["failed", "error"], ["kept", None]]
 
 
 def test_active_seconds_are_counted_by_organ_without_pauses_and_survive_a_reload(page: Any) -> None:

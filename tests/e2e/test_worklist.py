@@ -186,6 +186,7 @@ def test_submit_and_next_opens_the_next_case_which_others_see_is_taken(team: Tea
     ana.page.wait_for_url("**/ohif/annotate?**")
     ana.page.locator(".annotation-panel [data-cy=case-title]:text-is('case-2')").wait_for(timeout=90_000)
     ana.ready()
+    assert ana.part("why").inner_text().startswith("Why this case: ")
     ben.open()
     row = ben.row("case-2")
     row.get_by_text("Ana has it open since").wait_for()
@@ -235,6 +236,9 @@ def test_the_author_reads_the_comment_corrects_the_case_and_submits_it(team: Tea
     assert ana.part("comment").inner_text() == f"Ria returned this case: {COMMENT}"
     ana.part("submit").click()
     ana.says("stays returned")  # nothing was corrected
+    panel = ana.page.locator(".annotation-panel")
+    panel.evaluate("panel => { panel.scrollTop = panel.scrollHeight; }")
+    assert ana.part("message").bounding_box()["y"] >= panel.bounding_box()["y"], "messages stay in view"
     ana.part("organ-spleen").click()
     ana.part("tool-brush").click()
     frame = ana.page.locator('[data-viewportid="axial"] canvas').first.bounding_box()

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from medsam2_atlas.base.database import Database
-from medsam2_atlas.base.errors import ConflictError, MedSAM2AtlasError
+from medsam2_atlas.base.errors import ClaimedError, MedSAM2AtlasError
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class CaseClaims:
         """Claims a case for a person, or renews the person's claim; returns None if the disk fails, or if it was just erased.
 
         Raises:
-            ConflictError: another person works on the case.
+            ClaimedError: another person works on the case.
         """
 
         def change(base: sqlite3.Connection) -> Claim:
@@ -170,10 +170,9 @@ class CaseClaims:
 
         found = self._record(study, change)
         if found is not None and found.id != person_id:
-            since = found.as_dict()["since"]
-            raise ConflictError(
-                study, f"is being edited by {found.person or 'another person'} since {since}.", "Choose another case."
-            )
+            claimed = found.as_dict()
+            who = found.person or "another person"
+            raise ClaimedError(study, f"has been claimed by {who} since {claimed['since']}.", "Choose another case.", claimed)
         return found
 
     def release(self, study: str, person_id: str) -> None:

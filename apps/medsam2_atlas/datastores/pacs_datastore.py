@@ -32,7 +32,7 @@ from medsam2_atlas.dicom.headers import from_json
 from medsam2_atlas.dicom.web import DicomWeb
 from medsam2_atlas.imaging.decoding import run_task
 from medsam2_atlas.imaging.volume import read_volume, write_volume
-from medsam2_atlas.storage import FINAL, Label, Saved, Version
+from medsam2_atlas.storage import FINAL, Label, Saved, Version, WorkFolder
 from tasks.known import unknown_study
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class PacsDatastore(StudyDatastore):
             StorageError: the folder cannot be used.
         """
         super().__init__(folder / "store", models)
+        self.work = WorkFolder(folder)  # `store` has one of its own, for versions and claims
         self.web = web
         query = dict(series or {"Modality": "CT"})
         self._list = SeriesList(lambda: self.web.list_series(query), folder / "series.json", self.store.erased.barred)

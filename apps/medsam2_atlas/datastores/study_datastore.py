@@ -58,7 +58,8 @@ class StudyDatastore(Datastore):
         self._models = frozenset(models)
         self._confirmations = Confirmations(clock)
         self.store = StudyStore(path, roots=tuple(Path(root) for root in roots))
-        work, self.signed_off = self.store.work.folder("."), threading.Event()
+        self.work = self.store.work  # the work folder of the studies, with the reports of predictions
+        work, self.signed_off = self.work.folder("."), threading.Event()
         erased, figures = self.store.erased.just_now, FigureTable(work / FIGURES)
         self.claims, self.figures = CaseClaims(work / CLAIMS, erased=erased), figures
         self._about_file = self.store.work.path / "about.json"

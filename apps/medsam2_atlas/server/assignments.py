@@ -142,6 +142,9 @@ def figures(
 def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version | None) -> Claim | None:
     """Records that a person has opened a case in a viewer; returns who works on it.
 
+    The viewer of a person who has just signed the case off asks for it once more. That person has ended the work, and is not
+    listed as looking at the case, unless the work goes on.
+
     Args:
         datastore: the studies.
         study: name of the case.
@@ -151,7 +154,10 @@ def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version 
     signed_off = final is not None and not final.removed
     if final is not None and final.returned:
         signed_off = not is_next_of(Person(user.name, user.id), Return.of(final), datastore.store.assignments.of(study))
-    datastore.claims.open(study, user.id, user.name, works=not signed_off)
+    opened = datastore.claims.all().opened(study)
+    own = signed_off and final is not None and final.author_id == user.id and not final.returned
+    if not own or any(one.id == user.id for one in opened):
+        datastore.claims.open(study, user.id, user.name, works=not signed_off)
     return datastore.claims.of(study)
 
 

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from medsam2_atlas.base.errors import (
     AccessError,
     AtlasError,
+    ClaimedError,
     ConfirmError,
     ConflictError,
     InputError,
@@ -162,6 +163,8 @@ def _more(error: MedSAM2AtlasError) -> dict[str, Any]:
     """Returns the reason for a refused change. For `confirm`, the client can send the change again; not for `conflict`."""
     if isinstance(error, ConfirmError):
         return {"reason": "confirm", "organs": list(error.organs)}
+    if isinstance(error, ClaimedError):
+        return {"reason": "conflict", "claimed": error.claimed}
     return {"reason": "conflict"} if isinstance(error, ConflictError) else {}
 
 

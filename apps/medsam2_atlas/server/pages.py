@@ -8,6 +8,7 @@ files: no script in the page, no style attribute, no other host.
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -19,6 +20,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 from starlette.responses import Response
 
 from medsam2_atlas.base.errors import NotFoundError
+from medsam2_atlas.imaging.labels import organ_table
 from server.attendance import page_open
 from server.headers import CACHED, asset_page
 
@@ -64,15 +66,24 @@ async def compare_page() -> Response:
 
 @router.get("/page/{file}")
 async def page_file(file: Annotated[str, PathParameter(pattern=r"^[a-z_]{1,40}\.(js|css|svg)$")]) -> Response:
-    """Returns a script, style sheet or picture of the pages.
+    """Returns a script, style sheet or picture of the pages; `organs.js` is made from the organ table.
 
     Raises:
         NotFoundError: there is no such file.
     """
+    headers = {"Cache-Control": CACHED[1]}
+    if file == "organs.js":
+        return Response(_organ_names(), media_type=_KINDS[".js"], headers=headers)
     found = _FOLDER / file
     if not found.is_file():
         raise NotFoundError(file, "is no file of the pages.", "Reload the page.")
-    return FileResponse(found, media_type=_KINDS[found.suffix], headers={"Cache-Control": CACHED[1]})
+    return FileResponse(found, media_type=_KINDS[found.suffix], headers=headers)
+
+
+def _organ_names() -> str:
+    """Returns a script with the names of the organs for people, as in the middle of a sentence."""
+    names = {organ.name: organ.display[0].lower() + organ.display[1:] for organ in organ_table().organs}
+    return f"export const ORGANS = {json.dumps(names)};\n"
 
 
 @cache

@@ -13,6 +13,7 @@ from datastores.pacs_datastore import PacsDatastore
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.base.errors import InputError, MedSAM2AtlasError, NotFoundError, StorageError
 from medsam2_atlas.demo.samples import is_sample
+from medsam2_atlas.dicom.texts import date
 from medsam2_atlas.imaging.dicom_order import DicomOrder, read_dicom_order
 from medsam2_atlas.imaging.labels import organ_table
 from medsam2_atlas.storage import FINAL, Draft, Drafts, Label, Version
@@ -122,7 +123,7 @@ class AnnotatedCase:
     def versions(self) -> list[dict[str, Any]]:
         """Returns all versions that can be loaded, the newest first. A removed label map has no newest version."""
         store, found = self._datastore.store, []
-        reports = PredictionStore(store.work, store)
+        reports = PredictionStore(self._datastore.work, store)
         for tag in store.tags(self.study):
             label = self._label(tag)
             for version in store.versions(self.study, tag):
@@ -217,7 +218,9 @@ def title_of(datastore: StudyDatastore, study: str) -> str:
         info = datastore.get_image_info(study)
     except MedSAM2AtlasError:
         return study
-    parts = [str(info.get(key) or "").strip() for key in ("PatientID", "SeriesDescription", "StudyDate")]
+    parts = [str(info.get(key) or "").strip() for key in ("PatientID", "SeriesDescription")]
+    day = date(info.get("StudyDate"))
+    parts.append(f"{day[:4]}-{day[4:6]}-{day[6:]}" if day else "")
     return " · ".join(part for part in parts if part) or study
 
 

@@ -137,8 +137,9 @@ class _InferEngine:
 
         error = future.exception()
         if error is None:
-            self.results[item.id] = future.result()
-            return Outcome(item, Done(Path(), "", "", {}, {}, {}))
+            self.results[item.id] = result = future.result()
+            report = result.get("params", {}).get("report", {})
+            return Outcome(item, Done(Path(), "", "", {}, {}, {}, kept=bool(report.get("from_cache"))))
         log.error("%s cannot be segmented", item.id, exc_info=error)
         self.results[item.id] = {"problem": problem_of(error)}
         passing, away, fatal = is_passing(error), is_away(error), is_disk_full(error)

@@ -116,7 +116,7 @@ class CaseTable:
             models: names of the models; each is also the tag of its predictions.
         """
         self._datastore, self._table, self._models = datastore, table, models
-        self._reports = PredictionStore(datastore.store.work, datastore.store)
+        self._reports = PredictionStore(datastore.work, datastore.store)
         self._lock = threading.Lock()
         self._known: dict[str, tuple[_Facts, CaseState]] = {}
         self._compared: dict[str, tuple[Row, Image | None, bool]] = {}

@@ -39,8 +39,8 @@ def choose(
 ) -> Choice | None:
     """Returns the case of the highest measure, a random case, or the first by name; None without candidates.
 
-    Cases that are not measured yet are skipped as long as there are measured ones. If no case is measured, the first by name is
-    returned, and the reason states this; then cases that cannot be measured are skipped as long as there are others.
+    Cases that are not measured yet are skipped as long as there are free measured ones; then the first of them by name is
+    returned, and the reason states this. Cases that cannot be measured are skipped as long as there are others.
 
     Args:
         strategy: one of `STRATEGIES`.
@@ -72,11 +72,18 @@ def choose(
         usable = [study for study in ranked if study not in rows or not rows[study].problem]
         return Choice(_free(usable or ranked, assigned), 0.0, f"the first by name: {reason}")
     measured.sort(key=lambda row: -row.values[strategy])
+    unmeasured = [study for study in ranked if study not in rows or not (rows[study].problem or strategy in rows[study].values)]
     best = rows[_free([row.study for row in measured], assigned)]
+    if unmeasured and assigned(best.study) and not assigned(free := _free(unmeasured, assigned)):
+        return Choice(
+            free, 0.0, "the first by name of the cases that are not measured yet; other people have the measured ones"
+        )
     rank = "highest" if best is measured[0] else "highest free"
-    why = f"{rank} {strategy} ({best.values[strategy]:.2f}) of {len(measured)} measured cases: {best.why.get(strategy, '')}"
-    left = sum(study not in rows or not (rows[study].problem or strategy in rows[study].values) for study in ranked)
-    if left:
+    why = f"{strategy} ({best.values[strategy]:.2f})"
+    if len(ranked) > 1:
+        why = f"{rank} {why} of {len(measured)} measured case{'s' if len(measured) > 1 else ''}"
+    why += f": {best.why.get(strategy, '')}"
+    if left := len(unmeasured):
         why += f"; {left} case{'s are' if left > 1 else ' is'} not measured yet"
     if versions is not None and not best.current(versions):
         why += "; measured before the last change of the models"

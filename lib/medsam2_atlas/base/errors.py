@@ -101,6 +101,18 @@ class ConfirmError(ConflictError):
         super().__init__(subject, problem, remedy)
 
 
+class ClaimedError(ConflictError):
+    """A case on which another person works.
+
+    Attributes:
+        claimed: the name of that person (`person`), and since when (`since`, ISO 8601, UTC).
+    """
+
+    def __init__(self, subject: str | Path, problem: str, remedy: str, claimed: dict[str, str]) -> None:
+        self.claimed = claimed
+        super().__init__(subject, problem, remedy)
+
+
 class AccessError(MedSAM2AtlasError):
     """An action on another person's data that is not allowed."""
 

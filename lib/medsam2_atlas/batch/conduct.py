@@ -138,7 +138,10 @@ class _Run:
             return
         about = self._result(item, outcome.done, output)
         self._add(case_entry(item, "done", self._job.key, about, self._attempts.pop(item.id)), outcome)
-        self._tally.done += 1
+        if outcome.done.kept:
+            self._tally.kept += 1
+        else:
+            self._tally.done += 1
 
     def _result(self, item: Item, done: Done, output: dict[str, Any]) -> dict[str, Any]:
         made_on: dict[str, Any] = {k: v for k, v in done.provenance.items() if k in ("device", "precision")}

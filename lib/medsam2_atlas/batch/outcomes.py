@@ -21,6 +21,7 @@ class Done:
         report: the segmenter's report, as JSON values.
         provenance: provenance of the result, with device and precision.
         seconds: wall time of `prepare`, `segment` and `write`, in s.
+        kept: whether it is a valid result of an earlier run, so that nothing was computed.
     """
 
     part: Path
@@ -29,6 +30,7 @@ class Done:
     report: dict[str, Any]
     provenance: Provenance
     seconds: dict[str, float]
+    kept: bool = False
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,12 @@ export class Drafting {
     const { session } = this;
     try {
       await sendVoxels('annotation/draft', session.query, voxels, 'PUT');
-      session.store.set({ drafted: 'kept' });
+      session.store.set({ drafted: 'kept', ...(this._failure && session.state.message === this._failure ? { message: null } : {}) });
     } catch (error) {
       this.kept = new Uint8Array(0);
       session.store.set({ drafted: 'failed' });
       session.say('error', 'Your unsaved work could not be kept on the server. ' + error.message);
+      this._failure = session.state.message; // hidden once the work is kept
       this._after(RETRY_MS);
     }
   }

@@ -1,6 +1,6 @@
 /* Requests to this server. Label maps travel as gzip of one byte per voxel, in the order of the CT volume (volume.js). */
 
-import { address, Refused, SERVER } from '../page/requests.js'; // as seen from SERVER/ohif/
+import { address, fetched, Refused, SERVER } from '../page/requests.js'; // as seen from SERVER/ohif/
 
 export { address, Refused };
 
@@ -9,9 +9,10 @@ const LOGIN = 'Your login has expired. Log in in another tab (' + SERVER + 'logi
 /**
  * Returns the answer of a route.
  * @throws {Refused} the server refuses the request
+ * @throws {Error} the server does not answer
  */
 export async function ask(path, query, options = {}) {
-  const answer = await fetch(address(path, query), { credentials: 'same-origin', ...options });
+  const answer = await fetched(path, query, options);
   if (!answer.ok) {
     const content = await answer.json().catch(() => ({}));
     throw new Refused(answer.status, content, answer.status === 401 ? LOGIN : '');

@@ -336,5 +336,5 @@ export class Session {
 
 const UNTOUCHED = { checked: false, confidence: null, ml: 0, added: 0, removed: 0 };
 
-/** Returns a time of the server in the browser's notation. */
-export const when = time => (time ? new Date(time).toLocaleString() : 'an earlier time');
+/** Returns a time of the server, in the notation of the worklist. */
+export const when = time => (time ? new Date(time).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' }) : 'an earlier time');

@@ -1,6 +1,6 @@
 /* The dialog about a case: everything that is known about it, and what a person may do with it besides the row's action. */
 
-import { button, counted, element, fullTime, words } from './dom.js';
+import { button, counted, element, fullTime, shortTime, words } from './dom.js';
 import { openDialog, say } from './parts.js';
 import { nameOf, pictureOf, workers } from './rows.js';
 import { address, ask, send } from './server.js';
@@ -113,7 +113,8 @@ export async function claimed(row) {
     if (error.status !== 409) {
       throw error;
     }
-    const text = element('p', { textContent: error.message });
+    const { person, since } = error.content.error?.claimed || {};
+    const text = element('p', { textContent: (person || 'Another person') + ' has this case open' + (since ? ' since ' + shortTime(since) : '') + '.' });
     const advice = element('p', { textContent: 'Only one label map of a case should be edited at a time. You can look at it, or take another case.' });
     const answer = await openDialog(nameOf(row) + ' is taken', [text, advice], [{ value: 'look', title: 'Look at it', class: 'plain' }]);
     return Boolean(answer);

@@ -2,7 +2,7 @@
 
 import { element, svg } from './dom.js';
 
-const WIDTH = 640;
+const WIDTH = window.matchMedia('(max-width: 40rem)').matches ? 320 : 640; // texts keep their size on a phone
 const HEIGHT = 200;
 const LEFT = 34;
 const BOTTOM = 22;
@@ -140,5 +140,5 @@ export function sortableTable(caption, columns, rows, order) {
     );
   };
   show();
-  return element('table', { class: 'figures' }, element('caption', { textContent: caption }), element('thead', {}, element('tr', {}, ...headers)), body);
+  return element('table', { class: 'figures' }, element('caption', {}, element('span', { textContent: caption })), element('thead', {}, element('tr', {}, ...headers)), body);
 }

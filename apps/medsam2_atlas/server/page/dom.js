@@ -1,5 +1,7 @@
 /* Helpers for the pages' elements. Texts are always set as text, never as HTML: names of cases and people come from outside. */
 
+import { ORGANS } from './organs.js'; // which the server makes from the organ table
+
 const SVG = 'http://www.w3.org/2000/svg';
 
 /**
@@ -63,8 +65,8 @@ export function bar(share, kind, label) {
 /** Returns a number of things with its noun: "1 case", "2 cases". */
 export const counted = (number, one, many = one + 's') => number + ' ' + (number === 1 ? one : many);
 
-/** Returns the display name of an organ or another name with underscores. */
-export const words = name => name.replaceAll('_', ' ');
+/** Returns the name of an organ for people. */
+export const words = name => ORGANS[name] || name.replaceAll('_', ' ');
 
 /** Returns a time in short: the hour today, otherwise the day. */
 export function shortTime(text) {

@@ -35,8 +35,8 @@ function show(summary) {
   const card = (value, name) => element('div', { class: 'panel card' }, element('strong', { textContent: value }), element('span', { class: 'small', textContent: name }));
   fill(
     byId('cards'),
-    card(total.signed_off, 'cases signed off in ' + counted(days.length, 'day')),
-    card((summary.counts['signed off'] || 0) + ' of ' + summary.total, 'cases signed off'),
+    card(total.signed_off, (total.signed_off === 1 ? 'case' : 'cases') + ' signed off in ' + counted(days.length, 'day')),
+    card((summary.counts['signed off'] || 0) + ' of ' + summary.total, summary.review ? 'cases signed off and accepted' : 'cases signed off'),
     card(total.minutes === null ? '–' : rounded(total.minutes, 1) + ' min', 'median active time of ' + counted(total.timed, 'case')),
     card(rounded(total.agreement, 2), 'median Dice between ' + (annotator ? 'you and others' : 'people'))
   );

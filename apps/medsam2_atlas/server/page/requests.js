@@ -24,3 +24,18 @@ export function address(path, query = {}) {
   }
   return url.href;
 }
+
+/**
+ * Returns the answer of a route, whatever its status.
+ * @throws {Error} the server does not answer. A browser's own message, such as "Failed to fetch", says little.
+ */
+export async function fetched(path, query, options = {}) {
+  try {
+    return await fetch(address(path, query), { credentials: 'same-origin', ...options });
+  } catch (error) {
+    if (error.name === 'AbortError') {
+      throw error;
+    }
+    throw new Error('The server does not answer. Check that it runs and that you are connected to its network.');
+  }
+}

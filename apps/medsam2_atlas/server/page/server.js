@@ -1,6 +1,6 @@
 /* Requests of the pages to this server. */
 
-import { address, Refused, SERVER } from './requests.js';
+import { address, fetched, Refused, SERVER } from './requests.js';
 
 export { address, Refused };
 
@@ -16,15 +16,7 @@ export function loginAddress(location = window.location) {
  * @throws {Error} the server does not answer
  */
 export async function ask(path, query, options = {}) {
-  let answer;
-  try {
-    answer = await fetch(address(path, query), { credentials: 'same-origin', ...options });
-  } catch (error) {
-    if (error.name === 'AbortError') {
-      throw error;
-    }
-    throw new Error('The server does not answer. Check that it runs and that you are connected to its network.');
-  }
+  const answer = await fetched(path, query, options);
   if (answer.status === 401) {
     window.location.assign(loginAddress());
     await new Promise(() => undefined); // the page is left

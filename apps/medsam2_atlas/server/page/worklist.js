@@ -233,6 +233,8 @@ function follow() {
   byId('keys').addEventListener('click', showKeys);
   window.addEventListener('popstate', () => {
     filters = parsed(window.location.search);
+    clearTimeout(typing);
+    byId('search').value = filters.q; // also while it has the focus: the list no longer shows what was typed
     showFilters();
     load();
   });

@@ -4,9 +4,18 @@ import { address } from '../server.js';
 import { when } from '../session.js';
 import { element, fill, show } from './view.js';
 
-const NEXT = 'medsam2_atlas.next'; // the worklist writes there why it opened a case
+const NEXT = 'medsam2_atlas.next'; // the worklist writes there, too, why it opened a case
 
-/** Returns why the worklist opened a case; an empty text if it was opened in another way. */
+/** Keeps why a case is the next one until its page shows it. */
+export function keepReason({ study, why }) {
+  try {
+    window.sessionStorage.setItem(NEXT, JSON.stringify({ study, why }));
+  } catch {
+    // The browser keeps nothing: the case opens without its reason.
+  }
+}
+
+/** Returns why a case was opened as the next one; an empty text if it was opened in another way. */
 function reasonOf(image) {
   try {
     const { study, why } = JSON.parse(window.sessionStorage.getItem(NEXT)) || {};

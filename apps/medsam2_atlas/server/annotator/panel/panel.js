@@ -3,6 +3,7 @@
 import { caseSection } from './case.js';
 import { editSection } from './edit.js';
 import { keysSection } from './keys.js';
+import { messageSection } from './message.js';
 import { notesSection } from './notes.js';
 import { organsSection } from './organs.js';
 import { reviewSection } from './review.js';
@@ -23,7 +24,7 @@ export function loadStyle() {
 /** Fills an element with the panel of a session; returns a function that ends its updates. */
 export function showPanel(node, session) {
   const parts = [
-    ...[notesSection, caseSection, seriesSection, runSection, organsSection, editSection, reviewSection],
+    ...[notesSection, caseSection, messageSection, seriesSection, runSection, organsSection, editSection, reviewSection],
     ...[submitSection, versionsSection, keysSection],
   ];
   const sections = parts.map(make => make(session));

@@ -1,11 +1,25 @@
 /* Signing off, the next case, and the questions that signing off may ask. */
 
-import { address } from '../server.js';
+import { address, askJson } from '../server.js';
 import { submit } from '../submitting.js';
+import { keepReason } from './notes.js';
 import { button, element, fill, show } from './view.js';
 
 /** Returns the address of the next case in the viewer; null if the viewer cannot show it. */
 const viewerOf = next => (next?.viewer ? address(next.viewer) : null);
+
+/** Claims the next case and opens it. It may be another one than the panel has shown: somebody else may have claimed that meanwhile. */
+async function openNext(session) {
+  const body = JSON.stringify({ strategy: null, except: session.image });
+  const next = await askJson('worklist/next', {}, { method: 'POST', body, headers: { 'Content-Type': 'application/json' } });
+  const url = viewerOf(next);
+  if (url) {
+    keepReason(next);
+    window.location.assign(url);
+  } else {
+    session.say('info', 'The case was submitted. There is no next case.');
+  }
+}
 
 export function submitSection(session) {
   const dialog = element('div', { class: 'question', role: 'alertdialog', 'aria-modal': 'true', 'data-cy': 'question', hidden: true });
@@ -13,12 +27,7 @@ export function submitSection(session) {
   const alone = button('submit', 'Submit', () => submit(session, ask), { class: 'main' });
   const onwards = button('submit-next', 'Submit and next case', async () => {
     if (await submit(session, ask)) {
-      const url = viewerOf(session.state.about.next);
-      if (url) {
-        window.location.assign(url);
-      } else {
-        session.say('info', 'There is no next case.');
-      }
+      await session.doing('Opening the next case …', () => openNext(session));
     }
   });
   const reason = element('p', { class: 'reason', 'data-cy': 'next-reason' });
