@@ -423,6 +423,21 @@ def test_opening_a_case_claims_it_unless_it_is_signed_off(datastore: StudyDatast
     assert [one.person for one in datastore.claims.all().opened("b")] == ["reva", "kim"]
 
 
+def test_a_reviewer_who_has_accepted_or_returned_a_case_has_ended_the_work_on_it(
+    client: TestClient, datastore: StudyDatastore, tmp_path: Path
+) -> None:
+    def looking(study: str) -> list[str]:
+        opened_by(datastore, study, user("reva"), datastore.store.label(study, FINAL).version)
+        return [one.person for one in datastore.claims.all().opened(study)]
+
+    for study in "ab":
+        sign_off(datastore, tmp_path, study, "kim")
+        assert looking(study) == ["reva"]
+    accepted = client.post("/datastore/label/accept", params={"label": "a", "version": 1}, headers={"who": "reva"})
+    assert (accepted.status_code, give_back(client, "b", 1, "spleen").status_code) == (200, 200)
+    assert looking("a") == looking("b") == []
+
+
 def test_the_viewer_learns_the_comment_and_whether_the_person_may_accept(datastore: StudyDatastore, tmp_path: Path) -> None:
     sign_off(datastore, tmp_path, "a", "kim")
     assert comment_of(None) is None

@@ -151,7 +151,7 @@ def test_errors_of_memory_and_disk_are_explained_in_one_line(
         assert end(raised) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
-        assert "traceback is in" in line
+        assert f"traceback is in {state}/errors/" in line
 
 
 def test_a_project_error_wrapped_by_a_library_is_reported(state: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,8 +142,8 @@ def figures(
 def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version | None) -> Claim | None:
     """Records that a person has opened a case in a viewer; returns who works on it.
 
-    The viewer of a person who has just signed the case off asks for it once more. That person has ended the work, and is not
-    listed as looking at the case, unless the work goes on.
+    The viewer of a person who has just signed the case off, accepted it or returned it asks for it once more. That person has
+    ended the work, and is not listed as looking at the case, unless the work goes on.
 
     Args:
         datastore: the studies.
@@ -155,10 +155,17 @@ def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version 
     if final is not None and final.returned:
         signed_off = not is_next_of(Person(user.name, user.id), Return.of(final), datastore.store.assignments.of(study))
     opened = datastore.claims.all().opened(study)
-    own = signed_off and final is not None and final.author_id == user.id and not final.returned
-    if not own or any(one.id == user.id for one in opened):
+    ended = signed_off and final is not None and user.id in _ended_by(final)
+    if not ended or any(one.id == user.id for one in opened):
         datastore.claims.open(study, user.id, user.name, works=not signed_off)
     return datastore.claims.of(study)
+
+
+def _ended_by(final: Version) -> set[str]:
+    """Returns the ids of the people who have ended their work on a signed-off version: its author or its reviewer."""
+    if final.returned:
+        return {final.returned.get("by_id", "")}
+    return {final.author_id, final.accepted.get("by_id", "")}
 
 
 def comment_of(final: Version | None) -> dict[str, str] | None:

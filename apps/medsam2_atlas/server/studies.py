@@ -188,6 +188,7 @@ def accept_label(request: Request, label: str, version: int, tag: str = FINAL) -
     """Returns the accepted version. It must be the current one (otherwise 409) and drawn by another person."""
     user = user_of(request)
     made = _datastore().store.accept_label(label, tag, version, Person(user.name, user.id))
+    _datastore().claims.finish(label, user.id)
     app_instance().on_save_label(label, label)
     return _about(made.version, user)
 
@@ -206,6 +207,7 @@ def return_label(
     """
     user = user_of(request)
     made = _datastore().store.return_label(label, tag, version, Person(user.name, user.id), comment)
+    _datastore().claims.finish(label, user.id)
     app_instance().on_save_label(label, label)
     return _about(made.version, user)
 

@@ -124,29 +124,30 @@ def _traceback_file(lines: str) -> Path | None:
         f"medsam2-atlas {_version()}, Python {platform.python_version()}, {platform.platform()}, {now:%Y-%m-%d %H:%M:%S} UTC\n"
         f"command line: {shlex.join(sys.argv)}\nfolder: {_current_folder()}\n\n{lines}"
     ).encode(errors="backslashreplace")
-    name = f"{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    name = f"{now:%Y%m%d-%H%M%S}-"  # the oldest file comes first
     with suppress(OSError, RuntimeError):  # RuntimeError: the user has no home folder
         folder = state_folder() / "errors"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        _write(handle, folder / name, content)
+        file = _written(content, name, folder)
         for old in sorted(folder.glob("*.txt"))[:-_KEPT]:
             old.unlink(missing_ok=True)
-        return folder / name
+        return file
     with suppress(OSError):
-        handle, path = tempfile.mkstemp(suffix=f"-{name}", prefix="medsam2-atlas-")  # mode 0600, as above
-        _write(handle, Path(path), content)
-        return Path(path)
+        return _written(content, f"medsam2-atlas-{name}")
     return None
 
 
-def _write(handle: int, file: Path, content: bytes) -> None:
+def _written(content: bytes, prefix: str, folder: Path | None = None) -> Path:
+    """Writes a new file with mode 0600 into a folder, by default that for temporary files; returns its path."""
+    handle, path = tempfile.mkstemp(prefix=prefix, suffix=".txt", dir=folder)
+    file = Path(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
     except OSError:
         file.unlink(missing_ok=True)
         raise
+    return file
 
 
 def _version() -> str:
