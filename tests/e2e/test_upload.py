@@ -69,9 +69,9 @@ def test_dropped_files_and_slices_become_cases_and_a_bad_file_shows_its_reason(
         reported = drop(page, [good, bad, *slices])
         page.get_by_text("0 of 3 cases").wait_for()
         assert not forbidden
-        assert reported[0] == "new.nii.gz was added as new."
+        assert reported[0] == "new.nii.gz is now listed as new."
         assert reported[1].startswith("bad.nii.gz: ")
-        assert reported[2].endswith("was added as ct.")
+        assert reported[2].endswith("is now listed as ct.")
         link = page.get_by_role("link", name="Segment new", exact=True)
         assert "StudyInstanceUIDs=2.25." in link.get_attribute("href")
     assert {file.name for file in studies.iterdir() if file.is_file()} == {"old.nii.gz", "new.nii.gz", "ct.nii.gz"}
@@ -83,7 +83,7 @@ def test_the_button_sends_files_too(page: Any, studies: Path, tmp_path: Path) ->
     with server(studies, tmp_path / "work", {"learning": "false", "server_hu": "as-is"}) as client:
         page.goto(f"{client.get_server_url().rstrip('/')}/")
         page.locator("#upload input").set_input_files(str(file))
-        page.get_by_text("chosen.nrrd was added as chosen.").wait_for(timeout=60_000)
+        page.get_by_text("chosen.nrrd is now listed as chosen.").wait_for(timeout=60_000)
     assert [image.name.partition(".")[0] for image in studies.glob("c*") if image.is_file()] == ["chosen"]
 
 

@@ -40,7 +40,7 @@ async function sendFiles(files, name) {
       report(files[0].name + ': ' + error.message, true);
     }
   }
-  (result.added || []).forEach(one => report(one.file + ' was added as ' + one.image + '.', false));
+  (result.added || []).forEach(one => report(one.file + ' is now listed as ' + one.image + '.', false));
   (result.failed || []).forEach(one => report(one.message + ' ' + one.remedy, true));
 }
 
