@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import requests
 import SimpleITK as sitk
 
-from app.annotating import KIM, LEE, REVA, STUDIES, annotated, ask, case, submit, voxels
+from app.annotating import KIM, LEE, REVA, STUDIES, ask, case, submit, voxels
 from medsam2_atlas.atlas import ReferenceFiles
 from medsam2_atlas.imaging.packed_labels import pack
 from medsam2_atlas.imaging.volume import read_labels, read_volume, write_volume
@@ -27,20 +26,8 @@ LIVER, RIGHT_KIDNEY = 6, 2
 
 
 @pytest.fixture(scope="module")
-def place(short_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    with annotated(short_files.image, tmp_path_factory.mktemp("annotated")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def url(place: tuple[str, Path]) -> str:
     return place[0]
-
-
-@pytest.fixture(scope="module")
-def truth(short_files: ReferenceFiles) -> np.ndarray:
-    """Returns the organs `[z, y, x]` as a viewer shows them: on the LPS volume."""
-    return read_labels(short_files.label).array
 
 
 def edited(labels: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +10,14 @@ import numpy as np
 import pytest
 import requests
 
-from app.annotating import KIM, annotated, ask, case, submit
-from medsam2_atlas.atlas import ReferenceFiles
+from app.annotating import KIM, ask, case, submit
 from medsam2_atlas.imaging.packed_labels import pack
-from medsam2_atlas.imaging.volume import read_labels
 from token_files import token_of
-
-
-@pytest.fixture(scope="module")
-def place(short_files: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    with annotated(short_files.image, tmp_path_factory.mktemp("annotated")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
 def url(place: tuple[str, Path]) -> str:
     return place[0]
-
-
-@pytest.fixture(scope="module")
-def truth(short_files: ReferenceFiles) -> np.ndarray:
-    """Returns the organs `[z, y, x]` as a viewer shows them: on the LPS volume."""
-    return read_labels(short_files.label).array
 
 
 HOSTILE = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from app.listed_studies import KIM, LEE, MODELS, label_in, save_draft, sign_off, six_studies
+from app.listed_studies import KIM, LEE, MODELS, save_draft, sign_off
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.imaging.volume import read_labels
@@ -24,21 +24,6 @@ from tasks import case_states
 from tasks.case_states import CaseTable
 from tasks.next_case import NextCase
 from tasks.worklist import STATES, Query, Worklist
-
-
-@pytest.fixture
-def datastore(tmp_path: Path) -> StudyDatastore:
-    return six_studies(tmp_path)
-
-
-@pytest.fixture
-def label(tmp_path: Path) -> Path:
-    return label_in(tmp_path)
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> ScoreTable:
-    return ScoreTable(tmp_path / ".measures.sqlite")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.listed_studies import KIM, Team, label_in, sign_off, six_studies
+from app.listed_studies import KIM, Team, sign_off
 from datastores.study_datastore import StudyDatastore
 from medsam2_atlas.active_learning import Assessment, ScoreTable
 from medsam2_atlas.base.errors import UnavailableError
@@ -21,21 +21,6 @@ from medsam2_atlas.team import measure_next
 from server import assignments, worklist_answers
 from server import worklist as routes
 from tasks.next_case import NextCase
-
-
-@pytest.fixture
-def datastore(tmp_path: Path) -> StudyDatastore:
-    return six_studies(tmp_path)
-
-
-@pytest.fixture
-def label(tmp_path: Path) -> Path:
-    return label_in(tmp_path)
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> ScoreTable:
-    return ScoreTable(tmp_path / ".measures.sqlite")
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from server.headers import HeadersMiddleware
 STATES = ("new", "predicted", "in work", "waits for review", "returned", "signed off", "problem")
 ACTIONS = dict(zip(STATES, ("segment", "correct", "correct", "review", "correct", "view", "fix"), strict=True))
 ORGANS = ("pancreas", "duodenum", "gallbladder", "esophagus", "left_adrenal_gland", "bladder")
-SINCE = datetime.now(timezone.utc).replace(hour=0, minute=12).isoformat()
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;"
 
 
@@ -194,8 +193,9 @@ def pretended_app(team: Team) -> FastAPI:
     def claim(body: Annotated[dict[str, Any], Body()]) -> Any:
         other = team.held.get(body["study"])
         if other:
+            since = (datetime.now(timezone.utc) - timedelta(minutes=20)).isoformat()
             return errors.from_error(
-                ClaimedError(body["study"], "has been claimed.", "Choose another case.", {"person": other, "since": SINCE})
+                ClaimedError(body["study"], "has been claimed.", "Choose another case.", {"person": other, "since": since})
             )
         return {"claimed": {"person": "Kim Lee", "since": "2026-11-27T10:12:00+00:00"}}
 

@@ -184,6 +184,14 @@ def test_a_case_that_another_person_has_is_not_opened_without_asking(page: Any, 
     page.wait_for_url("**/ohif/annotate?StudyInstanceUIDs=1")
 
 
+def test_times_of_last_night_are_shown_as_hours_after_midnight(page: Any, url: str) -> None:
+    go(page, url)
+    page.clock.set_fixed_time("2026-11-28T00:05:00")
+    script = """async times => { const dom = await import('./page/dom.js'); return times.map(dom.shortTime); }"""
+    times = ["2026-11-28T00:01:00", "2026-11-27T23:50:00", "2026-11-27T11:50:00", "2025-11-27T23:50:00", "", "x"]
+    assert page.evaluate(script, times) == ["00:01", "23:50", "27 Nov", "27 Nov 2025", "", ""]
+
+
 def test_a_reviewer_accepts_returns_assigns_and_releases(page: Any, url: str) -> None:
     go(page, url)
     for button, fill, said in (

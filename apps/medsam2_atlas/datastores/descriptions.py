@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medsam2_atlas.base.json_text import plain
+from medsam2_atlas.base.json_text import plain, stored_json
 from medsam2_atlas.storage import Image, Label, suffix_of
 
 _MAX_TIME = 1e12
@@ -41,6 +41,15 @@ def label_info(label: Label) -> dict[str, Any]:
 def without_work(info: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the information about a version without the active time of its author, which is not for colleagues."""
     return {key: value for key, value in info.items() if key != "work"}
+
+
+def stored_about(file: Path) -> dict[str, Any]:
+    """Returns the name and the description that clients have given to the studies; empty if there are none."""
+    try:
+        about = stored_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the file is missing or damaged; the defaults apply
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def described_studies(images: Mapping[str, Image], labels: Mapping[str, Mapping[str, Label]]) -> dict[str, dict[str, Any]]:

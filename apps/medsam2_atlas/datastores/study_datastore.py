@@ -21,11 +21,10 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from datastores.archive import dataset_archive
 from datastores.case_claims import CaseClaims
 from datastores.confirmations import Confirmations, Refusal
-from datastores.descriptions import assignments, described_studies, image_info, label_info
+from datastores.descriptions import assignments, described_studies, image_info, label_info, stored_about
 from datastores.save_options import save_options
 from medsam2_atlas.base.errors import ConfirmError, InputError, NotFoundError
 from medsam2_atlas.base.files import write_json
-from medsam2_atlas.base.json_text import stored_json
 from medsam2_atlas.imaging.decoding import unreadable
 from medsam2_atlas.storage import CLAIMS, FIGURES, FINAL, Label, Saved, StudyStore, Version, suffix_of
 from medsam2_atlas.team import FigureTable
@@ -59,26 +58,27 @@ class StudyDatastore(Datastore):
         self._confirmations = Confirmations(clock)
         self.store = StudyStore(path, roots=tuple(Path(root) for root in roots))
         self.work = self.store.work  # the work folder of the studies, with the reports of predictions
-        work, self.signed_off = self.work.folder("."), threading.Event()
-        erased, figures = self.store.erased.just_now, FigureTable(work / FIGURES)
-        self.claims, self.figures = CaseClaims(work / CLAIMS, erased=erased), figures
-        self._about_file = self.store.work.path / "about.json"
+        self.signed_off = threading.Event()
+        folder = self.work.folder(".")
+        self.claims = CaseClaims(folder / CLAIMS, erased=self.store.erased.just_now)
+        self.figures = FigureTable(folder / FIGURES)
+        self._about_file = self.work.path / "about.json"
 
     def name(self) -> str:
         """Returns the name of the datastore that clients show; the name of the folder by default."""
-        return str(self._about().get("name", self.store.path.name))
+        return str(stored_about(self._about_file).get("name", self.store.path.name))
 
     def set_name(self, name: str) -> None:
         """Changes the name of the datastore."""
-        write_json(self._about() | {"name": name}, self._about_file)
+        write_json(stored_about(self._about_file) | {"name": name}, self._about_file)
 
     def description(self) -> str:
         """Returns the description of the datastore; empty by default."""
-        return str(self._about().get("description", ""))
+        return str(stored_about(self._about_file).get("description", ""))
 
     def set_description(self, description: str) -> None:
         """Changes the description of the datastore."""
-        write_json(self._about() | {"description": description}, self._about_file)
+        write_json(stored_about(self._about_file) | {"description": description}, self._about_file)
 
     def datalist(self) -> list[dict[str, Any]]:
         """Returns the images and final label maps that models may be trained on, for MONAI Label's own train tasks."""
@@ -322,13 +322,6 @@ class StudyDatastore(Datastore):
 
     def forget(self) -> None:
         """Drops data of CTs in memory, for example after an erasure; a studies store keeps none."""
-
-    def _about(self) -> dict[str, Any]:
-        try:
-            about = stored_json(self._about_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # the file is missing or damaged; the defaults apply
-            return {}
-        return about if isinstance(about, dict) else {}
 
     def _signed_off(self) -> dict[str, tuple[Path, Path]]:
         """Returns the image and the final label map of the studies in which both can be used, by study."""

@@ -68,7 +68,9 @@ export const counted = (number, one, many = one + 's') => number + ' ' + (number
 /** Returns the name of an organ for people. */
 export const words = name => ORGANS[name] || name.replaceAll('_', ' ');
 
-/** Returns a time in short: the hour today, otherwise the day. */
+const RECENT_MS = 12 * 3600 * 1000;
+
+/** Returns a time in short: the hour for times of today and of the last half day, also after midnight; otherwise the day. */
 export function shortTime(text) {
   const time = new Date(text);
   if (!text || Number.isNaN(time.getTime())) {
@@ -76,7 +78,7 @@ export function shortTime(text) {
   }
   const now = new Date();
   const hour = time.toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit' });
-  if (time.toDateString() === now.toDateString()) {
+  if (time.toDateString() === now.toDateString() || Math.abs(now - time) < RECENT_MS) {
     return hour;
   }
   const day = time.toLocaleDateString('en-GB', { day: 'numeric', month: 'short', year: time.getFullYear() === now.getFullYear() ? undefined : 'numeric' });
