@@ -187,7 +187,7 @@ def test_a_case_that_another_person_has_is_not_opened_without_asking(page: Any, 
 def test_times_of_last_night_are_shown_as_hours_after_midnight(page: Any, url: str) -> None:
     go(page, url)
     page.clock.set_fixed_time("2026-11-28T00:05:00")
-    script = """async times => { const dom = await import('./page/dom.js'); return times.map(dom.shortTime); }"""
+    script = """async times => { const { shortTime } = await import('./page/times.js'); return times.map(shortTime); }"""
     times = ["2026-11-28T00:01:00", "2026-11-27T23:50:00", "2026-11-27T11:50:00", "2025-11-27T23:50:00", "", "x"]
     assert page.evaluate(script, times) == ["00:01", "23:50", "27 Nov", "27 Nov 2025", "", ""]
 

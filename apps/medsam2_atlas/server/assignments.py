@@ -154,9 +154,8 @@ def opened_by(datastore: StudyDatastore, study: str, user: User, final: Version 
     signed_off = final is not None and not final.removed
     if final is not None and final.returned:
         signed_off = not is_next_of(Person(user.name, user.id), Return.of(final), datastore.store.assignments.of(study))
-    opened = datastore.claims.all().opened(study)
     ended = signed_off and final is not None and user.id in _ended_by(final)
-    if not ended or any(one.id == user.id for one in opened):
+    if not ended or any(one.id == user.id for one in datastore.claims.all().opened(study)):
         datastore.claims.open(study, user.id, user.name, works=not signed_off)
     return datastore.claims.of(study)
 

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from medsam2_atlas.base.jobs import ENDED, Job, JobQueue
-from server.owners import owner_id
+from server.owners import own_jobs
 from server.people import User
 
 log = logging.getLogger(__name__)
@@ -147,16 +147,17 @@ class Attendance:
 async def page_open(request: Request) -> None:
     """Notes that a person has a page open that shows their jobs. A dependency of routes."""
     for job in _jobs_of(request):
-        _attendance(request).asked(job, PAGE_SECONDS)
+        attendance_of(request).asked(job, PAGE_SECONDS)
 
 
 async def viewer_loads(request: Request) -> None:
     """Notes that a viewer is loading for a person, before the first of its scripts has arrived."""
     for job in _jobs_of(request):
-        _attendance(request).loads(job)
+        attendance_of(request).loads(job)
 
 
-def _attendance(request: Request) -> Attendance:
+def attendance_of(request: Request) -> Attendance:
+    """Returns the attendance of the server that gets a request."""
     attendance: Attendance = request.app.state.attendance
     return attendance
 
@@ -165,4 +166,4 @@ def _jobs_of(request: Request) -> list[Job]:
     """Returns the jobs of the person who sends a request."""
     user: User = request.scope["medsam2_atlas.user"]
     queue: JobQueue = request.app.state.queue
-    return [job for job in queue.jobs() if job.owner == owner_id(user)]
+    return own_jobs(queue, user)

@@ -25,6 +25,7 @@ from medsam2_atlas.storage import suffix_of
 from server import errors
 from server.access import user_of
 from server.answers import JsonAnswer
+from server.attendance import attendance_of
 from server.audit import note
 from server.forms import LimitedRoute
 from server.masks import discard, given_mask
@@ -106,10 +107,10 @@ async def infer(
         _remove(upload, given)
         raise
     if attended:
-        request.app.state.attendance.begin(job)
+        attendance_of(request).begin(job)
     if not wait:
         return JsonAnswer(queue.describe(job), 202, headers={"Location": f"/jobs/{job.id}", "X-Job-ID": job.id})
-    with request.app.state.attendance.following(job):
+    with attendance_of(request).following(job):
         result = await outcome(request, job)
     response = await run_in_threadpool(answer, result, output, True)
     response.headers["X-Job-ID"] = job.id

@@ -18,10 +18,10 @@ from medsam2_atlas.base.errors import ConflictError
 from medsam2_atlas.base.jobs import ENDED, Job, JobQueue, unknown_job
 from medsam2_atlas.base.json_text import to_json
 from server.access import user_of
-from server.attendance import Attendance
+from server.attendance import attendance_of
 from server.audit import note
 from server.infer import Output, answer
-from server.owners import may_use, owner_id
+from server.owners import may_use, own_jobs
 from server.stopping import Stopping
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
@@ -39,9 +39,9 @@ async def list_jobs(request: Request, mine: bool = False) -> list[dict[str, Any]
     queue, user = _queue(request), user_of(request)
     if not mine:
         return [queue.describe(job) for job in queue.jobs() if may_use(user, job.owner)]
-    found = [job for job in queue.jobs() if job.owner == owner_id(user)]
+    found = own_jobs(queue, user)
     for job in found:
-        _attendance(request).asked(job)
+        attendance_of(request).asked(job)
     return [queue.describe(job) for job in found]
 
 
@@ -49,7 +49,7 @@ async def list_jobs(request: Request, mine: bool = False) -> list[dict[str, Any]
 async def show_job(request: Request, name: str) -> dict[str, Any]:
     """Returns state, position in the queue, stage, completed fraction of the stage and of each organ, seconds per stage."""
     job = _job(request, name)
-    _attendance(request).asked(job)
+    attendance_of(request).asked(job)
     return _queue(request).describe(job)
 
 
@@ -83,7 +83,7 @@ async def job_result(request: Request, name: str, output: Output | None = None) 
 async def _events(request: Request, queue: JobQueue, job: Job) -> AsyncIterator[str]:
     seen, silent = -1, 0.0
     stopping: Stopping = request.app.state.stopping
-    with _attendance(request).following(job):
+    with attendance_of(request).following(job):
         while not await request.is_disconnected():
             last = stopping.begun
             about = queue.describe(job)
@@ -111,11 +111,6 @@ def _job(request: Request, name: str) -> Job:
     if not may_use(user_of(request), job.owner):
         raise unknown_job(name)
     return job
-
-
-def _attendance(request: Request) -> Attendance:
-    attendance: Attendance = request.app.state.attendance
-    return attendance
 
 
 def _queue(request: Request) -> JobQueue:

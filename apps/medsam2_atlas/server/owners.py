@@ -7,12 +7,18 @@ an admin.
 
 from __future__ import annotations
 
+from medsam2_atlas.base.jobs import Job, JobQueue
 from server.people import LOCAL, User
 
 
 def owner_id(user: User) -> str:
     """Returns a user's id as an owner; empty on a server without logins, where no limit per person applies."""
     return "" if user.id == LOCAL.id else user.id
+
+
+def own_jobs(queue: JobQueue, user: User) -> list[Job]:
+    """Returns a user's own jobs, in the order of their submission."""
+    return [job for job in queue.jobs() if job.owner == owner_id(user)]
 
 
 def may_use(user: User, owner: str) -> bool:

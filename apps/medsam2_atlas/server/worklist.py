@@ -22,7 +22,7 @@ from server.attendance import page_open
 from server.forms import LimitedRoute
 from server.headers import CACHED
 from server.in_turn import in_turn_if_awaited
-from server.owners import owner_id
+from server.owners import own_jobs
 from server.people import User
 from server.work import batch_progress
 from server.worklist_answers import CasePage, Sort, State, Summary
@@ -127,7 +127,7 @@ def _queue(queue: JobQueue, user: User, titles: Callable[[], Mapping[str, str]])
         user: the person who asks.
         titles: returns the titles of all listed cases; called only if the person has jobs.
     """
-    own = [job for job in queue.jobs() if job.owner == owner_id(user)]
+    own = own_jobs(queue, user)
     since = time.time() - _ENDED_SECONDS
     ended = [job for job in own if job.state in ENDED and (job.ended or 0) > since][-_ENDED_JOBS:]
     shown = {job.id for job in ended} | {job.id for job in own if job.state not in ENDED}

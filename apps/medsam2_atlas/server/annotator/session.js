@@ -2,6 +2,7 @@
 
    The session keeps the label map that the work began from (`base`). The panel shows at each moment what would be saved. */
 
+import { fullTime } from '../page/times.js'; // as seen from SERVER/ohif/
 import { Activity, followActivity } from './activity.js';
 import { Drafting } from './drafting.js';
 import { Layer } from './layer.js';
@@ -337,4 +338,4 @@ export class Session {
 const UNTOUCHED = { checked: false, confidence: null, ml: 0, added: 0, removed: 0 };
 
 /** Returns a time of the server, in the notation of the worklist. */
-export const when = time => (time ? new Date(time).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' }) : 'an earlier time');
+export const when = time => fullTime(time) || 'an earlier time';

@@ -1,9 +1,10 @@
 /* The dialog about a case: everything that is known about it, and what a person may do with it besides the row's action. */
 
-import { button, counted, element, fullTime, shortTime, words } from './dom.js';
+import { button, counted, element, words } from './dom.js';
 import { openDialog, say } from './parts.js';
 import { nameOf, pictureOf, workers } from './rows.js';
 import { address, ask, send } from './server.js';
+import { fullTime, shortTime } from './times.js';
 
 const MAX_COMMENT = 2000;
 const figure = value => (value === null || value === undefined ? '' : value.toFixed(3));

@@ -1,9 +1,10 @@
 /* Compares two label maps of a case: figures per organ, and pictures of the slices on which they differ most. */
 
 import { sortableTable } from './charts.js';
-import { byId, element, fill, fullTime, words } from './dom.js';
+import { byId, element, fill, words } from './dom.js';
 import { showProblem, showUser } from './parts.js';
 import { address, ask } from './server.js';
+import { fullTime } from './times.js';
 
 const LOW = 0.7;
 const MAX_PICTURES = 6;

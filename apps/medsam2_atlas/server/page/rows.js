@@ -1,7 +1,8 @@
 /* The rows of the worklist: one case each, with its picture, state, measures, and one action. */
 
-import { bar, button, counted, element, fullTime, shortTime, words } from './dom.js';
+import { bar, button, counted, element, words } from './dom.js';
 import { address } from './server.js';
+import { fullTime, shortTime } from './times.js';
 
 export const ACTIONS = { segment: 'Segment', correct: 'Correct', review: 'Review', view: 'View', fix: 'Fix' };
 const MAX_ORGANS = 3;

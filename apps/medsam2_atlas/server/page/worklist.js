@@ -5,6 +5,7 @@ import { claimed, showDetails, shownOf } from './case_dialog.js';
 import { byId, element, fill, words } from './dom.js';
 import { cleared, COLUMNS, hides, parsed, sortedBy, written } from './filters.js';
 import { followKeys, showKeys } from './keys.js';
+import { keepReason } from './next_reason.js';
 import { say, showProblem, showUser } from './parts.js';
 import { showRows } from './rows.js';
 import { address, ask, send } from './server.js';
@@ -14,7 +15,6 @@ import { followUploads } from './upload.js';
 const BUSY_MS = 5000; // while a job or a batch runs, models are loaded, or the PACS cannot be listed
 const QUIET_MS = 20000;
 const TYPING_MS = 250;
-const NEXT = 'medsam2_atlas.next'; // the viewer shows from there why a case is the next one
 
 let filters = parsed(window.location.search);
 let summary = null;
@@ -188,7 +188,7 @@ function next() {
         load(true);
         return;
       }
-      window.sessionStorage.setItem(NEXT, JSON.stringify({ study: found.study, why: found.why }));
+      keepReason(found);
       byId('next-reason').textContent = 'Opening the case. ' + found.why;
       window.location.assign(address(found.viewer));
     } finally {

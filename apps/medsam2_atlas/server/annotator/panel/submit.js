@@ -1,8 +1,8 @@
 /* Signing off, the next case, and the questions that signing off may ask. */
 
+import { keepReason } from '../../page/next_reason.js'; // as seen from SERVER/ohif/panel/
 import { address, askJson } from '../server.js';
 import { submit } from '../submitting.js';
-import { keepReason } from './notes.js';
 import { button, element, fill, show } from './view.js';
 
 /** Returns the address of the next case in the viewer; null if the viewer cannot show it. */
